@@ -1,0 +1,7 @@
+"""``python -m stickyproxy``."""
+
+import sys
+
+from stickyproxy.cli import main
+
+sys.exit(main())

@@ -1,0 +1,338 @@
+"""DATA PLANE: connections from clients, terminated by aiohttp.
+
+``ClientServer`` is aiohttp's low-level ``web.Server`` and ``ClientConnection`` its
+``RequestHandler``: they parse requests, buffer bodies under back-pressure and queue pipelined
+requests. What is ours is the loop that serves a connection's requests: aiohttp's own one makes a
+task, a ``BaseRequest`` and a ``StreamWriter`` per request, which cost more than everything else
+the proxy does (see ARCHITECTURE.md, "why the loop is ours").
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+
+from stickyproxy.errors import BadRequest
+from stickyproxy.request import Peer
+
+if TYPE_CHECKING:
+    from aiohttp.http_parser import RawRequestMessage
+    from aiohttp.http_websocket import WebSocketReader
+    from aiohttp.streams import StreamReader
+
+    from stickyproxy.headers import TrustedProxies
+    from stickyproxy.upgrade import UpgradeTunnel
+    from stickyproxy.upstream import UpstreamConnection
+
+LINGER_SECONDS = 2.0
+"""How long a closing connection goes on reading what its client had already sent: closing a
+socket with unread bytes resets it, and the client would lose our last answer."""
+LINGER_BYTES = 1 << 20
+"""How much of an unwanted request body is read to keep its connection usable."""
+
+# aiohttp's limits count a line's bytes without its end; telling them apart by their value is the
+# only way to know which one was passed.
+_TARGET_LIMIT_IS_LOWER_BY = 1
+
+
+class Limits:
+    """What a client may take: bytes of a request line or field, number of fields, seconds."""
+
+    __slots__ = (
+        "client_timeout",
+        "head_timeout",
+        "keepalive_timeout",
+        "max_head_line",
+        "max_headers",
+    )
+
+    def __init__(
+        self,
+        *,
+        max_head_line: int,
+        max_headers: int,
+        head_timeout: float,
+        keepalive_timeout: float,
+        client_timeout: float,
+    ) -> None:
+        self.max_head_line = max_head_line
+        self.max_headers = max_headers
+        self.head_timeout = head_timeout
+        self.keepalive_timeout = keepalive_timeout
+        self.client_timeout = client_timeout
+
+
+Serve = Callable[["ClientConnection", "RawRequestMessage", "StreamReader"], Awaitable[bool]]
+"""Answers one request; returns whether the connection may serve another."""
+Refuse = Callable[["ClientConnection", BadRequest], None]
+"""Answers what could not even be parsed. The connection closes after."""
+
+
+class ClientServer(web.Server):
+    """Makes a ``ClientConnection`` for each accepted socket, and drains them."""
+
+    def __init__(
+        self, serve: Serve, refuse: Refuse, limits: Limits, trusted_proxies: TrustedProxies
+    ) -> None:
+        super().__init__(
+            serve,  # type: ignore[arg-type]  # our loop calls it, not aiohttp's
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=limits.keepalive_timeout,
+            max_line_size=limits.max_head_line - _TARGET_LIMIT_IS_LOWER_BY,
+            max_field_size=limits.max_head_line,
+            max_headers=limits.max_headers,
+        )
+        self.serve = serve
+        self.refuse = refuse
+        self.limits = limits
+        self.trusted_proxies = trusted_proxies
+        self.draining = False
+        self._empty = asyncio.Event()
+
+    def __call__(self) -> ClientConnection:
+        return ClientConnection(self, loop=self._loop, **self._kwargs)
+
+    async def drain(self) -> None:
+        """Close idle connections now and busy ones when their request is answered; returns when
+        none is left."""
+        self.draining = True
+        for connection in self.connections:
+            cast("ClientConnection", connection).start_draining()
+        while self.connections:
+            self._empty.clear()
+            await self._empty.wait()
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        # aiohttp forgets a connection when its task is done: look after that.
+        self._loop.call_soon(self._empty.set)
+
+    def abort(self) -> None:
+        """Close everything now."""
+        for connection in self.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+
+
+class ClientConnection(RequestHandler):
+    """One client connection: serves its requests one after the other."""
+
+    __slots__ = (
+        "_head_timer",
+        "_payload",
+        "_server",
+        "draining",
+        "loop",
+        "peer",
+        "source",
+    )
+
+    def __init__(self, server: ClientServer, **kwargs: Any) -> None:
+        super().__init__(server, **kwargs)
+        self.loop = self._loop
+        self._server = server
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._payload: StreamReader | None = None
+        """Body of the request that is being served."""
+        self.source: UpstreamConnection | None = None
+        """Where the answer comes from that is being written."""
+        self.draining = server.draining
+
+    # --- for the forward path ---
+
+    def write(self, data: bytes) -> None:
+        """Send to the client; a client that is gone is told nothing."""
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def abort(self) -> None:
+        """Reset the connection: the client must see that its answer is not whole."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def source_ended(self) -> None:
+        """The answer's upstream connection is free: our slow client must not hold it back."""
+        source, self.source = self.source, None
+        if source is not None and self._paused:
+            source.resume_reading()
+
+    def tunnel_into(self, tunnel: UpgradeTunnel) -> None:
+        """Feed the tunnel all that the client sends from now on, and what it sent ahead."""
+        self._upgraded = True
+        self.set_parser(cast("WebSocketReader", tunnel))
+
+    def pause_client(self) -> None:
+        """The endpoint of a tunnel cannot keep up."""
+        self._pause_transport_reading()
+
+    def resume_client(self) -> None:
+        """It can again."""
+        self._resume_transport_reading()
+
+    # --- asyncio's callbacks ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peername = transport.get_extra_info("peername")
+        sockname = transport.get_extra_info("sockname")
+        tcp = isinstance(peername, tuple)
+        self.peer = Peer(
+            peername[0] if tcp else "",
+            sockname[1] if tcp else 0,
+            secure=transport.get_extra_info("sslcontext") is not None,
+            trusted_proxies=self._server.trusted_proxies,
+        )
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages:
+            payload = self._payload
+            if (
+                payload is not None
+                and not payload.is_eof()
+                and isinstance(self._messages[-1][0], _ErrInfo)
+            ):
+                # The body that is being forwarded turned out malformed. aiohttp tells the next
+                # request's handler, but not whoever reads this body.
+                payload.set_exception(_bad_request(self._messages[-1][0], self._server.limits))
+        elif self._waiter is not None and self._head_timer is None and not self._upgraded:
+            self._head_timer = self.loop.call_later(
+                self._server.limits.head_timeout, self._head_timed_out
+            )
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.source is not None:
+            self.source.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.source is not None:
+            self.source.resume_reading()
+
+    # --- serving ---
+
+    async def start(self) -> None:
+        """Serve requests until the connection ends. aiohttp runs this as the connection's task
+        and cancels it when the client goes away."""
+        server = self._server
+        messages = self._messages
+        serve = server.serve
+        keep = True
+        while keep:
+            if not messages:
+                if self.draining:
+                    break
+                self._waiter = self.loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+            message, payload = messages.popleft()
+            self._free_queue_slot()
+            if isinstance(message, _ErrInfo):
+                server.refuse(self, _bad_request(message, server.limits))
+                await self._linger()
+                break
+            self._payload = payload
+            keep = await serve(self, message, payload)
+            self._payload = None
+            if not payload.is_eof():
+                keep = await self._discard(payload) and keep
+            if self._paused:
+                await self._drain()
+            self._rearm_keepalive()
+        if self.transport is not None:
+            self.transport.close()
+
+    def start_draining(self) -> None:
+        """Close now if idle, else after the request that is being served."""
+        self.draining = True
+        if self._waiter is not None and not self._messages and self.transport is not None:
+            self.transport.close()
+
+    def _free_queue_slot(self) -> None:
+        """As aiohttp's own loop does: the parser stops at a full queue of pipelined requests."""
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+
+    def _rearm_keepalive(self) -> None:
+        """As aiohttp's own loop does: one timer per connection, moved only when it fires."""
+        close_time = self.loop.time() + self._keepalive_timeout
+        self._next_keepalive_close_time = close_time
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self.loop.call_at(close_time, self._process_keepalive)
+
+    def _head_timed_out(self) -> None:
+        self._head_timer = None
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            timeout = self._server.limits.head_timeout
+            error = BadRequest(408, f"the request head took longer than {timeout:g} s")
+            self._messages.append((_ErrInfo(408, error, error.message), EMPTY_PAYLOAD))
+            waiter.set_result(None)
+
+    async def _discard(self, payload: StreamReader) -> bool:
+        """Read what is left of a body that nobody wants; False if it is too much."""
+        left = LINGER_BYTES
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                while left > 0 and (data := await payload.readany()):
+                    left -= len(data)
+        except (TimeoutError, BadRequest):
+            left = 0
+        if left <= 0:
+            await self._linger()
+            return False
+        return True
+
+    async def _linger(self) -> None:
+        """Send our end, and read on for a while: closing with bytes unread would reset the
+        connection and take our last answer with it. The client's end cancels this task."""
+        self._close = True  # data_received drops what comes
+        if self.transport is not None:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            self._resume_transport_reading()
+            await asyncio.sleep(LINGER_SECONDS)
+
+    async def _drain(self) -> None:
+        """Wait until the client took most of its answer, before the next one is made."""
+        try:
+            async with asyncio.timeout(self._server.limits.client_timeout):
+                await self._drain_helper()
+        except TimeoutError:
+            self.abort()
+
+
+def _bad_request(info: _ErrInfo, limits: Limits) -> BadRequest:
+    """What the client is told about a request that aiohttp could not parse."""
+    error = info.exc
+    if isinstance(error, BadRequest):
+        return error
+    if isinstance(error, LineTooLong):
+        if error.args[1] == limits.max_head_line:
+            return BadRequest(431, f"a header field is longer than {limits.max_head_line} bytes")
+        return BadRequest(414, f"the request target is longer than {error.args[1]} bytes")
+    if info.message.startswith("Too many headers"):
+        return BadRequest(431, f"more than {limits.max_headers} header fields")
+    first_line = info.message.strip().partition("\n")[0].rstrip(":")
+    return BadRequest(400, f"malformed request: {ascii(first_line)[1:-1]}")

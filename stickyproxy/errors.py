@@ -1,0 +1,88 @@
+"""The exceptions stickyproxy raises, and nothing else.
+
+StickyproxyError
+├── ConfigError            the configuration file cannot be used; carries every problem found
+├── ListenError            a listener cannot be opened (port taken, no permission)
+├── BadRequest             a request that is refused before anything is forwarded
+│   └── InvalidHost        its Host field cannot be a host name
+├── ClientStalled          the client neither sent nor took a byte of a body for too long
+└── UpstreamError          an endpoint did not give a usable answer
+    ├── ConnectError       no connection: nothing was sent, another endpoint may be tried
+    ├── UpstreamClosed     the connection ended before the answer was whole
+    ├── UpstreamTimeout    the endpoint stayed silent for too long
+    └── UpstreamProtocolError   the endpoint's answer is not HTTP/1.x
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class StickyproxyError(Exception):
+    """Base of everything raised on purpose by this package."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigProblem:
+    """One thing wrong in a configuration: where it stands and what would mend it."""
+
+    place: str
+    """Dotted path of the key, e.g. ``services[0].port`` (with the service's name when known)."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}" if self.place else self.reason
+
+
+class ConfigError(StickyproxyError):
+    """A configuration that cannot be used. ``problems`` holds every one found, not the first."""
+
+    def __init__(self, source: str, problems: Sequence[ConfigProblem]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        super().__init__("\n".join(f"{source}: {problem}" for problem in self.problems))
+
+
+class ListenError(StickyproxyError):
+    """A listener cannot be opened; the message names the address and the remedy."""
+
+
+class BadRequest(StickyproxyError):
+    """A request refused before anything of it is forwarded; the connection is closed after."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        self.message = message
+        super().__init__(message)
+
+
+class InvalidHost(BadRequest):
+    """The Host field cannot be a host name (RFC 9112 section 3.2)."""
+
+    def __init__(self, host: bytes) -> None:
+        super().__init__(400, "invalid Host: " + ascii(host[:200])[2:-1])
+
+
+class ClientStalled(StickyproxyError):
+    """The client neither sent nor took a byte of a body for longer than the timeout."""
+
+
+class UpstreamError(StickyproxyError):
+    """An endpoint did not give a usable answer."""
+
+
+class ConnectError(UpstreamError):
+    """No connection could be made: the endpoint has seen nothing of the request."""
+
+
+class UpstreamClosed(UpstreamError):
+    """The endpoint closed or reset the connection before its answer was whole."""
+
+
+class UpstreamTimeout(UpstreamError):
+    """The endpoint stayed silent for longer than the configured timeout."""
+
+
+class UpstreamProtocolError(UpstreamError):
+    """What the endpoint sent is not an HTTP/1.x response."""

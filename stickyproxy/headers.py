@@ -1,0 +1,212 @@
+"""What happens to header fields on their way through: pure functions and tables, no I/O.
+
+Names are classified once and remembered by their exact bytes, so that the loop over a message's
+fields costs one dict look-up each. Sources: RFC 9110 section 7.6.1 (hop-by-hop fields), RFC 9112
+section 3.2 (target and Host).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+Network = IPv4Network | IPv6Network
+
+
+class Kind(IntEnum):
+    """What is done with a field. ``PASS`` is falsy: the common case tests cheapest."""
+
+    PASS = 0
+    DROP = 1
+    CONNECTION = 2  # dropped, and so are the fields it names
+    COOKIE = 3
+    FORWARDED = 4  # dropped from untrusted clients, extended from trusted proxies
+    UPGRADE = 5
+    TRANSFER_ENCODING = 6
+    CONTENT_LENGTH = 7
+    SET_COOKIE = 8
+    HOST = 9
+    INFO = 10  # our own response fields: an endpoint's are replaced by ours
+
+
+_HOP_BY_HOP = {
+    b"connection": Kind.CONNECTION,
+    b"keep-alive": Kind.DROP,
+    b"proxy-connection": Kind.DROP,
+    b"te": Kind.DROP,
+    b"trailer": Kind.DROP,
+    b"transfer-encoding": Kind.TRANSFER_ENCODING,
+    b"upgrade": Kind.UPGRADE,
+}
+
+_FORWARDED = (
+    b"x-forwarded-for",
+    b"x-forwarded-proto",
+    b"x-forwarded-host",
+    b"x-forwarded-port",
+    b"x-real-ip",
+    b"x-request-id",
+)
+
+_REQUEST = {
+    **_HOP_BY_HOP,
+    **dict.fromkeys(_FORWARDED, Kind.FORWARDED),
+    b"host": Kind.HOST,
+    b"cookie": Kind.COOKIE,
+    b"http2-settings": Kind.DROP,  # belongs to an h2c upgrade, which is never forwarded
+    b"proxy": Kind.DROP,  # CGI-style apps read it as HTTP_PROXY (CVE-2016-5385)
+}
+
+_RESPONSE = {
+    **_HOP_BY_HOP,
+    b"content-length": Kind.CONTENT_LENGTH,
+    b"set-cookie": Kind.SET_COOKIE,
+    b"x-request-id": Kind.INFO,
+    b"x-proxy-id": Kind.INFO,
+    b"x-server-info": Kind.INFO,
+    b"x-upstream-addr": Kind.INFO,
+    b"x-upstream-response-time": Kind.INFO,
+}
+
+# A Connection field that names one of these is lying or attacking: they frame the message.
+_NEVER_HOP_BY_HOP = frozenset((b"host", b"content-length", b"transfer-encoding", b"cookie"))
+
+_REMEMBERED_NAMES = 1024
+
+
+class Classifier(dict[bytes, Kind]):
+    """Field name as received -> Kind. Spellings are remembered up to a bound, so that a client
+    that invents names cannot grow it."""
+
+    def __init__(self, kinds: dict[bytes, Kind]) -> None:
+        super().__init__(kinds)
+        self._kinds = kinds
+
+    def __missing__(self, name: bytes) -> Kind:
+        lower = name.lower()
+        kind = self._kinds.get(lower, Kind.PASS)
+        # CGI-style apps cannot tell "_" from "-": X_Forwarded_For would pass for the real one.
+        if kind is Kind.PASS and b"_" in lower:
+            dashed = self._kinds.get(lower.replace(b"_", b"-"), Kind.PASS)
+            if dashed is Kind.FORWARDED:
+                kind = Kind.DROP
+        if len(self) < _REMEMBERED_NAMES:
+            self[name] = kind
+        return kind
+
+
+REQUEST_KINDS = Classifier(_REQUEST)
+RESPONSE_KINDS = Classifier(_RESPONSE)
+
+
+def named_in_connection(value: bytes) -> frozenset[bytes]:
+    """Lower-case names of the fields that a Connection field marks as hop-by-hop."""
+    tokens = {token.strip(b" \t").lower() for token in value.split(b",")}
+    return frozenset(tokens - _NEVER_HOP_BY_HOP - {b"", b"close", b"keep-alive", b"upgrade"})
+
+
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(?::[0-9]{0,5})?", re.ASCII)
+
+
+def normalise_host(host: bytes) -> bytes | None:
+    """Host without case, port or trailing dot; None if it is not a host at all."""
+    match = _HOST.fullmatch(host)
+    if match is None:
+        return None
+    return match[1].lower().removesuffix(b".")
+
+
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def split_absolute(target: bytes) -> tuple[bytes, bytes] | None:
+    """(authority, origin-form target) of an absolute-form request target (RFC 9112 section
+    3.2.2); None if it is not one for http(s) or carries user information."""
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None or b"@" in match[1]:
+        return None
+    authority, rest = match[1], match[2]
+    return authority, rest if rest.startswith(b"/") else b"/" + rest
+
+
+def printable(value: bytes, limit: int = 200) -> str:
+    """``value`` fit to be shown in an error text: escaped, and cut at ``limit`` characters."""
+    text = value.decode("latin-1").encode("unicode_escape").decode("ascii")
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+# --- who the client is ----------------------------------------------------------------------
+
+
+class TrustedProxies:
+    """The peers whose X-Forwarded-* fields are believed."""
+
+    def __init__(self, networks: Iterable[Network] = (), *, unix: bool = False) -> None:
+        self._networks = tuple(networks)
+        self._unix = unix
+
+    def trusts(self, address: str) -> bool:
+        """True for an address inside the networks; the empty address is a unix socket."""
+        if not address:
+            return self._unix
+        ip = _parse_ip(address)
+        return ip is not None and any(ip in network for network in self._networks)
+
+    def client_of(self, forwarded_for: str, peer: str) -> str:
+        """The client's address: the rightmost of ``forwarded_for`` + peer that is not a trusted
+        proxy. What stands further left was written by the client itself."""
+        client = peer
+        for hop in reversed(forwarded_for.split(",")):
+            address = _address_of_hop(hop)
+            if address is None:
+                break
+            client = address
+            if not self.trusts(address):
+                break
+        return client
+
+
+def _address_of_hop(hop: str) -> str | None:
+    """An X-Forwarded-For element as a plain IP address; some proxies append a port."""
+    hop = hop.strip()
+    for candidate in (hop, hop.partition("]")[0].lstrip("["), hop.rpartition(":")[0]):
+        if _parse_ip(candidate) is not None:
+            return candidate
+    return None
+
+
+def _parse_ip(address: str) -> IPv4Address | IPv6Address | None:
+    try:
+        ip = ip_address(address.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        return ip.ipv4_mapped
+    return ip
+
+
+# --- small things rendered over and over ----------------------------------------------------
+
+_MILLISECONDS = tuple(f"{ms / 1000:.3f}".encode() for ms in range(1000))
+
+
+def seconds(elapsed: float) -> bytes:
+    """Seconds with milliseconds, e.g. ``0.004``."""
+    ms = int(elapsed * 1000)
+    return _MILLISECONDS[ms] if 0 <= ms < 1000 else b"%.3f" % elapsed
+
+
+_STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
+
+
+def status_line(status: int, reason: bytes) -> bytes:
+    """``HTTP/1.1 200 OK`` with its line end."""
+    line = _STATUS_LINES.get((status, reason))
+    if line is None:
+        line = b"HTTP/1.1 %d %b\r\n" % (status, reason)
+        if len(_STATUS_LINES) < _REMEMBERED_NAMES:
+            _STATUS_LINES[status, reason] = line
+    return line

@@ -1,0 +1,323 @@
+"""DATA PLANE: handle one request.
+
+``Proxy.handle`` is the walk of a request: find its route, let the balancer pick an endpoint,
+forward, and try another endpoint where that is safe. When is a request sent a second time?
+
+- No connection could be made: always. The endpoint has seen nothing of it.
+- The connection ended before a byte of the answer, the method is idempotent (RFC 9110 section
+  9.2.2) and no part of the body was taken from the client: yes. If the connection had been kept
+  alive the endpoint most likely closed it while idle, so the same endpoint is asked again on a
+  new connection, which keeps the session where it is; if it was new, another endpoint is.
+- Anything else (a POST on a connection that died, a timeout, half an answer): never. It may have
+  been carried out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from typing import TYPE_CHECKING
+
+from aiohttp.web_protocol import RequestPayloadError
+
+from stickyproxy.errors import (
+    BadRequest,
+    ClientStalled,
+    ConnectError,
+    UpstreamClosed,
+    UpstreamTimeout,
+)
+from stickyproxy.headers import printable, status_line
+from stickyproxy.request import ClientRequest
+from stickyproxy.response import Attempt, Relay, info_lines
+from stickyproxy.table import RoutingTable
+
+if TYPE_CHECKING:
+    from aiohttp.http_parser import RawRequestMessage
+    from aiohttp.streams import StreamReader
+
+    from stickyproxy.access_log import AccessLog
+    from stickyproxy.downstream import ClientConnection
+    from stickyproxy.model import Endpoint, Pick
+    from stickyproxy.table import Cluster, Route
+    from stickyproxy.upstream import Pool, UpstreamConnection
+
+log = logging.getLogger("stickyproxy")
+monotonic = time.monotonic
+
+_REASONS = {
+    302: b"Found",
+    400: b"Bad Request",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    414: b"URI Too Long",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+    505: b"HTTP Version Not Supported",
+}
+_IDS = random.Random(random.SystemRandom().getrandbits(128)).getrandbits  # noqa: S311  # not secret
+
+
+class Proxy:
+    """Answers requests by the table it holds. ``table`` may be replaced at any moment."""
+
+    def __init__(
+        self, *, info: bytes | None, retry_seconds: float, access_log: AccessLog | None
+    ) -> None:
+        """``info``: header lines that are the same in all answers (None: no info fields at all).
+        ``retry_seconds``: a request older than this is not tried on another endpoint."""
+        self.table = RoutingTable({})
+        self.info = info
+        self.retry_seconds = retry_seconds
+        self.access_log = access_log
+
+    async def handle(
+        self, client: ClientConnection, message: RawRequestMessage, payload: StreamReader
+    ) -> bool:
+        """Answer one request. Returns whether its connection may serve another."""
+        exchange = Exchange(self, client)
+        try:
+            exchange.request = ClientRequest(client.peer, message, payload, exchange.id)
+            return await exchange.run(exchange.request)
+        except BadRequest as error:
+            exchange.answer(error.status, error.message, close=True)
+            return False
+        except Exception:
+            log.exception("answering a request failed: this is a bug in stickyproxy")
+            exchange.break_off()
+            return False
+        finally:
+            if self.access_log is not None:
+                self.access_log.write(exchange)
+
+    def refuse(self, client: ClientConnection, error: BadRequest) -> None:
+        """Answer what could not even be parsed."""
+        exchange = Exchange(self, client)
+        exchange.answer(error.status, error.message, close=True)
+        if self.access_log is not None:
+            self.access_log.write(exchange)
+
+
+class Exchange:
+    """One request being answered: what has been decided and tried so far."""
+
+    __slots__ = (
+        "attempts",
+        "client",
+        "id",
+        "pick",
+        "proxy",
+        "relay",
+        "request",
+        "sent",
+        "started",
+        "status",
+    )
+
+    def __init__(self, proxy: Proxy, client: ClientConnection) -> None:
+        self.proxy = proxy
+        self.client = client
+        self.started = monotonic()
+        self.id = b"%032x" % _IDS(128)
+        self.request: ClientRequest | None = None
+        self.pick: Pick | None = None
+        self.relay: Relay | None = None
+        self.attempts: list[Attempt] = []
+        """Endpoints that were contacted in vain."""
+        self.status = 0
+        """Status of an answer of our own; 0 if an endpoint answered."""
+        self.sent = 0
+        """Body bytes of an answer of our own."""
+
+    async def run(self, request: ClientRequest) -> bool:
+        """Route, pick, forward; see the top of this file for when it is done again. Returns
+        whether the client connection may serve another request. Raises BadRequest."""
+        if request.method == "CONNECT":
+            raise BadRequest(405, "CONNECT is for forward proxies; this is a reverse proxy")
+        proxy = self.proxy
+        tried: tuple[Endpoint, ...] = ()
+        fresh = False
+        error: Exception | None = None
+        while True:
+            # Read anew for every attempt: what was tried may be gone from the table by now.
+            route = proxy.table.match(request.host, request.target)
+            if route is None:
+                return self._answer_unknown(request)
+            cluster = route.cluster
+            if cluster is None:
+                return self._answer_redirect(request, route)
+            pick = self.pick = cluster.balancer.pick(request, tried)
+            if pick is None:
+                return self._answer_nobody(request, cluster, error)
+            endpoint = pick.endpoint
+            pool: Pool = endpoint.pool  # type: ignore[assignment]
+            relay = self.relay = Relay(self.client, request, pick, self.attempts, proxy.info)
+            upstream = None if fresh else pool.take(replayable=request.replayable)
+            reused = upstream is not None
+            try:
+                if upstream is None:
+                    upstream = await pool.connect()
+                error = await self._forward(request, route, cluster, upstream, relay)
+            except ConnectError as refused:
+                error = refused
+            if error is None:
+                return not relay.close_client
+            if relay.status:
+                # The client has a part of the answer: it must see that the rest is missing.
+                self.client.abort()
+                return False
+            self.attempts.append(Attempt(endpoint.address, monotonic() - relay.started))
+            if isinstance(error, UpstreamClosed) and not (
+                request.replayable and upstream is not None and not upstream.answered
+            ):
+                return self._answer_failure(request, cluster, error)
+            if not isinstance(error, (ConnectError, UpstreamClosed)):
+                return self._answer_failure(request, cluster, error)
+            if monotonic() - self.started > proxy.retry_seconds:
+                return self._answer_failure(request, cluster, error)
+            fresh = reused
+            if not reused:
+                tried = (*tried, endpoint)
+
+    async def _forward(
+        self,
+        request: ClientRequest,
+        route: Route,
+        cluster: Cluster,
+        upstream: UpstreamConnection,
+        relay: Relay,
+    ) -> Exception | None:
+        """Send the request and wait for the end of the answer; returns what went wrong."""
+        target = route.rewritten(request.target) if route.rewrite else request.target
+        if request.upgrade is not None and not route.may_upgrade(request.target):
+            request.upgrade = None
+        head = request.upstream_head(target, cluster.balancer.strips)
+        self.client.source = upstream
+        try:
+            if not request.has_body:
+                upstream.send_head(head, relay, body_follows=False)
+                error = await relay.done
+            else:
+                error = await self._forward_with_body(request, upstream, relay, head)
+            if relay.tunnel is not None:
+                relay.tunnel.open()
+                await relay.tunnel.closed
+        finally:
+            # Nothing to do after a whole answer: the connection is back in its pool by now.
+            if upstream.receiver is relay:
+                upstream.abandon()
+            elif relay.tunnel is not None:
+                upstream.transport.close()
+        return error
+
+    async def _forward_with_body(
+        self, request: ClientRequest, upstream: UpstreamConnection, relay: Relay, head: bytes
+    ) -> Exception | None:
+        upstream.send_head(head, relay, body_follows=True)
+        sending = asyncio.create_task(_send_body(request, upstream, relay), name="request body")
+        try:
+            return await relay.done
+        finally:
+            # An endpoint may answer before it has the whole body; it need not get the rest.
+            sending.cancel()
+            await asyncio.wait((sending,))
+
+    # --- answers of our own ---
+
+    def answer(self, status: int, text: str, *, close: bool = False, fields: str = "") -> None:
+        """Send a plain text answer. ``fields``: further header lines, each with its end."""
+        self.status = status
+        request = self.request
+        close = close or request is None or not request.keep_alive or self.client.draining
+        body = text.encode("ascii", "backslashreplace") + b"\n"
+        connection = "close" if close else "keep-alive"
+        head = (
+            "Content-Type: text/plain; charset=utf-8\r\n"
+            f"Content-Length: {len(body)}\r\n{fields}"
+            f"Connection: {connection}\r\n"
+        ).encode("latin-1")
+        info = b""
+        if self.proxy.info is not None:
+            request_id = self.id if request is None else request.id
+            info = info_lines(request_id, self.proxy.info, self.attempts)
+        if request is not None and request.method == "HEAD":
+            body = b""
+        self.sent = len(body)
+        self.client.write(status_line(status, _REASONS[status]) + head + info + b"\r\n" + body)
+
+    def break_off(self) -> None:
+        """After a bug: 500 if nothing has been sent yet, else reset the connection."""
+        if self.relay is not None and self.relay.status:
+            self.client.abort()
+        else:
+            self.answer(500, "stickyproxy failed to answer this request", close=True)
+
+    def _answer_unknown(self, request: ClientRequest) -> bool:
+        host = printable(request.host)
+        path = printable(request.target.partition(b"?")[0])
+        self.answer(404, f'no service is published for host "{host}" and path "{path}"')
+        return request.keep_alive
+
+    def _answer_redirect(self, request: ClientRequest, route: Route) -> bool:
+        location = (route.redirect or b"") + request.target
+        self.answer(
+            302,
+            f"moved to {printable(location)}",
+            fields=f"Location: {location.decode('latin-1')}\r\n",
+        )
+        return request.keep_alive
+
+    def _answer_nobody(
+        self, request: ClientRequest, cluster: Cluster, error: Exception | None
+    ) -> bool:
+        if error is not None:
+            return self._answer_failure(request, cluster, error)
+        self.answer(
+            503, f"service {cluster.name} has no usable endpoint", fields="Retry-After: 1\r\n"
+        )
+        return request.keep_alive
+
+    def _answer_failure(self, request: ClientRequest, cluster: Cluster, error: Exception) -> bool:
+        if isinstance(error, BadRequest):
+            raise error
+        if isinstance(error, ClientStalled):
+            raise BadRequest(408, "the request body did not come")
+        log.warning("service %s: %s", cluster.name, error)
+        if isinstance(error, UpstreamTimeout):
+            self.answer(504, f"service {cluster.name}: the endpoint did not answer in time")
+        elif isinstance(error, ConnectError):
+            self.answer(502, f"service {cluster.name}: no endpoint accepts connections")
+        else:
+            self.answer(502, f"service {cluster.name}: the endpoint gave no usable answer")
+        return request.keep_alive
+
+
+async def _send_body(request: ClientRequest, upstream: UpstreamConnection, relay: Relay) -> None:
+    """Take the body from the client as fast as the endpoint takes it from us."""
+    payload = request.payload
+    try:
+        while True:
+            upstream.client_turn = True
+            data = await payload.readany()
+            upstream.client_turn = False
+            request.body_touched = request.body_touched or bool(data)
+            if upstream.receiver is not relay or not data:
+                break
+            upstream.send_body(b"%x\r\n%b\r\n" % (len(data), data) if request.chunked else data)
+            if upstream.writing_paused:
+                await upstream.drain()
+        if upstream.receiver is relay:
+            if request.chunked:
+                upstream.send_body(b"0\r\n\r\n")
+            upstream.end_body()
+    except (BadRequest, RequestPayloadError) as error:
+        if upstream.receiver is relay:
+            upstream.abandon()
+            relay.failed(error if isinstance(error, BadRequest) else BadRequest(400, str(error)))

@@ -1,0 +1,289 @@
+"""DATA PLANE: a client's request as the proxy sees it, and as the endpoint will.
+
+    Peer            what is the same for all requests of one client connection
+    ClientRequest   one request: what routing and balancers ask of it, and the head to forward
+
+The head is taken apart once, in ``ClientRequest.__init__``; fields that pass unchanged are kept
+as they came, in their order and spelling.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from aiohttp import HttpVersion10, HttpVersion11
+from aiohttp.streams import EMPTY_PAYLOAD
+
+from stickyproxy import cookies
+from stickyproxy.errors import BadRequest
+from stickyproxy.headers import (
+    REQUEST_KINDS,
+    Kind,
+    TrustedProxies,
+    named_in_connection,
+    split_absolute,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from aiohttp.http_parser import RawRequestMessage
+    from aiohttp.streams import StreamReader
+
+# RFC 9110 section 9.2.2: doing it twice is doing it once.
+_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
+
+_REQUEST_ID = re.compile(rb"[0-9a-f]{32}")
+
+
+class Peer:
+    """The other end of a client connection."""
+
+    __slots__ = ("address", "lines", "port", "secure", "trusted", "trusted_proxies")
+
+    def __init__(
+        self, address: str, port: int, *, secure: bool, trusted_proxies: TrustedProxies
+    ) -> None:
+        self.address = address
+        """IP address; empty on a unix socket."""
+        self.port = port
+        """The local port it connected to; 0 on a unix socket."""
+        self.secure = secure
+        self.trusted_proxies = trusted_proxies
+        self.trusted = trusted_proxies.trusts(address)
+        self.lines = _forwarded_lines(address, address, self.scheme, port)
+        """Forwarding fields for requests of an untrusted peer, all but the host."""
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.secure else "http"
+
+
+class ClientRequest:
+    """One request. Implements ``model.Request``."""
+
+    __slots__ = (
+        "_cookie_lines",
+        "_forwarded",
+        "_lines",
+        "_peer",
+        "body_touched",
+        "chunked",
+        "client_address",
+        "has_body",
+        "host",
+        "http11",
+        "id",
+        "keep_alive",
+        "message",
+        "method",
+        "payload",
+        "secure",
+        "target",
+        "upgrade",
+    )
+
+    def __init__(
+        self, peer: Peer, message: RawRequestMessage, payload: StreamReader, request_id: bytes
+    ) -> None:
+        """Raises BadRequest for what must not be forwarded."""
+        self._peer = peer
+        self.message = message
+        self.payload = payload
+        self.method = message.method
+        self.http11 = message.version == HttpVersion11
+        # aiohttp stops parsing at a request to upgrade; if it is declined, so be it.
+        self.keep_alive = not (message.should_close or message.upgrade)
+        self.chunked = message.chunked
+        self.has_body = payload is not EMPTY_PAYLOAD
+        self.body_touched = False
+        """True once a part of the body was read: then the request cannot be sent again."""
+        self.id = request_id
+        self.host = b""
+        self.upgrade: bytes | None = None
+        """Protocol to switch to, if the client asked."""
+        self.client_address = peer.address
+        self.secure = peer.secure
+        self.target = message.path.encode("utf-8", "surrogateescape")
+        self._lines: list[bytes] = []
+        self._cookie_lines: list[int] | None = None
+        self._forwarded: dict[bytes, bytes] | None = None
+        self._take_headers(message.raw_headers)
+        if not self.http11 and message.version != HttpVersion10:
+            raise BadRequest(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        if not self.target.startswith(b"/"):
+            self._take_special_target()
+        if self._forwarded is not None:
+            self._believe(self._forwarded)
+
+    def _take_headers(self, raw_headers: Sequence[tuple[bytes, bytes]]) -> None:
+        lines = self._lines
+        kinds = REQUEST_KINDS
+        named: frozenset[bytes] = frozenset()
+        for name, value in raw_headers:
+            kind = kinds[name]
+            if not kind:
+                lines.append(name + b": " + value)
+            elif kind is Kind.HOST:
+                self.host = value
+                lines.append(name + b": " + value)
+            elif kind is Kind.COOKIE:
+                if self._cookie_lines is None:
+                    self._cookie_lines = []
+                self._cookie_lines.append(len(lines))
+                lines.append(name + b": " + value)
+            elif kind is Kind.CONNECTION:
+                named |= named_in_connection(value)
+            elif kind is Kind.FORWARDED:
+                if self._peer.trusted:
+                    self._note_forwarded(name.lower(), value)
+            elif kind is Kind.TRANSFER_ENCODING:
+                if value.lower() != b"chunked":
+                    raise BadRequest(501, "the only transfer coding known here is chunked")
+            elif kind is Kind.UPGRADE and value.lower() != b"h2c":
+                self.upgrade = value
+        if named:
+            self._drop_named(named)
+        if self.upgrade is not None and not self.message.upgrade:
+            self.upgrade = None  # no "Connection: upgrade" along with it
+
+    def _note_forwarded(self, name: bytes, value: bytes) -> None:
+        if self._forwarded is None:
+            self._forwarded = {}
+        if name not in self._forwarded:
+            self._forwarded[name] = value
+        elif name == b"x-forwarded-for":
+            self._forwarded[name] += b", " + value
+
+    def _drop_named(self, named: frozenset[bytes]) -> None:
+        kept = [line for line in self._lines if line.partition(b":")[0].lower() not in named]
+        if len(kept) != len(self._lines):
+            self._lines = kept
+            if self._cookie_lines is not None:
+                self._cookie_lines = [
+                    i for i, line in enumerate(kept) if line[:7].lower() == b"cookie:"
+                ]
+
+    def _take_special_target(self) -> None:
+        """Absolute form, whose authority replaces the Host field (RFC 9112 section 3.2.2), or
+        the asterisk of OPTIONS."""
+        if self.target == b"*" and self.method == "OPTIONS":
+            return
+        absolute = split_absolute(self.target)
+        if absolute is None:
+            raise BadRequest(400, "the request target is neither a path nor an http URL")
+        self.host, self.target = absolute
+        self._lines = [line for line in self._lines if line[:5].lower() != b"host:"]
+        self._lines.insert(0, b"Host: " + self.host)
+        if self._cookie_lines is not None:
+            self._cookie_lines = [
+                i for i, line in enumerate(self._lines) if line[:7].lower() == b"cookie:"
+            ]
+
+    def _believe(self, forwarded: dict[bytes, bytes]) -> None:
+        """Take over what a trusted proxy says about the client."""
+        peer = self._peer
+        chain = forwarded.get(b"x-forwarded-for", b"").decode("latin-1")
+        if chain:
+            self.client_address = peer.trusted_proxies.client_of(chain, peer.address)
+        if b"x-forwarded-proto" in forwarded:
+            self.secure = forwarded[b"x-forwarded-proto"].lower() == b"https"
+        theirs = forwarded.get(b"x-request-id", b"")
+        if _REQUEST_ID.fullmatch(theirs):
+            self.id = theirs
+
+    # --- model.Request ---
+
+    def cookies(self, name: bytes) -> list[bytes]:
+        """Values of all cookies of that name, in the order sent."""
+        if self._cookie_lines is None:
+            return []
+        lines = self._lines
+        if len(self._cookie_lines) == 1:
+            return cookies.values(lines[self._cookie_lines[0]][8:], name)
+        return [v for i in self._cookie_lines for v in cookies.values(lines[i][8:], name)]
+
+    def header(self, name: str) -> bytes | None:
+        """First value of the field."""
+        value = self.message.headers.get(name)
+        return None if value is None else value.encode("utf-8", "surrogateescape")
+
+    def query(self, name: bytes) -> bytes | None:
+        """First value of the query parameter, as sent."""
+        _, _, query = self.target.partition(b"?")
+        for pair in query.split(b"&"):
+            key, _, value = pair.partition(b"=")
+            if key == name:
+                return value
+        return None
+
+    # --- for the forward path ---
+
+    @property
+    def replayable(self) -> bool:
+        """True if sending it a second time does no harm and is still possible."""
+        return self.method in _IDEMPOTENT and not self.body_touched
+
+    def upstream_head(self, target: bytes, strips: Collection[bytes]) -> bytes:
+        """The head to send. ``strips``: names of cookies whose pins the endpoint must not see."""
+        lines = self._lines
+        if strips and self._cookie_lines is not None:
+            lines = self._without_pins(strips)
+        parts = [
+            self.method.encode(),
+            b" ",
+            target,
+            b" HTTP/1.1\r\n",
+            b"\r\n".join(lines),
+            b"\r\n" if lines else b"",
+        ]
+        if self._forwarded is None:
+            parts += (self._peer.lines, b"X-Forwarded-Host: ", self.host)
+        else:
+            parts.append(self._extended(self._forwarded))
+        parts += (b"\r\nX-Request-Id: ", self.id, b"\r\n")
+        if self.chunked:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        if self.upgrade is not None:
+            parts += (b"Connection: Upgrade\r\nUpgrade: ", self.upgrade, b"\r\n")
+        parts.append(b"\r\n")
+        return b"".join(parts)
+
+    def _without_pins(self, strips: Collection[bytes]) -> list[bytes]:
+        lines: list[bytes | None] = list(self._lines)
+        for i in self._cookie_lines or ():
+            line = self._lines[i]
+            value = cookies.without_pins(line[8:], strips)
+            lines[i] = None if value is None else line[:8] + value
+        return [line for line in lines if line is not None]
+
+    def _extended(self, theirs: dict[bytes, bytes]) -> bytes:
+        """Forwarding fields when a trusted proxy sent some: its chain plus itself."""
+        peer = self._peer
+        chain = [theirs[b"x-forwarded-for"]] if b"x-forwarded-for" in theirs else []
+        chain.append(peer.address.encode() or b"unix:")
+        port = str(peer.port).encode()
+        return b"".join(
+            (
+                b"X-Forwarded-For: ",
+                b", ".join(chain),
+                b"\r\nX-Real-IP: ",
+                self.client_address.encode() or b"unix:",
+                b"\r\nX-Forwarded-Proto: ",
+                theirs.get(b"x-forwarded-proto", peer.scheme.encode()),
+                b"\r\nX-Forwarded-Port: ",
+                theirs.get(b"x-forwarded-port", port),
+                b"\r\nX-Forwarded-Host: ",
+                theirs.get(b"x-forwarded-host", self.host),
+            )
+        )
+
+
+def _forwarded_lines(chain: str, client: str, scheme: str, port: int) -> bytes:
+    return (
+        f"X-Forwarded-For: {chain or 'unix:'}\r\n"
+        f"X-Real-IP: {client or 'unix:'}\r\n"
+        f"X-Forwarded-Proto: {scheme}\r\n"
+        f"X-Forwarded-Port: {port}\r\n"
+    ).encode()
