@@ -88,6 +88,7 @@ def explain(
 
 _TYPE_ERRORS = {
     "string_type": "is not text: write it in quotes",
+    "string_unicode": "is not valid Unicode: write it in ASCII",
     "bool_type": "is neither true nor false: write one of them, without quotes",
     "int_type": "is not a whole number: write it in digits, without quotes",
     "tuple_type": "is not a list: write it in [brackets]",

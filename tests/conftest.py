@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 from stickyproxy.model import EndpointSpec, ServiceSpec
+from tests.running import InProcessProxy
 from tests.scripted import RawClient, Script, ScriptedEndpoint, answering, ok
 
 
@@ -109,12 +110,24 @@ def behind(endpoint: MakeEndpoint, start_proxy: StartProxy) -> Behind:
     """Puts one scripted endpoint behind a proxy."""
     of_service = set(ServiceSpec.__dataclass_fields__)
 
-    async def make(
-        script: Script = hello, **fields: Any
-    ) -> tuple[RunningProxy, ScriptedEndpoint]:
+    async def make(script: Script = hello, **fields: Any) -> tuple[RunningProxy, ScriptedEndpoint]:
         peer = await endpoint(script)
         declared = service(peer, **{key: fields[key] for key in fields if key in of_service})
         settings = {key: fields[key] for key in fields if key not in of_service}
         return await start_proxy([declared], **settings), peer
 
     return make
+
+
+@pytest.fixture
+async def start_proxy() -> AsyncIterator[StartProxy]:
+    """Makes proxies; at the end stops them."""
+    async with AsyncExitStack() as stack:
+
+        async def start(services: Sequence[ServiceSpec], **settings: Any) -> RunningProxy:
+            proxy = InProcessProxy(services, **settings)
+            await proxy.start()
+            stack.push_async_callback(proxy.stop)
+            return proxy
+
+        yield start

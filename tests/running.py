@@ -1,0 +1,45 @@
+"""The proxy, running in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from stickyproxy.app import App
+from stickyproxy.config import AccessLogSettings, Address, Config, Listener, ProxySettings
+from stickyproxy.model import ServiceSpec, Snapshot
+
+
+class InProcessProxy:
+    """An ``App`` on a free port of 127.0.0.1."""
+
+    host = "127.0.0.1"
+
+    def __init__(self, services: Sequence[ServiceSpec], **settings: Any) -> None:
+        access_log = settings.pop("access_log", AccessLogSettings(format="off"))
+        self.app = App(
+            Config(
+                listeners=(Listener(Address(self.host, 0)),),
+                proxy=replace(ProxySettings(grace_period=5.0), **settings),
+                access_log=access_log,
+                services=tuple(services),
+            )
+        )
+        self.port = 0
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Listen; ``port`` is known then."""
+        [address] = await self.app.start()
+        self.port = int(address.rpartition(":")[2])
+
+    def set_services(self, services: Sequence[ServiceSpec]) -> None:
+        """Swap the routing table for one of these services."""
+        self.app.registry.publish(Snapshot("static", tuple(services)))
+
+    async def stop(self) -> None:
+        """Drain and stop."""
+        if not self._stopped:
+            self._stopped = True
+            await self.app.stop()
