@@ -158,7 +158,7 @@ def _fingerprint(path: Path) -> tuple[int, int, int] | None:
 
 def _proxy_info() -> bytes:
     host = "".join(c for c in socket.gethostname() if c.isprintable() and c.isascii())
-    return f"x-proxy-id: {host}\r\nx-server-info: {build_info.server_info()}\r\n".encode()
+    return f"x-proxy-id: {host}\r\nx-server-info: {build_info.server_info()}".encode()
 
 
 def _limits(settings: ProxySettings) -> Limits:

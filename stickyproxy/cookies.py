@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from stickyproxy.hashing import PIN_PREFIX, looks_like_pin
@@ -19,7 +19,12 @@ _OWS: Final = b" \t"
 # --- the Cookie field: what a client sends (RFC 6265 section 4.2) ---------------------------
 
 
-def values(cookie_header: bytes, name: bytes) -> list[bytes]:
+# A session sends the same header with each of its requests.
+_REMEMBERED: Final = 1024
+
+
+@lru_cache(_REMEMBERED)
+def values(cookie_header: bytes, name: bytes) -> tuple[bytes, ...]:
     """Values of all cookies called exactly ``name``, in the order sent, quotes kept."""
     found: list[bytes] = []
     # Looks only at the cookies in which the name occurs: headers of 2 kB are common.
@@ -30,10 +35,11 @@ def values(cookie_header: bytes, name: bytes) -> list[bytes]:
         if equals and key.strip(_OWS) == name:
             found.append(value.strip(_OWS))
         at = cookie_header.find(name, end + 1)
-    return found
+    return tuple(found)
 
 
-def without_pins(cookie_header: bytes, names: Collection[bytes]) -> bytes | None:
+@lru_cache(_REMEMBERED)
+def without_pins(cookie_header: bytes, names: frozenset[bytes]) -> bytes | None:
     """The header without the cookies called one of ``names`` that hold pins; None if nothing
     remains. The other cookies keep their bytes; the same object is returned if all remain."""
     kept: list[bytes] = []

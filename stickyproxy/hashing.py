@@ -137,7 +137,7 @@ class SlotTable(Generic[M]):
             return None
         identities = [self._identities[seat] for seat in seats]
         weights = map(_mmh3, identities, repeat(slot))
-        _, _, winner = max(zip(weights, identities, seats, strict=False))
+        _, _, winner = max(zip(weights, identities, seats, strict=True))
         return self._people[winner]
 
     def __repr__(self) -> str:

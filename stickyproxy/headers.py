@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from enum import IntEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 Network = IPv4Network | IPv6Network
 
 
-class Kind(IntEnum):
-    """What is done with a field. ``PASS`` is falsy: the common case tests cheapest."""
+class Kind:
+    """What is done with a field. ``PASS`` is falsy: the common case tests cheapest. Not an enum:
+    looking up a member of one takes longer than all that is done with the field."""
 
     PASS = 0
     DROP = 1
@@ -77,21 +78,21 @@ _NEVER_HOP_BY_HOP = frozenset((b"host", b"content-length", b"transfer-encoding",
 _REMEMBERED_NAMES = 1024
 
 
-class Classifier(dict[bytes, Kind]):
+class Classifier(dict[bytes, int]):
     """Field name as received -> Kind. Spellings are remembered up to a bound, so that a client
     that invents names cannot grow it."""
 
-    def __init__(self, kinds: dict[bytes, Kind]) -> None:
+    def __init__(self, kinds: dict[bytes, int]) -> None:
         super().__init__(kinds)
         self._kinds = kinds
 
-    def __missing__(self, name: bytes) -> Kind:
+    def __missing__(self, name: bytes) -> int:
         lower = name.lower()
         kind = self._kinds.get(lower, Kind.PASS)
         # CGI-style apps cannot tell "_" from "-": X_Forwarded_For would pass for the real one.
-        if kind is Kind.PASS and b"_" in lower:
+        if kind == Kind.PASS and b"_" in lower:
             dashed = self._kinds.get(lower.replace(b"_", b"-"), Kind.PASS)
-            if dashed is Kind.FORWARDED:
+            if dashed == Kind.FORWARDED:
                 kind = Kind.DROP
         if len(self) < _REMEMBERED_NAMES:
             self[name] = kind
@@ -102,6 +103,7 @@ REQUEST_KINDS = Classifier(_REQUEST)
 RESPONSE_KINDS = Classifier(_RESPONSE)
 
 
+@lru_cache(256)
 def named_in_connection(value: bytes) -> frozenset[bytes]:
     """Lower-case names of the fields that a Connection field marks as hop-by-hop."""
     tokens = {token.strip(b" \t").lower() for token in value.split(b",")}
@@ -197,16 +199,3 @@ def seconds(elapsed: float) -> bytes:
     """Seconds with milliseconds, e.g. ``0.004``."""
     ms = int(elapsed * 1000)
     return _MILLISECONDS[ms] if 0 <= ms < 1000 else b"%.3f" % elapsed
-
-
-_STATUS_LINES: dict[tuple[int, bytes], bytes] = {}
-
-
-def status_line(status: int, reason: bytes) -> bytes:
-    """``HTTP/1.1 200 OK`` with its line end."""
-    line = _STATUS_LINES.get((status, reason))
-    if line is None:
-        line = b"HTTP/1.1 %d %b\r\n" % (status, reason)
-        if len(_STATUS_LINES) < _REMEMBERED_NAMES:
-            _STATUS_LINES[status, reason] = line
-    return line

@@ -86,13 +86,15 @@ class EndpointState(Enum):
 class Endpoint:
     """One live replica: its identity, its address and what is prebuilt from them."""
 
-    __slots__ = ("address", "address_line", "id", "pin", "pool", "service", "state")
+    __slots__ = ("address", "address_lines", "id", "pin", "pool", "service", "state")
 
     def __init__(self, service: str, spec: EndpointSpec, pin: bytes, pool: Connections) -> None:
         self.service = service
         self.id = spec.id
         self.address = spec.address
-        self.address_line = b"x-upstream-addr: " + spec.address.encode() + b"\r\n"
+        self.address_lines = (
+            b"x-upstream-addr: " + spec.address.encode() + b"\r\nx-upstream-response-time: "
+        )
         self.pin = pin
         self.pool = pool
         self.state = EndpointState.DRAINING if spec.draining else EndpointState.USABLE
@@ -157,7 +159,7 @@ class Request(Protocol):
 class Balancer(Protocol):
     """Built from a policy for one set of endpoints; replaced whole when the set changes."""
 
-    strips: Collection[bytes]
+    strips: frozenset[bytes]
     """Names of cookies whose pins are the proxy's own and are not shown to the endpoint."""
 
     def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:

@@ -18,6 +18,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
 from aiohttp.web_protocol import RequestPayloadError
@@ -29,9 +30,9 @@ from stickyproxy.errors import (
     UpstreamClosed,
     UpstreamTimeout,
 )
-from stickyproxy.headers import printable, status_line
+from stickyproxy.headers import printable
 from stickyproxy.request import ClientRequest
-from stickyproxy.response import Attempt, Relay, info_lines
+from stickyproxy.response import Attempt, Relay, upstream_lines
 from stickyproxy.table import RoutingTable
 
 if TYPE_CHECKING:
@@ -78,24 +79,11 @@ class Proxy:
         self.retry_seconds = retry_seconds
         self.access_log = access_log
 
-    async def handle(
+    def handle(
         self, client: ClientConnection, message: RawRequestMessage, payload: StreamReader
-    ) -> bool:
+    ) -> Coroutine[None, None, bool]:
         """Answer one request. Returns whether its connection may serve another."""
-        exchange = Exchange(self, client)
-        try:
-            exchange.request = ClientRequest(client.peer, message, payload, exchange.id)
-            return await exchange.run(exchange.request)
-        except BadRequest as error:
-            exchange.answer(error.status, error.message, close=True)
-            return False
-        except Exception:
-            log.exception("answering a request failed: this is a bug in stickyproxy")
-            exchange.break_off()
-            return False
-        finally:
-            if self.access_log is not None:
-                self.access_log.write(exchange)
+        return Exchange(self, client).run(message, payload)
 
     def refuse(self, client: ClientConnection, error: BadRequest) -> None:
         """Answer what could not even be parsed."""
@@ -136,8 +124,26 @@ class Exchange:
         self.sent = 0
         """Body bytes of an answer of our own."""
 
-    async def run(self, request: ClientRequest) -> bool:
-        """Route, pick, forward; see the top of this file for when it is done again. Returns
+    async def run(self, message: RawRequestMessage, payload: StreamReader) -> bool:
+        """Answer the request, whatever happens. Returns whether the client connection may serve
+        another."""
+        try:
+            request = ClientRequest(self.client.peer, message, payload, self.id)
+            self.request = request
+            return await self._forward(request)
+        except BadRequest as error:
+            self.answer(error.status, error.message, close=True)
+            return False
+        except Exception:
+            log.exception("answering a request failed: this is a bug in stickyproxy")
+            self._break_off()
+            return False
+        finally:
+            if self.proxy.access_log is not None:
+                self.proxy.access_log.write(self)
+
+    async def _forward(self, request: ClientRequest) -> bool:
+        """Route, pick, send; see the top of this file for when it is done again. Returns
         whether the client connection may serve another request. Raises BadRequest."""
         if request.method == "CONNECT":
             raise BadRequest(405, "CONNECT is for forward proxies; this is a reverse proxy")
@@ -164,7 +170,7 @@ class Exchange:
             try:
                 if upstream is None:
                     upstream = await pool.connect()
-                error = await self._forward(request, route, cluster, upstream, relay)
+                error = await self._exchange(request, route, cluster, upstream, relay)
             except ConnectError as refused:
                 error = refused
             if error is None:
@@ -186,7 +192,7 @@ class Exchange:
             if not reused:
                 tried = (*tried, endpoint)
 
-    async def _forward(
+    async def _exchange(
         self,
         request: ClientRequest,
         route: Route,
@@ -231,28 +237,31 @@ class Exchange:
 
     # --- answers of our own ---
 
-    def answer(self, status: int, text: str, *, close: bool = False, fields: str = "") -> None:
-        """Send a plain text answer. ``fields``: further header lines, each with its end."""
+    def answer(
+        self, status: int, text: str, *, close: bool = False, fields: tuple[bytes, ...] = ()
+    ) -> None:
+        """Send a plain text answer. ``fields``: further header lines."""
         self.status = status
         request = self.request
         close = close or request is None or not request.keep_alive or self.client.draining
         body = text.encode("ascii", "backslashreplace") + b"\n"
-        connection = "close" if close else "keep-alive"
-        head = (
-            "Content-Type: text/plain; charset=utf-8\r\n"
-            f"Content-Length: {len(body)}\r\n{fields}"
-            f"Connection: {connection}\r\n"
-        ).encode("latin-1")
-        info = b""
+        head = [
+            b"HTTP/1.1 %d %b" % (status, _REASONS[status]),
+            b"Content-Type: text/plain; charset=utf-8",
+            b"Content-Length: %d" % len(body),
+            *fields,
+            b"Connection: close" if close else b"Connection: keep-alive",
+        ]
         if self.proxy.info is not None:
-            request_id = self.id if request is None else request.id
-            info = info_lines(request_id, self.proxy.info, self.attempts)
+            head += (b"x-request-id: " + (request.id if request else self.id), self.proxy.info)
+            if self.attempts:
+                head.append(upstream_lines(self.attempts))
         if request is not None and request.method == "HEAD":
             body = b""
         self.sent = len(body)
-        self.client.write(status_line(status, _REASONS[status]) + head + info + b"\r\n" + body)
+        self.client.write(b"\r\n".join((*head, b"", body)))
 
-    def break_off(self) -> None:
+    def _break_off(self) -> None:
         """After a bug: 500 if nothing has been sent yet, else reset the connection."""
         if self.relay is not None and self.relay.status:
             self.client.abort()
@@ -270,7 +279,7 @@ class Exchange:
         self.answer(
             302,
             f"moved to {printable(location)}",
-            fields=f"Location: {location.decode('latin-1')}\r\n",
+            fields=(b"Location: " + location,),
         )
         return request.keep_alive
 
@@ -280,7 +289,7 @@ class Exchange:
         if error is not None:
             return self._answer_failure(request, cluster, error)
         self.answer(
-            503, f"service {cluster.name} has no usable endpoint", fields="Retry-After: 1\r\n"
+            503, f"service {cluster.name} has no usable endpoint", fields=(b"Retry-After: 1",)
         )
         return request.keep_alive
 

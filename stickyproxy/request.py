@@ -26,7 +26,7 @@ from stickyproxy.headers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.streams import StreamReader
@@ -64,7 +64,7 @@ class ClientRequest:
     """One request. Implements ``model.Request``."""
 
     __slots__ = (
-        "_cookie_lines",
+        "_cookies",
         "_forwarded",
         "_lines",
         "_peer",
@@ -107,7 +107,7 @@ class ClientRequest:
         self.secure = peer.secure
         self.target = message.path.encode("utf-8", "surrogateescape")
         self._lines: list[bytes] = []
-        self._cookie_lines: list[int] | None = None
+        self._cookies: tuple[bytes, ...] = ()
         self._forwarded: dict[bytes, bytes] | None = None
         self._take_headers(message.raw_headers)
         if not self.http11 and message.version != HttpVersion10:
@@ -125,23 +125,21 @@ class ClientRequest:
             kind = kinds[name]
             if not kind:
                 lines.append(name + b": " + value)
-            elif kind is Kind.HOST:
+            elif kind == Kind.HOST:
                 self.host = value
                 lines.append(name + b": " + value)
-            elif kind is Kind.COOKIE:
-                if self._cookie_lines is None:
-                    self._cookie_lines = []
-                self._cookie_lines.append(len(lines))
+            elif kind == Kind.COOKIE:
+                self._cookies = (*self._cookies, value)
                 lines.append(name + b": " + value)
-            elif kind is Kind.CONNECTION:
+            elif kind == Kind.CONNECTION:
                 named |= named_in_connection(value)
-            elif kind is Kind.FORWARDED:
+            elif kind == Kind.FORWARDED:
                 if self._peer.trusted:
                     self._note_forwarded(name.lower(), value)
-            elif kind is Kind.TRANSFER_ENCODING:
+            elif kind == Kind.TRANSFER_ENCODING:
                 if value.lower() != b"chunked":
                     raise BadRequest(501, "the only transfer coding known here is chunked")
-            elif kind is Kind.UPGRADE and value.lower() != b"h2c":
+            elif kind == Kind.UPGRADE and value.lower() != b"h2c":
                 self.upgrade = value
         if named:
             self._drop_named(named)
@@ -157,13 +155,7 @@ class ClientRequest:
             self._forwarded[name] += b", " + value
 
     def _drop_named(self, named: frozenset[bytes]) -> None:
-        kept = [line for line in self._lines if line.partition(b":")[0].lower() not in named]
-        if len(kept) != len(self._lines):
-            self._lines = kept
-            if self._cookie_lines is not None:
-                self._cookie_lines = [
-                    i for i, line in enumerate(kept) if line[:7].lower() == b"cookie:"
-                ]
+        self._lines = [line for line in self._lines if line.partition(b":")[0].lower() not in named]
 
     def _take_special_target(self) -> None:
         """Absolute form, whose authority replaces the Host field (RFC 9112 section 3.2.2), or
@@ -176,10 +168,6 @@ class ClientRequest:
         self.host, self.target = absolute
         self._lines = [line for line in self._lines if line[:5].lower() != b"host:"]
         self._lines.insert(0, b"Host: " + self.host)
-        if self._cookie_lines is not None:
-            self._cookie_lines = [
-                i for i, line in enumerate(self._lines) if line[:7].lower() == b"cookie:"
-            ]
 
     def _believe(self, forwarded: dict[bytes, bytes]) -> None:
         """Take over what a trusted proxy says about the client."""
@@ -195,14 +183,12 @@ class ClientRequest:
 
     # --- model.Request ---
 
-    def cookies(self, name: bytes) -> list[bytes]:
+    def cookies(self, name: bytes) -> tuple[bytes, ...]:
         """Values of all cookies of that name, in the order sent."""
-        if self._cookie_lines is None:
-            return []
-        lines = self._lines
-        if len(self._cookie_lines) == 1:
-            return cookies.values(lines[self._cookie_lines[0]][8:], name)
-        return [v for i in self._cookie_lines for v in cookies.values(lines[i][8:], name)]
+        headers = self._cookies
+        if len(headers) == 1:
+            return cookies.values(headers[0], name)
+        return tuple(value for header in headers for value in cookies.values(header, name))
 
     def header(self, name: str) -> bytes | None:
         """First value of the field."""
@@ -225,10 +211,10 @@ class ClientRequest:
         """True if sending it a second time does no harm and is still possible."""
         return self.method in _IDEMPOTENT and not self.body_touched
 
-    def upstream_head(self, target: bytes, strips: Collection[bytes]) -> bytes:
+    def upstream_head(self, target: bytes, strips: frozenset[bytes]) -> bytes:
         """The head to send. ``strips``: names of cookies whose pins the endpoint must not see."""
         lines = self._lines
-        if strips and self._cookie_lines is not None:
+        if strips and self._cookies:
             lines = self._without_pins(strips)
         parts = [
             self.method.encode(),
@@ -250,13 +236,14 @@ class ClientRequest:
         parts.append(b"\r\n")
         return b"".join(parts)
 
-    def _without_pins(self, strips: Collection[bytes]) -> list[bytes]:
-        lines: list[bytes | None] = list(self._lines)
-        for i in self._cookie_lines or ():
-            line = self._lines[i]
-            value = cookies.without_pins(line[8:], strips)
-            lines[i] = None if value is None else line[:8] + value
-        return [line for line in lines if line is not None]
+    def _without_pins(self, strips: frozenset[bytes]) -> list[bytes]:
+        lines = []
+        for line in self._lines:
+            if line[:7].lower() != b"cookie:":
+                lines.append(line)
+            elif (value := cookies.without_pins(line[8:], strips)) is not None:
+                lines.append(line[:8] + value)
+        return lines
 
     def _extended(self, theirs: dict[bytes, bytes]) -> bytes:
         """Forwarding fields when a trusted proxy sent some: its chain plus itself."""

@@ -18,10 +18,9 @@ from stickyproxy.headers import (
     Kind,
     named_in_connection,
     seconds,
-    status_line,
 )
 from stickyproxy.upgrade import UpgradeTunnel
-from stickyproxy.upstream import CHUNKED, UNTIL_CLOSE, Headers
+from stickyproxy.upstream import CHUNKED, UNTIL_CLOSE
 
 if TYPE_CHECKING:
     from stickyproxy.downstream import ClientConnection
@@ -41,14 +40,11 @@ class Attempt:
         self.seconds = elapsed
 
 
-def info_lines(request_id: bytes, proxy_info: bytes, attempts: Sequence[Attempt]) -> bytes:
-    """The info header fields of an answer that no endpoint gave."""
-    lines = b"x-request-id: " + request_id + b"\r\n" + proxy_info
-    if attempts:
-        addresses = ", ".join(attempt.address for attempt in attempts).encode()
-        times = b", ".join(seconds(attempt.seconds) for attempt in attempts)
-        lines += b"x-upstream-addr: %b\r\nx-upstream-response-time: %b\r\n" % (addresses, times)
-    return lines
+def upstream_lines(attempts: Sequence[Attempt]) -> bytes:
+    """The two fields that list the endpoints contacted, without the last line end."""
+    addresses = ", ".join(attempt.address for attempt in attempts).encode()
+    times = b", ".join(seconds(attempt.seconds) for attempt in attempts)
+    return b"x-upstream-addr: %b\r\nx-upstream-response-time: %b" % (addresses, times)
 
 
 class Relay:
@@ -104,55 +100,52 @@ class Relay:
 
     # --- upstream.Receiver ---
 
-    def interim(self, status: int, reason: bytes, headers: Headers) -> None:
+    def interim(self, lines: list[bytes]) -> None:
         """Forward 100 Continue, 103 Early Hints... HTTP/1.0 has none (RFC 9110 section 15.2)."""
-        if not self._request.http11:
-            return
-        kinds = RESPONSE_KINDS
-        out = self._out
-        out.append(status_line(status, reason))
-        for name, value in headers:
-            if kinds[name] is Kind.PASS:
-                out += (name, b": ", value, b"\r\n")
-        out.append(b"\r\n")
+        if self._request.http11:
+            kept = [line for line in lines[1:] if not RESPONSE_KINDS[line.partition(b":")[0]]]
+            self._out.append(b"\r\n".join((_as_http11(lines[0]), *kept, b"", b"")))
 
-    def head(self, status: int, reason: bytes, headers: Headers) -> int:
+    def head(self, status: int, lines: list[bytes]) -> int:
         """Write the head. Returns the body's length, UNTIL_CLOSE or CHUNKED."""
         self.head_seconds = monotonic() - self.started
         kinds = RESPONSE_KINDS
         length = UNTIL_CLOSE
         set_cookies: list[bytes] = []
         named: frozenset[bytes] = frozenset()
-        out = self._out
-        out.append(status_line(status, reason))
-        for name, value in headers:
+        head = [_as_http11(lines[0])]
+        for line in lines[1:]:
+            name, _, value = line.partition(b":")
             kind = kinds[name]
             if not kind:
-                out += (name, b": ", value, b"\r\n")
-            elif kind is Kind.CONTENT_LENGTH:
+                head.append(line)
+            elif kind == Kind.CONTENT_LENGTH:
                 length = int(value)
-                out += (name, b": ", value, b"\r\n")
-            elif kind is Kind.SET_COOKIE:
-                set_cookies.append(value)
-                out += (name, b": ", value, b"\r\n")
-            elif kind is Kind.TRANSFER_ENCODING:
-                if value.lower() != b"chunked":
+                head.append(line)
+            elif kind == Kind.SET_COOKIE:
+                set_cookies.append(value.strip(b" \t"))
+                head.append(line)
+            elif kind == Kind.TRANSFER_ENCODING:
+                if value.strip(b" \t").lower() != b"chunked":
                     raise UpstreamProtocolError("its transfer coding is not chunked")
                 length = CHUNKED
-            elif kind is Kind.CONNECTION:
+            elif kind == Kind.CONNECTION:
                 named |= named_in_connection(value)
-            elif kind is Kind.INFO and self._proxy_info is None:
-                out += (name, b": ", value, b"\r\n")
+            elif (kind == Kind.INFO and self._proxy_info is None) or (
+                kind == Kind.UPGRADE and status == 101
+            ):
+                head.append(line)
         if named:
-            self._drop_named(named)
+            head[1:] = [line for line in head[1:] if line.partition(b":")[0].lower() not in named]
         if status == 101:
-            self._switch(headers)
+            self._check_switch()
             length = 0
         elif self.bodiless or status in (204, 304):
             length = max(length, 0)
         elif length < 0:
-            self._frame()
-        self._add_own_fields(status, set_cookies)
+            self._frame(head)
+        self._add_own_fields(head, status, set_cookies)
+        self._out.append(b"\r\n".join(head))
         self.status = status
         if status == 101:
             self._open_tunnel()
@@ -192,22 +185,18 @@ class Relay:
         if not self.done.done():
             self.done.set_result(error)
 
-    def _frame(self) -> None:
+    def _frame(self, head: list[bytes]) -> None:
         """A body of unknown length: in chunks, or for HTTP/1.0 until the connection ends."""
         if self._request.http11:
             self._chunked = True
-            self._out.append(b"Transfer-Encoding: chunked\r\n")
+            head.append(b"Transfer-Encoding: chunked")
         else:
             self.close_client = True
 
-    def _switch(self, headers: Headers) -> None:
+    def _check_switch(self) -> None:
         if self._request.upgrade is None:
             raise UpstreamProtocolError("it switched protocols unasked")
         self.close_client = True
-        self._out.append(b"Connection: Upgrade\r\n")
-        for name, value in headers:
-            if RESPONSE_KINDS[name] is Kind.UPGRADE:
-                self._out += (b"Upgrade: ", value, b"\r\n")
 
     def _open_tunnel(self) -> None:
         """The head must be out before the first byte of the new protocol."""
@@ -217,48 +206,35 @@ class Relay:
         self.tunnel = UpgradeTunnel(self._client, upstream)
         self._finish(None)
 
-    def _add_own_fields(self, status: int, set_cookies: list[bytes]) -> None:
-        out = self._out
+    def _add_own_fields(self, head: list[bytes], status: int, set_cookies: list[bytes]) -> None:
         request = self._request
         pick = self._pick
         if self._proxy_info is not None:
-            out += (b"x-request-id: ", request.id, b"\r\n", self._proxy_info)
             elapsed = seconds(self.head_seconds)
-            if self._attempts:
-                self._add_attempts(elapsed)
-            else:
-                line = pick.endpoint.address_line
-                out += (line, b"x-upstream-response-time: ", elapsed, b"\r\n")
+            upstream = (
+                self._with_attempts() if self._attempts else pick.endpoint.address_lines + elapsed
+            )
+            head += (b"x-request-id: " + request.id, self._proxy_info, upstream)
         issue = pick.cookies
         if issue is not None and (set_cookies or issue.due):
-            for value in issue.values(set_cookies, request.secure):
-                out += (b"Set-Cookie: ", value, b"\r\n")
+            head += [b"Set-Cookie: " + value for value in issue.values(set_cookies, request.secure)]
         if self._client.draining:
             self.close_client = True
         if status == 101:
-            pass
+            head.append(b"Connection: Upgrade")
         elif self.close_client:
-            out.append(b"Connection: close\r\n")
+            head.append(b"Connection: close")
         elif not request.http11:
-            out.append(b"Connection: keep-alive\r\n")
-        out.append(b"\r\n")
+            head.append(b"Connection: keep-alive")
+        head += (b"", b"")  # the end of the last line, and the empty one
 
-    def _add_attempts(self, elapsed: bytes) -> None:
-        addresses = [attempt.address for attempt in self._attempts]
-        addresses.append(self._pick.endpoint.address)
-        times = [seconds(attempt.seconds) for attempt in self._attempts]
-        times.append(elapsed)
-        self._out.append(
-            b"x-upstream-addr: %b\r\nx-upstream-response-time: %b\r\n"
-            % (", ".join(addresses).encode(), b", ".join(times))
-        )
+    def _with_attempts(self) -> bytes:
+        last = Attempt(self._pick.endpoint.address, self.head_seconds)
+        return upstream_lines((*self._attempts, last))
 
-    def _drop_named(self, named: frozenset[bytes]) -> None:
-        """Remove the fields that the endpoint's Connection field named. Fields stand in ``_out``
-        as four pieces each, behind the status line."""
-        out = self._out
-        kept = [out[0]]
-        for i in range(1, len(out), 4):
-            if out[i].lower() not in named:
-                kept += out[i : i + 4]
-        out[:] = kept
+
+def _as_http11(status_line: bytes) -> bytes:
+    """A proxy speaks its own version (RFC 9110 section 6.2), whatever the endpoint spoke."""
+    if status_line.startswith(b"HTTP/1.1 "):
+        return status_line
+    return b"HTTP/1.1 " + status_line.partition(b" ")[2]

@@ -30,8 +30,6 @@ from stickyproxy.errors import (
     UpstreamTimeout,
 )
 
-Headers = list[tuple[bytes, bytes]]
-
 MAX_HEAD_BYTES = 64 * 1024
 """Largest response head taken from an endpoint."""
 
@@ -48,12 +46,13 @@ class Receiver(Protocol):
     bodiless: bool
     """True if the answer has no body whatever its head says: the request was a HEAD."""
 
-    def interim(self, status: int, reason: bytes, headers: Headers) -> None:
-        """A 1xx answer other than 101."""
+    def interim(self, lines: list[bytes]) -> None:
+        """The head of a 1xx answer other than 101, in lines without their ends."""
 
-    def head(self, status: int, reason: bytes, headers: Headers) -> int:
-        """The final answer's head. Returns the length of its body in bytes, UNTIL_CLOSE or
-        CHUNKED. Raises UpstreamProtocolError if the head makes no sense."""
+    def head(self, status: int, lines: list[bytes]) -> int:
+        """The final answer's head, in lines without their ends; the first is the status line.
+        Returns the length of its body in bytes, UNTIL_CLOSE or CHUNKED. Raises
+        UpstreamProtocolError if the head makes no sense."""
 
     def data(self, data: bytes) -> None:
         """A piece of the body, without transfer coding."""
@@ -91,14 +90,12 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_body_left",
         "_drained",
-        "_head_bytes",
+        "_head",
         "_head_done",
-        "_headers",
         "_keep_alive",
         "_length",
         "_parser",
         "_pool",
-        "_reason",
         "_request_sent",
         "answered",
         "client_turn",
@@ -125,9 +122,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._request_sent = True
         self._parser = httptools.HttpResponseParser(self)
-        self._headers: Headers = []
-        self._reason = b""
-        self._head_bytes = 0
+        self._head = b""
+        """What has come of the head; it may be followed by a part of the body."""
         self._head_done = False
         self._length = 0
         self._body_left = 0
@@ -260,6 +256,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._release()
 
     def _parse(self, data: bytes) -> None:
+        if not self._head_done:
+            self._head = self._head + data if self._head else data
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -272,10 +270,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if self.receiver is None:
             self._release()
-        elif not self._head_done:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._fail(UpstreamProtocolError(f"{self._pool.address} sent too long a head"))
+        elif not self._head_done and len(self._head) > MAX_HEAD_BYTES:
+            self._fail(UpstreamProtocolError(f"{self._pool.address} sent too long a head"))
 
     def _fail(self, error: Exception) -> None:
         self.transport.abort()
@@ -295,36 +291,35 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.close()
             return
         self._head_done = False
-        self._head_bytes = 0
         self._pool.put(self)
 
     # --- httptools' callbacks ---
+    #
+    # The parser checks the syntax strictly (no bare line ends, no folded lines) and says where
+    # the message ends. Header fields are then taken from the bytes as they came, line by line:
+    # a callback for each of them would cost more than the rest of the parsing.
 
     def on_message_begin(self) -> None:
         if self.receiver is None:
             self._keep_alive = False  # a second answer
-        self._headers = []
-        self._reason = b""
-
-    def on_status(self, reason: bytes) -> None:
-        self._reason += reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         receiver = self.receiver
         if receiver is None:
             return
+        head, _, rest = self._head.partition(b"\r\n\r\n")
+        lines = head.split(b"\r\n")
         parser = self._parser
         status = parser.get_status_code()
         if status < 200 and status != 101:
-            receiver.interim(status, self._reason, self._headers)
+            self._head = rest
+            receiver.interim(lines)
             return
+        self._head = b""
         self._head_done = True
         self._keep_alive = parser.should_keep_alive()
         try:
-            length = self._length = receiver.head(status, self._reason, self._headers)
+            length = self._length = receiver.head(status, lines)
         except UpstreamProtocolError as error:
             self._fail(error)
             return

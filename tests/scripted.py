@@ -8,9 +8,10 @@ Nothing is read ahead of the script: a peer that does not ask for bytes does not
         request = await conn.request()
         await conn.send(ok(b"hello"))
 
-    async with ScriptedEndpoint(script) as endpoint, await RawClient.connect(endpoint.port) as client:
-        await client.send(get("/"))
-        response = await client.response()
+    async with ScriptedEndpoint(script) as endpoint:
+        async with await RawClient.connect(endpoint.port) as client:
+            await client.send(get("/"))
+            response = await client.response()
 
 Every wait is bounded by ``TIMEOUT`` and then fails telling what has been received so far.
 """
@@ -42,14 +43,14 @@ Method = Literal["GET", "HEAD", "POST", "PUT", "OPTIONS", "CONNECT"]
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([^\x00-\x20\x7f]+) HTTP/(1\.[01])")
-_STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-5][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
+_STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
 _FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 _STRAY = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _LONGEST_LINE = 65536
 
 
-class Truncated(AssertionError):  # noqa: N818
+class Truncated(AssertionError):
     """The peer ended the connection inside a message."""
 
     def __init__(self, message: str, how: End, *, head: bytes = b"", body: bytes = b"") -> None:
@@ -557,9 +558,9 @@ class ScriptedEndpoint:
         """Until that many requests have been read whole, ever."""
         await self._until(lambda: len(self.requests) >= count, f"{count} requests")
 
-    async def wait_idle(self) -> None:
-        """Until no script is running: every connection accepted so far is over."""
-        await self._until(lambda: not self.open, "the end of its connections")
+    async def wait_open(self, at_most: int) -> None:
+        """Until only so many scripts are running, or fewer; 0: all connections are over."""
+        await self._until(lambda: len(self.open) <= at_most, f"at most {at_most} connections")
 
     async def told(self) -> object:
         """The next thing that a script told."""

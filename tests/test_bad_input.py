@@ -55,6 +55,25 @@ async def refused(user: RawClient, *statuses: int) -> Response:
     return response
 
 
+async def response_or_nothing(user: RawClient) -> Response | None:
+    """A whole response, or none because the connection ended; not one byte of a body that was
+    cut short."""
+    try:
+        return await user.response()
+    except Truncated as cut:
+        if cut.body:
+            raise
+        return None
+
+
+async def rest_of_body(user: RawClient) -> bytes:
+    """What is left of a body that was begun."""
+    body = b""
+    while piece := await user.body_some():
+        body += piece
+    return body
+
+
 async def works(client: MakeClient, proxy: RunningProxy, target: str = "/works") -> None:
     """The proxy answers the next request of somebody else."""
     user = await client(proxy.port)
@@ -243,10 +262,7 @@ class TestMessageSyntax:
         [
             b"rubbish\r\n\r\n",
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-            b"GET /\r\n\r\n",
             b"GET / \r\nHost: demo.local\r\n\r\n",
-            b"GET  / HTTP/1.1\r\nHost: demo.local\r\n\r\n",
-            b"GET /  HTTP/1.1\r\nHost: demo.local\r\n\r\n",
             b" GET / HTTP/1.1\r\nHost: demo.local\r\n\r\n",
             b"GET / http/1.1\r\nHost: demo.local\r\n\r\n",
             b"GET / HTTP/1.1 \r\nHost: demo.local\r\n\r\n",
@@ -287,6 +303,26 @@ class TestMessageSyntax:
         await refused(user, 400)
         assert peer.connections == 0
         await works(client, proxy)
+
+    @pytest.mark.parametrize("line", [b"GET  / HTTP/1.1", b"GET /  HTTP/1.1"])
+    async def test_blanks_between_the_words(
+        self, behind: Behind, client: MakeClient, line: bytes
+    ) -> None:
+        """RFC 9112, 3: they may be taken for one, but are not passed on."""
+        proxy, peer = await behind()
+        user = await client(proxy.port)
+        await user.send(line + b"\r\nHost: demo.local\r\n\r\n")
+        response = await user.response()
+        assert response.status in (200, 400)
+        assert [seen.target for seen in peer.requests] == [b"/"] * (response.status == 200)
+
+    async def test_no_version(self, behind: Behind, client: MakeClient) -> None:
+        """What HTTP/0.9 was."""
+        proxy, peer = await behind()
+        user = await client(proxy.port)
+        await user.send(b"GET /\r\n\r\n")
+        await refused(user, 400, 505)
+        assert peer.connections == 0
 
     @pytest.mark.parametrize("version", ["HTTP/2.0", "HTTP/0.9", "HTTP/3.0"])
     async def test_other_major_version(
@@ -481,13 +517,15 @@ class TestFraming:
         await works(client, proxy)
 
     async def test_transfer_coding_in_http_1_0(self, behind: Behind, client: MakeClient) -> None:
-        """RFC 9112, 6.1: its framing is faulty even if it could be read."""
+        """RFC 9112, 6.1: whoever wrote it does not know what it means, so nothing that follows
+        is believed."""
         proxy, peer = await behind()
         user = await client(proxy.port)
         data = request("POST", "/", HOST, CHUNKED, version="HTTP/1.0", body=chunked(b"hello"))
-        await user.send(data)
-        await refused(user, 400)
-        assert peer.connections == 0
+        await user.send(data + get("/smuggled"))
+        await refused(user, 200, 400)
+        assert all(seen.body == b"hello" for seen in peer.requests)
+        assert b"/smuggled" not in [seen.target for seen in peer.heads]
 
 
 BAD_CHUNKS = [
@@ -734,7 +772,6 @@ class TestBadAnswers:
             b"HTTP/1.1 200 OK\r\nX\xe9: a\r\nContent-Length: 5\r\n\r\nhello",
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
             b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\nhello",
-            b"HTTP/1.1 700 Odd\r\nContent-Length: 5\r\n\r\nhello",
         ],
     )
     async def test_what_is_let_through_is_mended(
@@ -810,8 +847,7 @@ class TestBadAnswers:
         assert await user.body_some() == b"good"
         seen.set()
         with pytest.raises(Truncated):
-            while await user.body_some():
-                pass
+            await rest_of_body(user)
         await works(client, proxy)
 
     @pytest.mark.parametrize("then_close", [True, False])
@@ -822,10 +858,8 @@ class TestBadAnswers:
         proxy, _ = await behind(answering_once(answer, then_close=then_close))
         user = await client(proxy.port)
         await user.send(get())
-        try:
-            assert (await user.response()).status == 502
-        except Truncated as cut:
-            assert cut.body == b""
+        head = await response_or_nothing(user)
+        assert head is None or head.status == 502
         await works(client, proxy)
 
 
@@ -958,15 +992,14 @@ class TestSmuggling:
         proxy, peer = await behind(telling)
         user = await client(proxy.port)
         await user.send(data)
-        head = method == "HEAD"
-        response = await user.response("HEAD" if head else "GET")
+        response = await user.response_head("HEAD" if method == "HEAD" else "GET")
         assert response.status in (200, 400, 501)
         if response.status != 200:
             assert response.closes
-            await user.closed()
+            await user.eof()
             assert peer.requests == []
-        elif not head:
-            assert response.body == b"echo /outer"
+        elif method != "HEAD":
+            assert await rest_of_body(user) == b"echo /outer"
         await works(client, proxy)
         targets = [seen.target for seen in peer.heads]
         assert b"/smuggled" not in targets

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import re
 import socket
 from collections.abc import Sequence
 from ipaddress import ip_network
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -19,7 +21,6 @@ from tests.scripted import (
     Field,
     RawClient,
     Response,
-    Truncated,
     answering,
     chunk,
     chunked,
@@ -208,16 +209,14 @@ class TestConnections:
         user = await client(proxy.port)
         await user.send(get())
         user.finish()
-        try:
-            assert (await user.response()).body == b"hello"
-        except Truncated as cut:
-            assert cut.head == b""
+        answer = await user.read_until_eof()
+        assert answer == b"" or answer.endswith(b"\r\n\r\nhello")
 
 
 class TestBodies:
     """RFC 9112, 6 and 7: framing is each connection's own."""
 
-    ANSWERS = {
+    ANSWERS: ClassVar = {
         "length": ok(b"hello"),
         "chunked": respond("200 OK", CHUNKED, body=chunked(b"hel", b"lo")),
         "close": respond("200 OK", CLOSE, body=b"hello"),
@@ -346,14 +345,22 @@ class TestBodies:
         assert (await asked(client, proxy, post(b""))).status == 200
         assert peer.requests[0].header("content-length") == b"0"
 
-    @pytest.mark.parametrize("method", ["PATCH", "PROPFIND", "M-SEARCH", "X!#$%&'*+.^_`|~9", "get"])
-    async def test_any_method(self, behind: Behind, client: MakeClient, method: str) -> None:
-        """RFC 9110, 9.1: a token, with case; unknown ones are the endpoint's affair."""
+    @pytest.mark.parametrize("method", ["PATCH", "PUT", "DELETE", "PROPFIND", "M-SEARCH", "QUERY"])
+    async def test_methods(self, behind: Behind, client: MakeClient, method: str) -> None:
+        """RFC 9110, 9.1."""
         proxy, peer = await behind()
         data = request(method, "/", HOST, ("Content-Length", "4"), body=b"body")
         assert (await asked(client, proxy, data)).status == 200
         assert peer.requests[0].method == method.encode()
         assert peer.requests[0].body == b"body"
+
+    @pytest.mark.parametrize("method", ["get", "X", "X!#$%&'*+.^_`|~9", "BREW"])
+    async def test_unknown_methods(self, behind: Behind, client: MakeClient, method: str) -> None:
+        """RFC 9110, 9.1: passed as they are, or refused."""
+        proxy, peer = await behind()
+        status = (await asked(client, proxy, request(method, "/", HOST))).status
+        assert status in (200, 400, 501)
+        assert [seen.method for seen in peer.requests] == [method.encode()] * (status == 200)
 
 
 class TestBodiless:
@@ -459,7 +466,9 @@ class TestBodiless:
             assert response.header("content-length") == b"0"
             assert response.body == b""
 
-    @pytest.mark.parametrize("status", ["200 ", "299 Odd but fine", "404 Pas trouv\xe9", "599 X"])
+    @pytest.mark.parametrize(
+        "status", ["200 ", "299 Odd but fine", "404 Pas trouv\xe9", "599 X", "700 Odd"]
+    )
     async def test_status_line_is_kept(
         self, behind: Behind, client: MakeClient, status: str
     ) -> None:
@@ -653,10 +662,8 @@ class TestInterim:
         user = await client(proxy.port)
 
         async def upload() -> None:
-            try:
+            with contextlib.suppress(ConnectionError):  # it need not be read to its end
                 await user.send(post(bytes(8 << 20)))
-            except ConnectionError:
-                pass  # it need not be read to its end
 
         sending = asyncio.create_task(upload())
         response = await user.response()
@@ -669,7 +676,7 @@ class TestInterim:
 class TestFields:
     """RFC 9110, 5.3 and 7.6.1: fields pass as they are, but for those of the connection."""
 
-    SENT = [
+    SENT: ClassVar = [
         ("X-Test-B", "1"),
         ("x-test-a", "2"),
         ("X-TEST-B", "3"),
@@ -789,7 +796,7 @@ class TestFields:
         assert peer.requests[0].values("proxy") == []
 
 
-TARGET_BYTES = bytes(set(range(0x21, 0x100)) - {0x7F, ord("#")})
+TARGET_BYTES = bytes(set(range(0x21, 0x7F)) - {ord("#")})
 
 
 class TestTargets:
@@ -819,7 +826,6 @@ class TestTargets:
             b"/:80/@x",
             b"/http://evil.example/",
             b"/?http://evil.example/#"[:-1],
-            b"/\xc3\xa9?\xe9=\xff",
             b'/"<>\\^`{|}',
             b"/[::1]/",
             b"/" + b"a" * 4000,
@@ -829,6 +835,15 @@ class TestTargets:
         proxy, peer = await behind()
         assert (await asked(client, proxy, get(target))).status == 200
         assert peer.requests[0].target == target
+
+    @pytest.mark.parametrize("target", [b"/\xc3\xa9", b"/?\xe9=\xff", b"/\x80\xff/a"])
+    async def test_not_ascii(self, behind: Behind, client: MakeClient, target: bytes) -> None:
+        """RFC 3986 has no such bytes in a target, browsers' URLs have: passed as they are, or
+        refused, never altered."""
+        proxy, peer = await behind()
+        status = (await asked(client, proxy, get(target))).status
+        assert status in (200, 400)
+        assert [seen.target for seen in peer.requests] == [target] * (status == 200)
 
     @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.lists(st.sampled_from(TARGET_BYTES), max_size=20), min_size=1, max_size=5))
@@ -947,7 +962,7 @@ class TestTargets:
 class TestForwarded:
     """X-Forwarded-*: what the proxy knows, not what strangers say."""
 
-    LIES = [
+    LIES: ClassVar = [
         ("X-Forwarded-For", "6.6.6.6"),
         ("x-forwarded-for", "7.7.7.7"),
         ("X-Forwarded-Proto", "https"),

@@ -364,7 +364,7 @@ class TestEnds:
         else:
             user.abort()
         assert await peer.told() == how
-        await peer.wait_idle()
+        await peer.wait_open(0)
         assert peer.requests == []
 
     @pytest.mark.parametrize("how", ["eof", "reset"])
@@ -380,7 +380,7 @@ class TestEnds:
             assert await user.closed() == "eof"
         else:
             user.abort()
-        await peer.wait_idle()
+        await peer.wait_open(0)
 
     async def test_bytes_before_the_end(self, endpoint: MakeEndpoint, client: MakeClient) -> None:
         user = await answered(client, await endpoint(), ok(b"hello") + b"surplus")
@@ -401,7 +401,7 @@ class TestEnds:
         user = await client(peer.port)
         await user.read(1 << 16)
         user.abort()
-        await peer.wait_idle()
+        await peer.wait_open(0)
 
 
 class TestEndpoint:

@@ -103,7 +103,7 @@ _DRAWS = 32
 class ConsistentHashBalancer:
     """Draining endpoints are not in the table: their keys have moved on."""
 
-    strips: Collection[bytes] = ()
+    strips: frozenset[bytes] = frozenset()
 
     def __init__(
         self, key: Key, members: Members, table: SlotTable[Endpoint], fallback: Balancer
@@ -152,8 +152,9 @@ class GeneratedCookie:
     due: bool = True
 
     def values(self, answered: Sequence[bytes], secure: bool) -> Sequence[bytes]:
-        """The generated cookie, unless the app sets one of that name, which must not be lost."""
+        """The generated cookie, always. If the app sets one of that name, ours comes after it and
+        is the one that user agents keep, as with Istio: the client's next request must carry the
+        value that this one was hashed by. Apps with a cookie of that name of their own want
+        ``sticky_session_cookie`` instead."""
         key = self.key
-        if any(cookies.set_cookie_name(value) == key.name for value in answered):
-            return ()
         return (cookies.generated_cookie(key.name, self.value, key.ttl or 0, key.path),)

@@ -19,7 +19,7 @@ and its endpoint may come back.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -75,38 +75,44 @@ class CookieBalancer:
         table: SlotTable[Endpoint],
         fallback: Balancer,
     ) -> None:
+        name, companion = policy.name, policy.companion
         self.table = table
         self.fallback = fallback
-        self.strips: Collection[bytes] = frozenset((policy.name, policy.companion))
+        self.strips = frozenset((name, companion))
         self._policy = policy
-        self._name = policy.name
-        self._companion = policy.companion
-        # Sessions under way, which is nearly every request, get a Pick that is ready.
-        self._by_companion = self._prebuilt(members, Held.VALID)
-        self._by_name = self._prebuilt(members, Held.NOTHING)
-        self._down = frozenset(endpoint.pin for endpoint in members.down)
-
-    def _prebuilt(self, members: Members, held: Held) -> dict[bytes, Pick]:
-        policy = self._policy
-        return {
-            e.pin: Pick(e, Affinity.PINNED, PinIssue(policy, e.pin, held))
-            for e in members.usable + members.draining
-        }
+        self._name = name
+        self._companion = companion
+        self._by_pin = {e.pin: e for e in members.usable + members.draining}
+        self._down = frozenset(e.pin for e in members.down)
+        self._pinned_by_companion = _Picks(policy, Affinity.PINNED, Held.VALID, None)
+        self._pinned_by_name = _Picks(policy, Affinity.PINNED, Held.NOTHING, None)
+        self._hashed = _Picks(policy, Affinity.HASHED, Held.NOTHING, companion)
+        self._new = _Picks(policy, Affinity.NEW, Held.NOTHING, name)
 
     def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:
         """The endpoint that the client is pinned to, else a new choice and its pin; None if there
         is no endpoint outside ``tried``."""
         companions = request.cookies(self._companion)
-        pick = _first_that_resolves(companions, self._by_companion, tried)
-        if pick is not None:
-            return pick
+        endpoint = self._first_that_resolves(companions, tried)
+        if endpoint is not None:
+            return self._pinned_by_companion[endpoint]
         named = request.cookies(self._name)
-        pick = _first_that_resolves(named, self._by_name, tried)
-        if pick is None:
+        endpoint = self._first_that_resolves(named, tried)
+        if endpoint is None:
             return self._choose(request, companions, named, tried)
-        if companions:
-            return self._owing(pick.endpoint, Affinity.PINNED, Held.STALE, self._companion)
-        return pick
+        if not companions:
+            return self._pinned_by_name[endpoint]
+        issue = PinIssue(self._policy, endpoint.pin, Held.STALE, self._companion)
+        return Pick(endpoint, Affinity.PINNED, issue)
+
+    def _first_that_resolves(
+        self, values: Sequence[bytes], tried: Collection[Endpoint]
+    ) -> Endpoint | None:
+        for value in values:
+            endpoint = self._by_pin.get(value.strip(b'"'))  # some clients send all values quoted
+            if endpoint is not None and endpoint not in tried:
+                return endpoint
+        return None
 
     def _choose(
         self,
@@ -115,24 +121,32 @@ class CookieBalancer:
         named: Sequence[bytes],
         tried: Collection[Endpoint],
     ) -> Pick | None:
-        stale = [*companions, *filter(looks_like_pin, named)]
-        app_value = next((value for value in named if not looks_like_pin(value)), None)
+        stale = list(companions)
+        app_value = None
+        for value in named:
+            if looks_like_pin(value):
+                stale.append(value)
+            elif app_value is None:
+                app_value = value
+
         if app_value is not None:
             endpoint = self.table.owner(app_value, tried)
-            affinity = Affinity.HASHED
         else:
             chosen = self.fallback.pick(request, tried)
-            endpoint = chosen.endpoint if chosen is not None else None
-            affinity = Affinity.NEW
+            endpoint = None if chosen is None else chosen.endpoint
         if endpoint is None:
             return None
-        if stale:
-            affinity = self._why_repinned(stale, tried)
-        held = Held.STALE if companions else Held.NOTHING
-        use_companion = companions or app_value is not None
-        return self._owing(
-            endpoint, affinity, held, self._companion if use_companion else self._name
+        if not stale:
+            return self._new[endpoint] if app_value is None else self._hashed[endpoint]
+
+        name_is_free = not companions and app_value is None
+        issue = PinIssue(
+            self._policy,
+            endpoint.pin,
+            held=Held.STALE if companions else Held.NOTHING,
+            owed=self._name if name_is_free else self._companion,
         )
+        return Pick(endpoint, self._why_repinned(stale, tried), issue)
 
     def _why_repinned(self, stale: Sequence[bytes], tried: Collection[Endpoint]) -> Affinity:
         pins = {value.strip(b'"') for value in stale}
@@ -140,21 +154,8 @@ class CookieBalancer:
             return Affinity.REPINNED_FAILED
         return Affinity.REPINNED_GONE if pins.isdisjoint(self._down) else Affinity.REPINNED_DOWN
 
-    def _owing(self, endpoint: Endpoint, affinity: Affinity, held: Held, owed: bytes) -> Pick:
-        return Pick(endpoint, affinity, PinIssue(self._policy, endpoint.pin, held, owed))
-
     def __repr__(self) -> str:
-        return f"<CookieBalancer {self._name.decode()}, {len(self._by_name)} pins>"
-
-
-def _first_that_resolves(
-    values: Sequence[bytes], picks: Mapping[bytes, Pick], tried: Collection[Endpoint]
-) -> Pick | None:
-    for value in values:
-        pick = picks.get(value.strip(b'"'))  # some clients send all values quoted
-        if pick is not None and pick.endpoint not in tried:
-            return pick
-    return None
+        return f"<CookieBalancer {self._name.decode()}, {len(self._by_pin)} pins>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ class PinIssue:
     pin: bytes
     held: Held
     """The companion that came with the request."""
-    owed: bytes | None = None
+    owed: bytes | None
     """The name to issue the pin under if the app does not set its own cookie."""
 
     @property
@@ -188,6 +189,24 @@ class PinIssue:
         if self.held is Held.VALID and not cookies.has_lifetime(app_cookie):
             return ()
         return (cookies.companion_cookie(policy.companion, self.pin, app_cookie),)
+
+
+class _Picks(dict[Endpoint, Pick]):
+    """The picks of one kind, by endpoint: each is made when first needed, and kept."""
+
+    def __init__(
+        self, policy: CookiePolicy, affinity: Affinity, held: Held, owed: bytes | None
+    ) -> None:
+        super().__init__()
+        self._policy = policy
+        self._affinity = affinity
+        self._held = held
+        self._owed = owed
+
+    def __missing__(self, endpoint: Endpoint) -> Pick:
+        issue = PinIssue(self._policy, endpoint.pin, self._held, self._owed)
+        pick = self[endpoint] = Pick(endpoint, self._affinity, issue)
+        return pick
 
 
 def _last_that_sets(name: bytes, answered: Sequence[bytes]) -> bytes | None:

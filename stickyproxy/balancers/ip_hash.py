@@ -27,7 +27,7 @@ class IpHashPolicy:
 class IpHashBalancer:
     """Draining endpoints are not in the table: their clients have moved on."""
 
-    strips: Collection[bytes] = ()
+    strips: frozenset[bytes] = frozenset()
 
     def __init__(self, members: Members, table: SlotTable[Endpoint]) -> None:
         self.table = table

@@ -27,7 +27,7 @@ class RoundRobinPolicy:
 class RoundRobinBalancer:
     """``cursor`` is the place of the endpoint whose turn was last."""
 
-    strips: Collection[bytes] = ()
+    strips: frozenset[bytes] = frozenset()
 
     def __init__(self, members: Members, cursor: int) -> None:
         self.cursor = cursor
