@@ -145,8 +145,6 @@ class Exchange:
     async def _forward(self, request: ClientRequest) -> bool:
         """Route, pick, send; see the top of this file for when it is done again. Returns
         whether the client connection may serve another request. Raises BadRequest."""
-        if request.method == "CONNECT":
-            raise BadRequest(405, "CONNECT is for forward proxies; this is a reverse proxy")
         proxy = self.proxy
         tried: tuple[Endpoint, ...] = ()
         fresh = False

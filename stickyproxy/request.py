@@ -92,7 +92,8 @@ class ClientRequest:
         self.message = message
         self.payload = payload
         self.method = message.method
-        self.http11 = message.version == HttpVersion11
+        version: tuple[int, int] = message.version
+        self.http11 = version == HttpVersion11
         # aiohttp stops parsing at a request to upgrade; if it is declined, so be it.
         self.keep_alive = not (message.should_close or message.upgrade)
         self.chunked = message.chunked
@@ -110,12 +111,12 @@ class ClientRequest:
         self._cookies: tuple[bytes, ...] = ()
         self._forwarded: dict[bytes, bytes] | None = None
         self._take_headers(message.raw_headers)
-        if not self.http11 and message.version != HttpVersion10:
-            raise BadRequest(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        if not self.http11 and version != HttpVersion10:
+            status = 400 if version < HttpVersion10 else 505
+            raise BadRequest(status, "only HTTP/1.0 and HTTP/1.1 are spoken here")
         if not self.target.startswith(b"/"):
             self._take_special_target()
-        if self._forwarded is not None:
-            self._believe(self._forwarded)
+        self._believe()
 
     def _take_headers(self, raw_headers: Sequence[tuple[bytes, bytes]]) -> None:
         lines = self._lines
@@ -160,6 +161,8 @@ class ClientRequest:
     def _take_special_target(self) -> None:
         """Absolute form, whose authority replaces the Host field (RFC 9112 section 3.2.2), or
         the asterisk of OPTIONS."""
+        if self.method == "CONNECT":
+            raise BadRequest(405, "CONNECT is for forward proxies; this is a reverse proxy")
         if self.target == b"*" and self.method == "OPTIONS":
             return
         absolute = split_absolute(self.target)
@@ -169,9 +172,12 @@ class ClientRequest:
         self._lines = [line for line in self._lines if line[:5].lower() != b"host:"]
         self._lines.insert(0, b"Host: " + self.host)
 
-    def _believe(self, forwarded: dict[bytes, bytes]) -> None:
+    def _believe(self) -> None:
         """Take over what a trusted proxy says about the client."""
         peer = self._peer
+        forwarded = self._forwarded
+        if forwarded is None:
+            return
         chain = forwarded.get(b"x-forwarded-for", b"").decode("latin-1")
         if chain:
             self.client_address = peer.trusted_proxies.client_of(chain, peer.address)

@@ -8,8 +8,10 @@ brought in one write.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from stickyproxy.errors import UpstreamProtocolError
@@ -121,7 +123,8 @@ class Relay:
                 head.append(line)
             elif kind == Kind.CONTENT_LENGTH:
                 length = int(value)
-                head.append(line)
+                if status != 204:  # it has no body to have a length (RFC 9110 section 8.6)
+                    head.append(line)
             elif kind == Kind.SET_COOKIE:
                 set_cookies.append(value.strip(b" \t"))
                 head.append(line)
@@ -140,9 +143,9 @@ class Relay:
         if status == 101:
             self._check_switch()
             length = 0
-        elif self.bodiless or status in (204, 304):
-            length = max(length, 0)
-        elif length < 0:
+        elif status in (204, 304):
+            length = 0
+        elif length < 0 and not self.bodiless:
             self._frame(head)
         self._add_own_fields(head, status, set_cookies)
         self._out.append(b"\r\n".join(head))
@@ -233,8 +236,16 @@ class Relay:
         return upstream_lines((*self._attempts, last))
 
 
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: ([^\r\n]*))?")
+_CONTROLS = bytes(c for c in range(32) if c != 9) + b"\x7f"
+
+
+@lru_cache(256)
 def _as_http11(status_line: bytes) -> bytes:
-    """A proxy speaks its own version (RFC 9110 section 6.2), whatever the endpoint spoke."""
-    if status_line.startswith(b"HTTP/1.1 "):
-        return status_line
-    return b"HTTP/1.1 " + status_line.partition(b" ")[2]
+    """A proxy speaks its own version (RFC 9110 section 6.2), whatever the endpoint spoke. Raises
+    UpstreamProtocolError for other versions than 1.0 and 1.1."""
+    match = _STATUS_LINE.fullmatch(status_line)
+    if match is None:
+        raise UpstreamProtocolError("its status line is not HTTP/1.x")
+    status, reason = match.groups(b"")
+    return b"HTTP/1.1 " + status + b" " + reason.translate(None, _CONTROLS)

@@ -266,6 +266,7 @@ class TestLargeBodies:
                 total += len(piece)
             assert total == BLOCKS * len(BLOCK)
             assert proxy.memory("VmHWM") - before < MAY_GROW
+            user.close()
 
     @pytest.mark.parametrize("framing", ["length", "chunked"])
     async def test_upload(
@@ -308,3 +309,4 @@ class TestLargeBodies:
             assert (await user.response()).header("x-total") == str(size).encode()
             await sending
             assert proxy.memory("VmHWM") - before < MAY_GROW
+            user.close()
