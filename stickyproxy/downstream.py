@@ -173,9 +173,9 @@ class ClientConnection(RequestHandler):
 
     def source_ended(self) -> None:
         """The answer's upstream connection is free: our slow client must not hold it back."""
-        source, self.source = self.source, None
-        if source is not None and self._paused:
-            source.resume_reading()
+        if self._paused and self.source is not None:
+            self.source.resume_reading()
+        self.source = None
 
     def tunnel_into(self, tunnel: UpgradeTunnel) -> None:
         """Feed the tunnel all that the client sends from now on, and what it sent ahead."""
@@ -266,7 +266,7 @@ class ClientConnection(RequestHandler):
             self._payload = payload
             keep = await serve(self, message, payload)
             self._payload = None
-            if not payload.is_eof():
+            if payload is not EMPTY_PAYLOAD and not payload.is_eof():
                 keep = await self._discard(payload) and keep
             if self._paused:
                 await self._drain()

@@ -26,7 +26,7 @@ from stickyproxy.headers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.streams import StreamReader
@@ -64,6 +64,7 @@ class ClientRequest:
     """One request. Implements ``model.Request``."""
 
     __slots__ = (
+        "_cookie_line",
         "_cookies",
         "_forwarded",
         "_lines",
@@ -109,16 +110,21 @@ class ClientRequest:
         self.target = message.path.encode("utf-8", "surrogateescape")
         self._lines: list[bytes] = []
         self._cookies: tuple[bytes, ...] = ()
+        self._cookie_line = 0
         self._forwarded: dict[bytes, bytes] | None = None
-        self._take_headers(message.raw_headers)
+        believed = self._take_headers(message.raw_headers)
         if not self.http11 and version != HttpVersion10:
             status = 400 if version < HttpVersion10 else 505
             raise BadRequest(status, "only HTTP/1.0 and HTTP/1.1 are spoken here")
         if not self.target.startswith(b"/"):
             self._take_special_target()
-        self._believe()
+        if believed:
+            self._believe(believed)
 
-    def _take_headers(self, raw_headers: Sequence[tuple[bytes, bytes]]) -> None:
+    def _take_headers(
+        self, raw_headers: Sequence[tuple[bytes, bytes]]
+    ) -> dict[bytes, bytes] | None:
+        """Sort the fields; returns the forwarding fields of a trusted proxy."""
         lines = self._lines
         kinds = REQUEST_KINDS
         named: frozenset[bytes] = frozenset()
@@ -131,6 +137,7 @@ class ClientRequest:
                 lines.append(name + b": " + value)
             elif kind == Kind.COOKIE:
                 self._cookies = (*self._cookies, value)
+                self._cookie_line = len(lines)
                 lines.append(name + b": " + value)
             elif kind == Kind.CONNECTION:
                 named |= named_in_connection(value)
@@ -146,6 +153,7 @@ class ClientRequest:
             self._drop_named(named)
         if self.upgrade is not None and not self.message.upgrade:
             self.upgrade = None  # no "Connection: upgrade" along with it
+        return self._forwarded
 
     def _note_forwarded(self, name: bytes, value: bytes) -> None:
         if self._forwarded is None:
@@ -158,6 +166,13 @@ class ClientRequest:
     def _drop_named(self, named: frozenset[bytes]) -> None:
         self._lines = [line for line in self._lines if line.partition(b":")[0].lower() not in named]
 
+    def _keep_lines(self, keep: Callable[[bytes], bool]) -> None:
+        """Drop the fields whose lower-case name is not to be kept."""
+        names = [line.partition(b":")[0].lower() for line in self._lines]
+        self._lines = [line for name, line in zip(names, self._lines, strict=True) if keep(name)]
+        if self._cookies:
+            self._cookie_line = [name for name in names if keep(name)].index(b"cookie")
+
     def _take_special_target(self) -> None:
         """Absolute form, whose authority replaces the Host field (RFC 9112 section 3.2.2), or
         the asterisk of OPTIONS."""
@@ -169,15 +184,12 @@ class ClientRequest:
         if absolute is None:
             raise BadRequest(400, "the request target is neither a path nor an http URL")
         self.host, self.target = absolute
-        self._lines = [line for line in self._lines if line[:5].lower() != b"host:"]
-        self._lines.insert(0, b"Host: " + self.host)
+        self._keep_lines(lambda name: name != b"host")
+        self._lines.append(b"Host: " + self.host)
 
-    def _believe(self) -> None:
+    def _believe(self, forwarded: dict[bytes, bytes]) -> None:
         """Take over what a trusted proxy says about the client."""
         peer = self._peer
-        forwarded = self._forwarded
-        if forwarded is None:
-            return
         chain = forwarded.get(b"x-forwarded-for", b"").decode("latin-1")
         if chain:
             self.client_address = peer.trusted_proxies.client_of(chain, peer.address)
@@ -243,13 +255,13 @@ class ClientRequest:
         return b"".join(parts)
 
     def _without_pins(self, strips: frozenset[bytes]) -> list[bytes]:
-        lines = []
-        for line in self._lines:
-            if line[:7].lower() != b"cookie:":
-                lines.append(line)
-            elif (value := cookies.without_pins(line[8:], strips)) is not None:
-                lines.append(line[:8] + value)
-        return lines
+        if len(self._cookies) == 1:
+            at = self._cookie_line
+            lines = self._lines.copy()
+            lines[at : at + 1] = _cookie_lines(self._cookies, strips)
+            return lines
+        lines = [line for line in self._lines if line[:7].lower() != b"cookie:"]
+        return lines + _cookie_lines(self._cookies, strips)
 
     def _extended(self, theirs: dict[bytes, bytes]) -> bytes:
         """Forwarding fields when a trusted proxy sent some: its chain plus itself."""
@@ -271,6 +283,11 @@ class ClientRequest:
                 theirs.get(b"x-forwarded-host", self.host),
             )
         )
+
+
+def _cookie_lines(headers: Iterable[bytes], strips: frozenset[bytes]) -> list[bytes]:
+    kept = [cookies.without_pins(header, strips) for header in headers]
+    return [b"Cookie: " + header for header in kept if header is not None]
 
 
 def _forwarded_lines(chain: str, client: str, scheme: str, port: int) -> bytes:

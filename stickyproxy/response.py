@@ -167,26 +167,26 @@ class Relay:
         if self._chunked:
             self._out.append(b"0\r\n\r\n")
         self._client.source_ended()
-        self._finish(None)
+        if not self.done.done():
+            self.done.set_result(None)
 
     def flush(self) -> None:
         """Write what has come together."""
         out = self._out
         if out:
-            self._client.write(out[0] if len(out) == 1 else b"".join(out))
-            out.clear()
+            transport = self._client.transport
+            if transport is not None:  # else the client is gone, and is told nothing
+                transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self._out = []
 
     def failed(self, error: Exception) -> None:
         """There will be no more."""
-        self._out.clear()
+        self._out = []
         self._client.source_ended()
-        self._finish(error)
-
-    # ---
-
-    def _finish(self, error: Exception | None) -> None:
         if not self.done.done():
             self.done.set_result(error)
+
+    # ---
 
     def _frame(self, head: list[bytes]) -> None:
         """A body of unknown length: in chunks, or for HTTP/1.0 until the connection ends."""
@@ -207,7 +207,7 @@ class Relay:
         upstream = self._client.source
         assert upstream is not None
         self.tunnel = UpgradeTunnel(self._client, upstream)
-        self._finish(None)
+        self.done.set_result(None)
 
     def _add_own_fields(self, head: list[bytes], status: int, set_cookies: list[bytes]) -> None:
         request = self._request
