@@ -94,12 +94,16 @@ class App:
         if self._access_log is not None:
             self._access_log.close()
 
-    async def run_until_signalled(self) -> None:
-        """Serve until SIGTERM or SIGINT; SIGHUP reloads. A second signal ends at once."""
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT end ``run_until_signalled``, a second one the process; SIGHUP
+        reloads."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+
+    async def run_until_signalled(self) -> None:
+        """Serve until a signal, then stop gracefully."""
         await self._stop.wait()
         log.info("stopping: requests under way get %g s", self._config.proxy.grace_period)
         await self.stop()

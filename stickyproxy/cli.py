@@ -146,6 +146,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 async def _serve_until_signalled(settings: Config, path: Path) -> None:
     app = App(settings, path)
+    app.handle_signals()
     addresses = await app.start()
     logging.getLogger("stickyproxy").info(
         "%s serves %d services on %s",
@@ -198,6 +199,7 @@ async def _demo_until_signalled(
             running.append(await DemoReplica.start(options))
         addresses = [replica.address for replica in running]
         app = App(_demo_config(port, policy, addresses))
+        app.handle_signals()
         try:
             bound = await app.start()
         except ListenError as error:
@@ -251,14 +253,10 @@ def _demo_app(options: argparse.Namespace) -> int:
 
 
 async def _demo_app_until_signalled(options: DemoOptions, address: str) -> None:
-    replica = await DemoReplica.start(options, address)
-    print(f"demo replica {options.instance} is ready on http://{replica.address}", flush=True)
-    await _signalled()
-    await replica.stop()
-
-
-async def _signalled() -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    replica = await DemoReplica.start(options, address)
+    print(f"demo replica {options.instance} is ready on http://{replica.address}", flush=True)
     await stop.wait()
+    await replica.stop()

@@ -100,6 +100,7 @@ class Exchange:
         "attempts",
         "client",
         "id",
+        "message",
         "pick",
         "proxy",
         "relay",
@@ -114,6 +115,7 @@ class Exchange:
         self.client = client
         self.started = monotonic()
         self.id = b"%032x" % _IDS(128)
+        self.message: RawRequestMessage | None = None
         self.request: ClientRequest | None = None
         self.pick: Pick | None = None
         self.relay: Relay | None = None
@@ -127,6 +129,7 @@ class Exchange:
     async def run(self, message: RawRequestMessage, payload: StreamReader) -> bool:
         """Answer the request, whatever happens. Returns whether the client connection may serve
         another."""
+        self.message = message
         try:
             request = ClientRequest(self.client.peer, message, payload, self.id)
             self.request = request

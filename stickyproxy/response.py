@@ -123,7 +123,7 @@ class Relay:
                 head.append(line)
             elif kind == Kind.CONTENT_LENGTH:
                 length = int(value)
-                if status != 204:  # it has no body to have a length (RFC 9110 section 8.6)
+                if status not in (101, 204):  # no body, no length (RFC 9110 section 8.6)
                     head.append(line)
             elif kind == Kind.SET_COOKIE:
                 set_cookies.append(value.strip(b" \t"))
@@ -141,7 +141,7 @@ class Relay:
         if named:
             head[1:] = [line for line in head[1:] if line.partition(b":")[0].lower() not in named]
         if status == 101:
-            self._check_switch()
+            self._check_switch(lines)
             length = 0
         elif status in (204, 304):
             length = 0
@@ -196,9 +196,12 @@ class Relay:
         else:
             self.close_client = True
 
-    def _check_switch(self) -> None:
+    def _check_switch(self, lines: list[bytes]) -> None:
         if self._request.upgrade is None:
             raise UpstreamProtocolError("it switched protocols unasked")
+        fields = b"\n".join(lines).lower()
+        if not re.search(rb"\nconnection:[^\n]*\bupgrade\b", fields) or b"\nupgrade:" not in fields:
+            raise UpstreamProtocolError("its 101 does not say what it switches to")
         self.close_client = True
 
     def _open_tunnel(self) -> None:

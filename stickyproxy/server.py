@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -40,6 +41,8 @@ class Server:
     def __init__(self, clients: ClientServer) -> None:
         self._clients = clients
         self._sockets: list[socket.socket] = []
+        self._files: dict[str, int] = {}
+        """Unix sockets that we made, and their inodes."""
         self._connecting: set[asyncio.Task[object]] = set()
 
     async def listen(self, addresses: Iterable[Address]) -> list[str]:
@@ -48,6 +51,8 @@ class Server:
         try:
             for address in addresses:
                 self._sockets += await _open(address)
+                if address.path is not None:
+                    self._files[address.path] = os.stat(address.path).st_ino
         except ListenError:
             self.stop_accepting()
             raise
@@ -61,10 +66,13 @@ class Server:
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             loop.remove_reader(sock.fileno())
-            if sock.family == socket.AF_UNIX:
-                os.unlink(sock.getsockname())
             sock.close()
         self._sockets.clear()
+        for path, inode in self._files.items():
+            with contextlib.suppress(OSError):  # somebody was faster
+                if os.stat(path).st_ino == inode:
+                    os.unlink(path)
+        self._files.clear()
 
     async def drain(self, grace: float) -> int:
         """Stop accepting and let requests under way finish for up to ``grace`` seconds. Returns
