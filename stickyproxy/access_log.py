@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from stickyproxy.errors import ListenError
+from stickyproxy.headers import seconds
 
 if TYPE_CHECKING:
     from stickyproxy.proxy import Exchange
@@ -123,7 +124,7 @@ class Record:
     def _note_answer(self, exchange: Exchange) -> None:
         relay = exchange.relay
         pick = exchange.pick
-        self.service = "" if pick is None else pick.endpoint.service
+        self.service = exchange.service if pick is None else pick.endpoint.service
         self.affinity = "none" if pick is None else pick.affinity.value
         addresses = [attempt.address for attempt in exchange.attempts]
         times = [attempt.seconds for attempt in exchange.attempts]
@@ -137,7 +138,7 @@ class Record:
         else:
             self.status, self.bytes = CLIENT_GONE, 0
         self.upstream_addr = ", ".join(addresses)
-        self.upstream_seconds = ", ".join(f"{t:.3f}" for t in times)
+        self.upstream_seconds = b", ".join(map(seconds, times)).decode()
 
     def _note_request(self, exchange: Exchange) -> None:
         request = exchange.request

@@ -23,18 +23,23 @@ from stickyproxy.upstream import Upstreams
 
 log = logging.getLogger("stickyproxy")
 
-WATCH_SECONDS = 1.0
-"""How often the configuration file is looked at for changes."""
+WATCH_SECONDS = 0.5
+"""How often the configuration file is looked at for changes. It must look the same twice before
+it is read: half of a file that is being written can be a valid one, with half of the services."""
+
+
+Fingerprint = tuple[int, int, int]
 
 
 class App:
     """One proxy process. ``start`` it inside a running event loop, and ``stop`` it."""
 
-    def __init__(self, settings: Config, path: Path | None = None) -> None:
-        """``path``: the file the configuration came from, watched for changes. Raises
-        ListenError if the access log cannot be opened."""
+    def __init__(self, settings: Config) -> None:
+        """Raises ListenError if the access log cannot be opened."""
         self._config = settings
-        self._path = path
+        self._path: Path | None = None
+        self._read: Fingerprint | None = None
+        """What the configuration file looked like when it was read."""
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         proxy = settings.proxy
@@ -62,6 +67,19 @@ class App:
                 TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix),
             )
         )
+
+    @classmethod
+    def from_file(cls, path: Path) -> App:
+        """Configured by a file, which is watched for changes. Raises ConfigError, ListenError."""
+        fingerprint = _fingerprint(path)
+        app = cls(config.load(path))
+        app._path, app._read = path, fingerprint
+        return app
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._config
 
     async def start(self) -> list[str]:
         """Publish the services and open the listeners; returns their addresses. Raises
@@ -112,6 +130,7 @@ class App:
         """Read the configuration file again. A bad one changes nothing and is reported."""
         if self._path is None:
             return
+        self._read = _fingerprint(self._path)
         try:
             new = config.load(self._path)
         except ConfigError as error:
@@ -143,16 +162,16 @@ class App:
 
     async def _watch(self, path: Path) -> None:
         """Reload when the file changes; where editors and config tools replace it, too."""
-        seen = _fingerprint(path)
+        before = self._read
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             now = _fingerprint(path)
-            if now != seen and now is not None:
-                seen = now
+            if now is not None and now == before and now != self._read:
                 self.reload()
+            before = now
 
 
-def _fingerprint(path: Path) -> tuple[int, int, int] | None:
+def _fingerprint(path: Path) -> Fingerprint | None:
     try:
         found = path.stat()
     except OSError:

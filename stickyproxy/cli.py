@@ -141,17 +141,17 @@ def _run(main_coroutine: Coroutine[object, object, None]) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    return _run(_serve_until_signalled(config.load(options.config), options.config))
+    return _run(_serve_until_signalled(options.config))
 
 
-async def _serve_until_signalled(settings: Config, path: Path) -> None:
-    app = App(settings, path)
+async def _serve_until_signalled(path: Path) -> None:
+    app = App.from_file(path)
     app.handle_signals()
     addresses = await app.start()
     logging.getLogger("stickyproxy").info(
         "%s serves %d services on %s",
         build_info.server_info(),
-        len(settings.services),
+        len(app.config.services),
         ", ".join(addresses),
     )
     await app.run_until_signalled()

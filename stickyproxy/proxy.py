@@ -78,6 +78,14 @@ class Proxy:
         self.info = info
         self.retry_seconds = retry_seconds
         self.access_log = access_log
+        self._complained: dict[str, int] = {}
+
+    def complain(self, cluster: Cluster, error: Exception) -> None:
+        """Log a failed request; at most one per service and second, for it may be all of them."""
+        now = int(monotonic())
+        if self._complained.get(cluster.name) != now:
+            self._complained[cluster.name] = now
+            log.warning("service %s: %s", cluster.name, error)
 
     def handle(
         self, client: ClientConnection, message: RawRequestMessage, payload: StreamReader
@@ -106,6 +114,7 @@ class Exchange:
         "relay",
         "request",
         "sent",
+        "service",
         "started",
         "status",
     )
@@ -125,6 +134,8 @@ class Exchange:
         """Status of an answer of our own; 0 if an endpoint answered."""
         self.sent = 0
         """Body bytes of an answer of our own."""
+        self.service = ""
+        """Who answers for the service when no endpoint does."""
 
     async def run(self, message: RawRequestMessage, payload: StreamReader) -> bool:
         """Answer the request, whatever happens. Returns whether the client connection may serve
@@ -162,6 +173,7 @@ class Exchange:
                 return self._answer_redirect(request, route)
             pick = self.pick = cluster.balancer.pick(request, tried)
             if pick is None:
+                self.service = cluster.name
                 return self._answer_nobody(request, cluster, error)
             endpoint = pick.endpoint
             pool: Pool = endpoint.pool  # type: ignore[assignment]
@@ -208,8 +220,9 @@ class Exchange:
         head = request.upstream_head(target, cluster.balancer.strips)
         self.client.source = upstream
         try:
-            if not request.has_body:
-                upstream.send_head(head, relay, body_follows=False)
+            body = request.body_at_hand()
+            if body is not None:
+                upstream.send_head(head + body, relay, body_follows=False)
                 error = await relay.done
             else:
                 error = await self._forward_with_body(request, upstream, relay, head)
@@ -299,7 +312,7 @@ class Exchange:
             raise error
         if isinstance(error, ClientStalled):
             raise BadRequest(408, "the request body did not come")
-        log.warning("service %s: %s", cluster.name, error)
+        self.proxy.complain(cluster, error)
         if isinstance(error, UpstreamTimeout):
             self.answer(504, f"service {cluster.name}: the endpoint did not answer in time")
         elif isinstance(error, ConnectError):

@@ -64,6 +64,7 @@ class ClientRequest:
     """One request. Implements ``model.Request``."""
 
     __slots__ = (
+        "_body",
         "_cookie_line",
         "_cookies",
         "_forwarded",
@@ -72,7 +73,6 @@ class ClientRequest:
         "body_touched",
         "chunked",
         "client_address",
-        "has_body",
         "host",
         "http11",
         "id",
@@ -98,7 +98,7 @@ class ClientRequest:
         # aiohttp stops parsing at a request to upgrade; if it is declined, so be it.
         self.keep_alive = not (message.should_close or message.upgrade)
         self.chunked = message.chunked
-        self.has_body = payload is not EMPTY_PAYLOAD
+        self._body: bytes | None = b"" if payload is EMPTY_PAYLOAD else None
         self.body_touched = False
         """True once a part of the body was read: then the request cannot be sent again."""
         self.id = request_id
@@ -228,6 +228,17 @@ class ClientRequest:
     def replayable(self) -> bool:
         """True if sending it a second time does no harm and is still possible."""
         return self.method in _IDEMPOTENT and not self.body_touched
+
+    def body_at_hand(self) -> bytes | None:
+        """The body with its transfer coding, if it came along with the head as small ones do; it
+        is kept, so that the request can be sent again. None if there is more to come."""
+        payload = self.payload
+        if self._body is None and payload.is_eof() and not self.body_touched:
+            body = payload.read_nowait()
+            if self.chunked:
+                body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+            self._body = body
+        return self._body
 
     def upstream_head(self, target: bytes, strips: frozenset[bytes]) -> bytes:
         """The head to send. ``strips``: names of cookies whose pins the endpoint must not see."""

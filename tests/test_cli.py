@@ -368,7 +368,8 @@ class TestTakenPort:
             serve = await start("serve", "--config", config)
             demo = await start("demo", "--replicas", "1", "--port", address.rpartition(":")[2])
             demo_app = await start("demo-app", "--listen", address)
-            assert await asyncio.gather(serve.ended(), demo.ended(), demo_app.ended()) == [1, 1, 1]
+            for program in (serve, demo, demo_app):
+                assert await program.ended() == 1
         remedy = "another program listens there; stop it, or choose another port"
         assert serve.err.text == f"cannot listen on {address}: {remedy}\n"
         assert demo.err.text == (
