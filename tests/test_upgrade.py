@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 import pytest
-from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, WSServerHandshakeError
+from aiohttp import (
+    ClientSession,
+    ClientWebSocketResponse,
+    CookieJar,
+    WSCloseCode,
+    WSMsgType,
+    WSServerHandshakeError,
+)
 
 from stickyproxy.demo import DemoOptions, DemoReplica
+from stickyproxy.downstream import ClientConnection
 from stickyproxy.model import EndpointSpec, ServiceSpec
 from tests.conftest import Behind, MakeClient, MakeEndpoint, RunningProxy, StartProxy, service
+from tests.running import InProcessProxy
 from tests.scripted import (
+    TIMEOUT,
     EndpointConnection,
     RawClient,
-    Response,
     Script,
     get,
     ok,
     playing,
-    post,
+    request,
     respond,
 )
+from tests.test_cli import refused
 
 SWITCH = respond("101 Switching Protocols", ("Connection", "Upgrade"), ("Upgrade", "websocket"))
 BLOCK = bytes(range(256)) * 4096
@@ -123,8 +131,7 @@ class TestHandshake:
         [
             {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2_Settings": "AAMAA"},
             {"Connection": "Upgrade", "Upgrade": "H2C"},
-            {"Connection": "Upgrade", "Upgrade": "h2c, websocket"},
-            {"Connection": "Upgrade", "Upgrade": "TLS/1.0"},
+            {"Connection": "Upgrade", "Upgrade": "h2c , H2C"},
             {"Connection": "keep-alive", "Upgrade": "websocket"},
             {"Upgrade": "websocket"},
             {"Connection": "Upgrade"},
@@ -143,6 +150,28 @@ class TestHandshake:
         for name in ("connection", "upgrade", "http2-settings"):
             assert request.header(name) is None
 
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            ["h2c, websocket"],
+            ["websocket, h2c"],
+            ["WebSocket,H2C"],
+            ["h2c", "websocket"],
+            ["websocket", "h2c"],
+        ],
+    )
+    async def test_h2c_among_others(
+        self, behind: Behind, client: MakeClient, fields: list[str]
+    ) -> None:
+        """An endpoint that chose it would speak a protocol that passes unseen."""
+        proxy, peer = await behind()
+        user = await client(proxy.port)
+        wanted = [("Upgrade", protocol) for protocol in fields]
+        host, connection = ("Host", "demo.local"), ("Connection", "Upgrade")
+        await user.send(request("GET", "/", host, connection, *wanted))
+        assert (await user.response()).status == 200
+        assert peer.requests[0].header("upgrade") in (None, b"websocket", b"WebSocket")
+
     async def test_unasked(self, behind: Behind, client: MakeClient) -> None:
         """Bytes that nobody can tell the protocol of must reach nobody."""
         proxy, peer = await behind(playing(SWITCH + b"rubbish"))
@@ -157,7 +186,7 @@ class TestHandshake:
 
     async def test_length_of_nothing(self, behind: Behind, client: MakeClient) -> None:
         """RFC 9110, 8.6: a 1xx has none, whatever the endpoint thinks."""
-        proxy, _ = await behind(playing(SWITCH.replace(b"\r\n\r\n", b"\r\nContent-Length: 0\r\n\r\n")))
+        proxy, _ = await behind(playing(SWITCH[:-2] + b"Content-Length: 0\r\n\r\n"))
         user = await client(proxy.port)
         await user.send(upgrade())
         assert (await user.response_head()).header("content-length") is None
@@ -255,9 +284,7 @@ class TestRestricted:
             ("/x?/ws", False),
         ],
     )
-    async def test_paths(
-        self, behind: Behind, client: MakeClient, path: str, may: bool
-    ) -> None:
+    async def test_paths(self, behind: Behind, client: MakeClient, path: str, may: bool) -> None:
         proxy, peer = await behind(playing(SWITCH), websocket_endpoints=("/ws", "/live"))
         if not may:
             peer.script = playing(ok(b"plain"))
@@ -475,57 +502,239 @@ class TestEnd:
         assert await peer.told() == 16 << 20
 
 
+async def until(ready: Callable[[], bool]) -> None:
+    """Wait for the condition; it becomes true inside this event loop."""
+    async with asyncio.timeout(TIMEOUT):
+        while not ready():  # noqa: ASYNC110  # transports tell nobody
+            await asyncio.sleep(0.001)
+
+
+def transports(proxy: RunningProxy) -> tuple[asyncio.Transport, asyncio.Transport]:
+    """Those of the only tunnel: the client's and the endpoint's."""
+    assert isinstance(proxy, InProcessProxy)
+    [client] = proxy.app._server._clients.connections
+    assert isinstance(client, ClientConnection)
+    assert client.transport is not None
+    assert client.source is not None
+    return client.transport, client.source.transport
+
+
 class TestBackPressure:
     """A slow side makes the other one wait; the proxy does not fill up in between."""
 
-    ON_THE_WAY = 64
+    FLOOD = 64
     """MiB: more than all socket buffers between the peers can hold."""
+    MAY_HOLD = 1 << 20
+    """Bytes that the proxy may hold of one direction."""
 
     async def test_slow_client(self, behind: Behind, client: MakeClient) -> None:
         sent = 0
 
         async def flood(conn: EndpointConnection) -> None:
             nonlocal sent
-            while True:
+            while sent < self.FLOOD:
                 await asyncio.get_running_loop().sock_sendall(conn.sock, BLOCK)
                 sent += 1
 
         proxy, peer = await behind(switching(then=flood))
         user = await switched(client, proxy)
-        held_up_at = await until_stalled(lambda: sent)
-        assert held_up_at < self.ON_THE_WAY
-        for _ in range(held_up_at + 32):
+        down, up = transports(proxy)
+        await until(lambda: not up.is_reading() or sent == self.FLOOD)
+        assert sent < self.FLOOD
+        assert down.get_write_buffer_size() < self.MAY_HOLD
+        for _ in range(self.FLOOD):
             assert await user.read(len(BLOCK)) == BLOCK
-        user.close()
+        assert await user.closed() == "eof"
         await peer.wait_open(0)
 
-    async def test_slow_endpoint(self, behind: Behind, client: MakeClient) -> None:
-        may_read = asyncio.Event()
+    @pytest.mark.parametrize("ahead", [0, len(BLOCK)])
+    async def test_slow_endpoint(self, behind: Behind, client: MakeClient, ahead: int) -> None:
+        """``ahead``: bytes that the client sends before it has the 101, or tries to."""
+        may_switch, may_read = asyncio.Event(), asyncio.Event()
 
-        async def lazy(conn: EndpointConnection) -> None:
+        async def script(conn: EndpointConnection) -> None:
+            assert await conn.request() is not None
+            await may_switch.wait()
+            await conn.send(SWITCH)
             await may_read.wait()
+            received = 0
             while data := await conn._read_some(None):
-                conn.tell(data)
+                received += len(data)
+            conn.tell(received)
 
-        proxy, peer = await behind(switching(then=lazy))
-        user = await switched(client, proxy)
+        proxy, peer = await behind(script)
+        user = await client(proxy.port)
         sent = 0
 
         async def flood() -> None:
             nonlocal sent
-            while sent < 2 * self.ON_THE_WAY:
+            await user.send(upgrade() + BLOCK[:ahead])
+            while sent < self.FLOOD:
                 await asyncio.get_running_loop().sock_sendall(user.sock, BLOCK)
                 sent += 1
 
         flooding = asyncio.create_task(flood())
-        held_up_at = await until_stalled(lambda: sent)
-        assert held_up_at < self.ON_THE_WAY
+        await peer.wait_requests(1)
+        down, up = transports(proxy)
+        if ahead:
+            await until(lambda: not down.is_reading())
+        may_switch.set()
+        assert (await user.response_head()).status == 101
+        await until(lambda: not down.is_reading() or sent == self.FLOOD)
+        assert sent < self.FLOOD
+        assert up.get_write_buffer_size() < self.MAY_HOLD
         may_read.set()
         await flooding
         user.close()
-        received = 0
-        while received < 2 * self.ON_THE_WAY << 20:
-            data = await peer.told()
-            assert isinstance(data, bytes)
-            received += len(data)
+        assert await peer.told() == (self.FLOOD << 20) + ahead
         await peer.wait_open(0)
+
+
+# --- the demo app, by people who speak websocket -------------------------------------------------
+
+
+@pytest.fixture
+async def replicas() -> AsyncIterator[list[DemoReplica]]:
+    """Two demo replicas."""
+    started = [await DemoReplica.start(DemoOptions(instance=f"demo-{n}")) for n in (1, 2)]
+    yield started
+    for replica in started:
+        await replica.stop()
+
+
+@pytest.fixture
+async def demo(replicas: list[DemoReplica], start_proxy: StartProxy) -> RunningProxy:
+    """A sticky proxy in front of them."""
+    endpoints = tuple(EndpointSpec(replica.address, replica.address) for replica in replicas)
+    spec = ServiceSpec("demo", ("127.0.0.1",), endpoints, sticky_session_cookie="session")
+    return await start_proxy([spec])
+
+
+@pytest.fixture
+async def browser(demo: RunningProxy) -> AsyncIterator[ClientSession]:
+    """Keeps cookies."""
+    jar = CookieJar(unsafe=True)  # of IP addresses too
+    async with ClientSession(f"http://127.0.0.1:{demo.port}/", cookie_jar=jar) as session:
+        yield session
+
+
+class TestWebsocket:
+    async def test_echo(self, browser: ClientSession) -> None:
+        async with browser.ws_connect("ws", max_msg_size=0) as websocket:
+            await websocket.send_str("grüße")
+            assert await websocket.receive_str() == "grüße"
+            await websocket.send_bytes(b"\x00\xff")
+            assert await websocket.receive_bytes() == b"\x00\xff"
+            for size in (125, 126, 65535, 65536, 2 << 20):
+                await websocket.send_bytes(BLOCK * 2 if size > len(BLOCK) else BLOCK[:size])
+                assert len(await websocket.receive_bytes()) == size
+            await websocket.ping(b"are you there")
+            await websocket.send_str("still")
+            assert await websocket.receive_str() == "still"
+
+    async def test_many_at_once(self, browser: ClientSession) -> None:
+        async def talk(number: int) -> None:
+            async with browser.ws_connect("ws") as websocket:
+                for turn in range(20):
+                    await websocket.send_str(f"{number}/{turn}")
+                    assert await websocket.receive_str() == f"{number}/{turn}"
+
+        await asyncio.gather(*(talk(number) for number in range(20)))
+
+    async def test_goodbye_of_the_client(self, browser: ClientSession) -> None:
+        async with browser.ws_connect("ws") as websocket:
+            await websocket.close(code=4000, message=b"enough")
+            assert websocket.close_code == WSCloseCode.OK  # the endpoint's answer to it
+
+    async def test_goodbye_of_the_endpoint(
+        self, browser: ClientSession, replicas: list[DemoReplica]
+    ) -> None:
+        async with browser.ws_connect("ws") as websocket:
+            for replica in replicas:
+                await replica.stop()
+            message = await websocket.receive()
+            assert message.type is WSMsgType.CLOSE
+            assert message.data == WSCloseCode.GOING_AWAY
+
+    async def test_sticky_pin(self, browser: ClientSession) -> None:
+        """The session's websocket reaches the session's endpoint, whoever came first."""
+        for _ in range(4):
+            browser.cookie_jar.clear()
+            async with browser.get("ping") as page:
+                instance = page.headers["x-upstream-addr"]
+            for _ in range(3):
+                async with browser.ws_connect("ws") as websocket:
+                    assert upstream_of(websocket) == instance
+        for _ in range(4):
+            browser.cookie_jar.clear()
+            async with browser.ws_connect("ws") as websocket:
+                instance = upstream_of(websocket)
+            for _ in range(3):
+                async with browser.get("ping") as page:
+                    assert page.headers["x-upstream-addr"] == instance
+
+    async def test_no_websocket(self, browser: ClientSession) -> None:
+        with pytest.raises(WSServerHandshakeError) as declined:
+            await browser.ws_connect("ping")
+        assert declined.value.status == 200
+
+
+def upstream_of(websocket: ClientWebSocketResponse) -> str:
+    """Which endpoint switched."""
+    return websocket._response.headers["x-upstream-addr"]
+
+
+class TestShutdown:
+    async def test_tunnels_may_end_themselves(self, behind: Behind, client: MakeClient) -> None:
+        proxy, peer = await behind(switching(), grace_period=60.0)
+        user = await switched(client, proxy)
+        stopping = asyncio.create_task(proxy.stop())
+        await refused(proxy.port)
+        await user.send(b"hello")
+        assert await user.read(5) == b"hello"
+        user.close()
+        await stopping
+        await peer.wait_open(0)
+
+    async def test_or_are_cut(self, behind: Behind, client: MakeClient) -> None:
+        proxy, peer = await behind(switching(), grace_period=0.05)
+        user = await switched(client, proxy)
+        await user.send(b"hello")
+        assert await user.read(5) == b"hello"
+        await proxy.stop()
+        await user.closed()
+        await peer.wait_open(0)
+
+    async def test_handshake_under_way(self, behind: Behind, client: MakeClient) -> None:
+        may_switch = asyncio.Event()
+
+        async def script(conn: EndpointConnection) -> None:
+            assert await conn.request() is not None
+            await may_switch.wait()
+            await conn.send(SWITCH + b"hello")
+
+        proxy, peer = await behind(script)
+        user = await client(proxy.port)
+        await user.send(upgrade())
+        await peer.wait_requests(1)
+        stopping = asyncio.create_task(proxy.stop())
+        await refused(proxy.port)
+        may_switch.set()
+        response = await user.response_head()
+        assert response.status == 101
+        assert response.header("connection") == b"Upgrade"
+        assert await user.read_until_eof() == b"hello"
+        await stopping
+
+
+class TestRetries:
+    async def test_of_a_refused_connection(
+        self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient
+    ) -> None:
+        down, up = await endpoint(listening=False), await endpoint(switching())
+        proxy = await start_proxy([service(down, up)])
+        for _ in range(2):
+            user = await switched(client, proxy)
+            await user.send(b"hello")
+            assert await user.read(5) == b"hello"
+        assert up.connections == 2
