@@ -147,8 +147,8 @@ class ClientRequest:
             elif kind == Kind.TRANSFER_ENCODING:
                 if value.lower() != b"chunked":
                     raise BadRequest(501, "the only transfer coding known here is chunked")
-            elif kind == Kind.UPGRADE and value.lower() != b"h2c":
-                self.upgrade = value
+            elif kind == Kind.UPGRADE:
+                self.upgrade = _without_h2c(value)
         if named:
             self._drop_named(named)
         if self.upgrade is not None and not self.message.upgrade:
@@ -294,6 +294,12 @@ class ClientRequest:
                 theirs.get(b"x-forwarded-host", self.host),
             )
         )
+
+
+def _without_h2c(upgrade: bytes) -> bytes | None:
+    """HTTP/2 behind our back would carry requests that nobody routes or checks."""
+    protocols = [protocol.strip(b" \t") for protocol in upgrade.split(b",")]
+    return b", ".join(p for p in protocols if p and p.lower() != b"h2c") or None
 
 
 def _cookie_lines(headers: Iterable[bytes], strips: frozenset[bytes]) -> list[bytes]:
