@@ -61,9 +61,7 @@ def why_not() -> str | None:
     return None
 
 
-def eventually(
-    what: str, ask: Callable[[], T], *, within: float = 60.0, every: float = 0.2
-) -> T:
+def eventually(what: str, ask: Callable[[], T], *, within: float = 60.0, every: float = 0.2) -> T:
     """Ask until the answer is true; returns it. AssertionError with the last answer if it does
     not come within that many seconds; failed commands count as no answer yet."""
     deadline = time.monotonic() + within
@@ -89,20 +87,19 @@ def run(
     command: Sequence[str | Path],
     *,
     env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
     timeout: float = 300.0,
-    **options: Any,
 ) -> str:
     """Run a command and return what it prints. Raises CommandError if it fails."""
     done = subprocess.run(
         [str(part) for part in command],
         env=None if env is None else dict(env),
         timeout=timeout,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         stdin=subprocess.DEVNULL,
         text=True,
         check=False,
-        **options,
+        cwd=cwd,
     )
     if done.returncode != 0:
         shown = " ".join(str(part) for part in command)
@@ -138,9 +135,12 @@ class Node:
             "trap '' CHLD && exec sleep infinity"
         )
         self._first = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/run/netns/{self.netns}"]
-            + ["unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child=KILL"]
-            + ["--mount-proc", "sh", "-c", setup],
+            [
+                *("setpriv", "--pdeathsig", "KILL"),
+                *("nsenter", f"--net=/run/netns/{self.netns}"),
+                *("unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child=KILL"),
+                *("--mount-proc", "sh", "-c", setup),
+            ],
             stdin=subprocess.DEVNULL,
         )
         eventually(f"{self.name} boots", self._is_booted, within=10, every=0.02)
@@ -163,7 +163,8 @@ class Node:
             "data-root": str(self.directory / "data"),
             "exec-root": str(self.directory / "exec"),
             "pidfile": str(self.directory / "docker.pid"),
-            "hosts": [f"unix://{self.socket}"],
+            # The second one is where everybody expects it; /run is the node's own.
+            "hosts": [f"unix://{self.socket}", "unix:///run/docker.sock"],
             "cgroup-parent": f"/{self._cgroup}",
             "exec-opts": ["native.cgroupdriver=cgroupfs"],
             "log-level": "warn",
@@ -247,9 +248,9 @@ class Node:
             "DOCKER_BUILDKIT": "0",  # BuildKit's client part is a download
         }
 
-    def docker(self, *arguments: str | Path, timeout: float = 300.0, **options: Any) -> str:
+    def docker(self, *arguments: str | Path, timeout: float = 300.0) -> str:
         """Run a docker command against this node's engine; returns what it prints."""
-        return run(["docker", *arguments], env=self.environ, timeout=timeout, **options)
+        return run(["docker", *arguments], env=self.environ, timeout=timeout)
 
     def shell(self, script: str, *, cwd: Path | None = None, timeout: float = 120.0) -> str:
         """Run a script as somebody would who is logged in on this node; returns all it prints."""

@@ -1,0 +1,29 @@
+"""The container's health check: the proxy answers HTTP. Exit status 0 if it does.
+
+Only the standard library, and started with ``-ES``: it runs every few seconds.
+"""
+
+import http.client
+import os
+import sys
+
+ADDRESS = os.environ.get("STICKYPROXY_HEALTH", "127.0.0.1:80")
+
+
+def main() -> int:
+    """Any HTTP answer will do: what it says depends on the services, which come and go."""
+    host, _, port = ADDRESS.rpartition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=2)
+    try:
+        connection.request("GET", "/", headers={"Host": "health.invalid", "Connection": "close"})
+        connection.getresponse().read(1)
+    except (OSError, http.client.HTTPException) as error:
+        sys.stderr.write(f"{ADDRESS}: {error}\n")
+        return 1
+    finally:
+        connection.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
