@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,14 @@ def swarm(archive: Path) -> Iterator[Swarm]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def shared_swarm(archive: Path) -> Iterator[Swarm]:
+    """The same for all tests of a module."""
+    with Swarm() as started:
+        images.load(started.manager, archive)
+        yield started
+
+
 @pytest.fixture
 def three(archive: Path) -> Iterator[Swarm]:
     """Three nodes that have the images, all of them managers."""
@@ -43,14 +51,17 @@ def three(archive: Path) -> Iterator[Swarm]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failed test shows what the proxies logged and what runs."""
     report = yield
-    swarm = getattr(item, "funcargs", {}).get("swarm") or getattr(item, "funcargs", {}).get("three")
-    if call.when == "call" and call.excinfo is not None and isinstance(swarm, Swarm):
+    arguments = getattr(item, "funcargs", {}).values()
+    swarm = next((value for value in arguments if isinstance(value, Swarm)), None)
+    if swarm is not None and report.failed:
         try:
             what = swarm.manager.docker("service", "ls") + stage.proxy_logs(swarm.manager)
         except Exception as error:  # the engine may be the very thing that failed
             what = f"{error}\n{swarm.manager.log()}"
-        item.add_report_section("call", "swarm", what)
+        report.sections.append(("Swarm", what))
     return report

@@ -1,8 +1,8 @@
 """Sessions that ask steadily, each on its own keep-alive connections with its own cookie jar.
 
-Run as a program, in the namespace where clients are: it writes one JSON line when every session
-has had its first answer, one for each failure and for each move of a session to another instance,
-and a summary when its standard input ends. It ends by itself after ``LONGEST`` seconds.
+Run as a program, in the namespace where clients are: it writes one JSON line whenever every
+session has asked once more, one for each failure and for each move of a session to another
+instance, and a summary when its standard input ends. It ends by itself after ``LONGEST`` seconds.
 
 ``Load`` is the same seen from a test: a context manager that starts it and reads what it writes.
 """
@@ -103,7 +103,7 @@ class Load:
                 stdout=output,
             )
         try:
-            eventually("every session has begun", self._path.read_bytes, within=60)
+            eventually("every session has asked", lambda: self.beats >= 1, within=60)
         except BaseException:
             self._end()
             raise
@@ -111,6 +111,11 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         self._end()
+
+    @property
+    def beats(self) -> int:
+        """How often every session has asked, so far."""
+        return self._path.read_bytes().count(b'{"kind": "beat"')
 
     def _end(self) -> None:
         assert self._process.stdin is not None
@@ -228,7 +233,7 @@ class _Run:
         self._addresses: dict[str, str] = {}
         self._versions: dict[int, list[str]] = {}
         self._requests = 0
-        self._begun = 0
+        self._asked: Counter[int] = Counter()
 
     async def until_told(self) -> None:
         """Ask until standard input ends."""
@@ -254,12 +259,16 @@ class _Run:
         turn = session.number
         while True:
             await self._once(session, self._targets[turn % len(self._targets)])
-            if turn == session.number:
-                self._begun += 1
-                if self._begun == len(self._sessions):
-                    _say("begun")
             turn += 1
+            self._count(turn - session.number)
             await asyncio.sleep(self._period)
+
+    def _count(self, done: int) -> None:
+        """A session has asked that often; say so when the last one has."""
+        self._asked[done] += 1
+        if self._asked[done] == len(self._sessions):
+            del self._asked[done]
+            _say("beat")
 
     async def _once(self, session: _Session, target: str) -> None:
         before = self._on.get(session.number)

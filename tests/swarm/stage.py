@@ -160,6 +160,11 @@ class Instances:
         self.removed: set[str] = set()
         """Instances whose service was removed."""
 
+    @property
+    def known(self) -> set[str]:
+        """The instances seen so far."""
+        return set(self._tasks)
+
     def note(self) -> None:
         """Look at the tasks there are."""
         ids = self._node.docker("service", "ps", "-q", "--no-trunc", self._service).split()
