@@ -7,7 +7,10 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from stickyproxy import build_info, config
 from stickyproxy.access_log import AccessLog
@@ -15,7 +18,9 @@ from stickyproxy.config import Config, ProxySettings
 from stickyproxy.downstream import ClientServer, Limits
 from stickyproxy.errors import ConfigError, StickyproxyError
 from stickyproxy.headers import TrustedProxies
+from stickyproxy.model import Snapshot
 from stickyproxy.providers import static
+from stickyproxy.providers.swarm import SwarmProvider
 from stickyproxy.proxy import Proxy
 from stickyproxy.registry import Registry
 from stickyproxy.server import Server
@@ -25,6 +30,51 @@ log = logging.getLogger("stickyproxy")
 
 WATCH_SECONDS = 1.0
 """How often the configuration file is looked at for changes."""
+
+FIRST_SNAPSHOT_SECONDS = 5.0
+"""How long listeners stay closed for want of a first snapshot: a proxy without routes answers 404,
+so it is better not to answer yet."""
+
+RESTART_SECONDS = 5.0
+"""Pause before a provider that failed for want of foresight is started again."""
+
+
+class Provider(Protocol):
+    """A source of services that changes by itself."""
+
+    name: str
+    ready: asyncio.Event
+    """Set when it has published for the first time, or tried to."""
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+
+
+def providers(
+    settings: Config, publish: Callable[[Snapshot], None], *, forwards_here: bool = True
+) -> Iterator[Provider]:
+    """The providers that a configuration asks for; the static one needs no object."""
+    if settings.swarm is not None:
+        yield SwarmProvider(settings.swarm, publish, forwards_here=forwards_here)
+
+
+async def keep_running(provider: Provider) -> None:
+    """Run a provider; after a bug, again."""
+    while True:
+        try:
+            await provider.run()
+        except Exception:
+            log.exception("provider %s failed: this is a bug in stickyproxy", provider.name)
+        provider.ready.set()
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+async def all_ready(running: Iterable[Provider], seconds: float) -> None:
+    """Wait until every provider has published or tried to, but not for longer than that."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            for provider in running:
+                await provider.ready.wait()
 
 
 class App:
@@ -68,7 +118,12 @@ class App:
         ListenError."""
         self.registry.publish(static.snapshot(self._config))
         self._upstreams.start()
+        running = list(providers(self._config, self.registry.publish))
+        for provider in running:
+            task = asyncio.create_task(keep_running(provider), name=f"provider {provider.name}")
+            self._tasks.append(task)
         try:
+            await all_ready(running, FIRST_SNAPSHOT_SECONDS)
             bound = await self._server.listen(
                 [listener.address for listener in self._config.listeners]
             )
@@ -118,7 +173,7 @@ class App:
         log.info("configuration reloaded: %d services", len(new.services))
         fixed = [
             name
-            for name in ("listeners", "proxy", "access_log")
+            for name in ("listeners", "proxy", "access_log", "admin", "swarm", "follow")
             if getattr(old, name) != getattr(new, name)
         ]
         if fixed:

@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(message)s",
         stream=sys.stderr,
     )
+    for library in ("docker", "urllib3"):  # every request of the engine's listing, else
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         return int(options.command(options))
     except StickyproxyError as error:
