@@ -267,9 +267,9 @@ class Node:
         return [json.loads(line) for line in lines]
 
     def inspect(self, kind: str, *names: str) -> list[dict[str, Any]]:
-        """``docker KIND inspect NAMES``; an empty list for no names."""
+        """``docker KIND inspect NAMES``, for tasks without KIND; an empty list for no names."""
         found: list[dict[str, Any]] = json.loads(
-            self.docker(kind, "inspect", *names) if names else "[]"
+            self.docker(*kind.split(), "inspect", *names) if names else "[]"
         )
         return found
 

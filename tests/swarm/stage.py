@@ -92,7 +92,7 @@ def create_demo(
 ) -> None:
     """The demo application as a service with these ``com.docker.lb.`` labels."""
     node.docker(
-        *("service", "create", "--name", name, "--network", "demo", "--quiet"),
+        *("service", "create", "--detach", "--name", name, "--network", "demo", "--quiet"),
         *("--replicas", str(replicas), "--no-resolve-image"),
         *(f"--label=com.docker.lb.{label}" for label in labels),
         *options,
