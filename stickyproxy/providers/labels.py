@@ -7,6 +7,7 @@ problem of a service is found at once.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -161,7 +162,12 @@ def _problem(
 def _unknown(service: str, key: str, value: str) -> Problem:
     guess = nearest(key, KNOWN)
     hint = f"did you mean {PREFIX}{guess}?" if guess else f"known: {', '.join(KNOWN)}"
-    return _problem(service, PREFIX + key, value, f"is not a known label ({hint})", fatal=True)
+    reason = f"is not a known label ({hint})"
+    remedy = f"docker service update --label-rm {shlex.quote(PREFIX + key)} "
+    remedy += f"--label-add {PREFIX}{guess}={shlex.quote(value)} {service}" if guess else service
+    # A command that is no line of its own, or not whole, is of no use to copy.
+    remedy = remedy if remedy.isprintable() and len(remedy) <= 200 else ""
+    return _problem(service, PREFIX + key, value, reason, fatal=True, remedy=remedy)
 
 
 def _infer_port(service: str, values: dict[str, str], ports: Iterable[int]) -> Problem | None:
@@ -186,7 +192,10 @@ def _explained(
 ) -> Iterator[Problem]:
     for location, reason in explain(error, lambda _: KNOWN):
         key = str(location[0])
-        yield _problem(service, PREFIX + key, values.get(key, ""), reason, fatal=True)
+        remedy = f"docker service update --label-add {PREFIX}{key}=VALUE {service}"
+        yield _problem(
+            service, PREFIX + key, values.get(key, ""), reason, fatal=True, remedy=remedy
+        )
 
 
 def _not_served_yet(
