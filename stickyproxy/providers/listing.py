@@ -115,7 +115,7 @@ class SwarmReader:
         tasks = swarm.tasks_of(service["ID"])
         endpoints = () if way.blocked else swarm.endpoints(service, options, way, tasks)
         return _Found(
-            options.spec(name, endpoints), problems, way.network, _is_converging(service, tasks)
+            options.spec(name, endpoints), problems, way.network, is_converging(service, tasks)
         )
 
     def _is_for_others(self, options: LabelOptions) -> bool:
@@ -164,12 +164,13 @@ class _Swarm:
     # --- the way ---
 
     def way_to(self, service: Json, options: LabelOptions, ports: Sequence[Json]) -> _Way:
-        """Overlay networks come first where the label names one; an app published with
-        ``mode=host`` needs none."""
+        """An app published with ``mode=host`` needs no overlay, but one that the proxy is on
+        already is better: some engines do not let a container reach a port of its own node."""
         name = service["Spec"]["Name"]
-        if options.network is None and _is_host_published(options.port, ports):
-            return _Way(published=True)
         choices = self._overlays(service)
+        joined = choices.keys() & (self.standpoint.networks or frozenset())
+        if options.network is None and not joined and _is_host_published(options.port, ports):
+            return _Way(published=True)
         if not choices and self._is_on_host_network(service):
             return _Way()
         network = self._choose(service, options, choices)
@@ -282,13 +283,13 @@ def _is_running(task: Json) -> bool:
 _ENDED = frozenset(("complete", "shutdown", "failed", "rejected", "remove", "orphaned"))
 
 
-def _is_converging(service: Json, tasks: Sequence[Json]) -> bool:
+def is_converging(service: Json, tasks: Sequence[Json]) -> bool:
+    """True while the service is being updated, or a task of it is not what is desired of it."""
     update = (service.get("UpdateStatus") or {}).get("State")
     return update in ("updating", "rollback_started") or any(map(_is_moving, tasks))
 
 
 def _is_moving(task: Json) -> bool:
-    """True if the task is not yet, or no longer, what is desired of it."""
     state = task["Status"]["State"]
     if task["DesiredState"] in ("running", "ready", "accepted"):
         return bool(state != "running")

@@ -19,13 +19,16 @@ from fnmatch import fnmatchcase
 
 from stickyproxy.config import SwarmSettings
 from stickyproxy.model import Problem
-from stickyproxy.providers.listing import Json, Listing, Standpoint
+from stickyproxy.providers.listing import Json, Listing, Standpoint, is_converging
 
 JOINED_LABEL = "stickyproxy.joined-networks"
 """On the proxy's own service: ids of the networks that were added to it here."""
 
 PATIENCE = 2.0
 """Seconds that networks are collected before the own service is updated for all of them."""
+
+SETTLE = 60.0
+"""Seconds that tasks of the own service on their way hold up its next update."""
 
 RETRY = (30.0, 1800.0)
 """Seconds before a change that failed, or came to nothing, is tried again: the first time, and at
@@ -79,6 +82,29 @@ def joined_by_us(spec: Json) -> frozenset[str]:
     return frozenset(each for each in text.split(",") if each)
 
 
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """The proxies' own service."""
+
+    known: bool = False
+    attached: frozenset[str] = frozenset()
+    """Ids of the networks in its specification."""
+    added: frozenset[str] = frozenset()
+    """Those of them that were added here."""
+    moving: bool = False
+    """True while it should not be updated."""
+
+
+def _plugged(standpoint: Standpoint, own: _Own, networks: Mapping[str, Json]) -> set[str]:
+    """Attachable overlays that the own container is on and its service is not: plugged in here,
+    because nobody else does that to the task of a service."""
+    if not (standpoint.container and own.known):
+        return set()
+    joined = (networks[n] for n in standpoint.networks or () if n in networks)
+    overlays = {n["Id"] for n in joined if n.get("Attachable") and n.get("Scope") == "swarm"}
+    return overlays - own.attached
+
+
 @dataclass(slots=True)
 class _Attempt:
     count: int = 0
@@ -97,6 +123,7 @@ class NetworkPlanner:
         self._missing_since: dict[str, float] = {}
         self._idle_since: dict[str, float] = {}
         self._attempts: dict[str, _Attempt] = {}
+        self._moving_since: float | None = None
         self._service = ""
 
     def plan(
@@ -107,32 +134,54 @@ class NetworkPlanner:
         now: float,
     ) -> Change | None:
         """What to do at ``now`` (seconds of any steady clock), None: nothing."""
-        if not self._enabled or standpoint.networks is None:
+        here = standpoint.networks
+        if not self._enabled or here is None:
             return None
         networks = {network["Id"]: network for network in listing.networks}
-        own = next((s for s in listing.services if s["Spec"]["Name"] == standpoint.service), None)
-        self._service = standpoint.service
-        missing = {
-            n for n in wanted if n not in standpoint.networks and self._may_join(networks.get(n))
-        }
+        own = self._own_service(listing, standpoint, now)
+        missing = {n for n in wanted if n not in here and self._may_join(networks.get(n))}
         self._missing_since = {n: self._missing_since.get(n, now) for n in missing}
         self._attempts = {n: a for n, a in self._attempts.items() if n in missing}
+
         live = {n for n in missing if standpoint.container and networks[n].get("Attachable")}
         connect = {n for n in live if self._is_due(n, now)}
         add = self._to_add(missing - live, own, now)
-        disconnect, remove = self._to_release(wanted, standpoint, own, networks, now)
+        plugged = _plugged(standpoint, own, networks)
+        idle = self._idle((plugged | own.added) - wanted.keys(), now)
+        disconnect = idle & plugged
+        remove = set() if own.moving else idle & own.added
         if not (connect or add or disconnect or remove):
             return None
         for network in connect | add:
             self._note_attempt(network, now)
-        names = {n: str(networks[n]["Name"]) for n in networks}
         return Change(
             connect=tuple(sorted(connect)),
             disconnect=tuple(sorted(disconnect)),
             add=tuple(sorted(add)),
             remove=tuple(sorted(remove)),
-            names=names,
+            names={n: str(networks[n]["Name"]) for n in networks},
         )
+
+    def _own_service(self, listing: Listing, standpoint: Standpoint, now: float) -> _Own:
+        self._service = standpoint.service
+        for service in listing.services:
+            if service["Spec"]["Name"] == standpoint.service:
+                attached = service["Spec"]["TaskTemplate"].get("Networks") or ()
+                ids = frozenset(str(each["Target"]) for each in attached)
+                moving = self._is_moving(service, listing, now)
+                return _Own(True, ids, joined_by_us(service["Spec"]) & ids, moving)
+        return _Own()
+
+    def _is_moving(self, own: Json, listing: Listing, now: float) -> bool:
+        """True while the own service is not settled, but not for ever: one that never settles
+        may need the very update that waits for it."""
+        tasks = [task for task in listing.tasks if task.get("ServiceID") == own["ID"]]
+        if not is_converging(own, tasks):
+            self._moving_since = None
+            return False
+        if self._moving_since is None:
+            self._moving_since = now
+        return now - self._moving_since < SETTLE
 
     def _may_join(self, network: Json | None) -> bool:
         if network is None or network.get("Scope") != "swarm":
@@ -140,38 +189,18 @@ class NetworkPlanner:
         allowed = self._allowed or ("*",)
         return any(fnmatchcase(network["Name"], pattern) for pattern in allowed)
 
-    def _to_add(self, missing: set[str], own: Json | None, now: float) -> set[str]:
-        """Nothing while an update of the own service is under way: what that adds is not yet
-        seen in this task, and would be added again and again."""
-        if own is None or _is_updating(own):
+    def _to_add(self, missing: set[str], own: _Own, now: float) -> set[str]:
+        """Nothing while tasks of the own service are on their way: what the last update added is
+        not yet seen in this one, and a new task should not be replaced before it is up."""
+        if not own.known or own.moving:
             return set()
-        attached = {n["Target"] for n in own["Spec"]["TaskTemplate"].get("Networks") or ()}
-        patient = {n for n in missing - attached if now - self._missing_since[n] >= PATIENCE}
-        return {n for n in patient if self._is_due(n, now)}
+        new = missing - own.attached
+        return {n for n in new if now - self._missing_since[n] >= PATIENCE and self._is_due(n, now)}
 
-    def _to_release(
-        self,
-        wanted: Mapping[str, frozenset[str]],
-        standpoint: Standpoint,
-        own: Json | None,
-        networks: Mapping[str, Json],
-        now: float,
-    ) -> tuple[set[str], set[str]]:
-        """(networks to disconnect from, networks to take from the own service)."""
-        spec: Json = {} if own is None else own["Spec"]
-        attached = {n["Target"] for n in spec.get("TaskTemplate", {}).get("Networks") or ()}
-        added = joined_by_us(spec) & attached
-        plugged: set[str] = set()
-        if standpoint.container and own is not None:
-            joined = {n for n in standpoint.networks or () if n in networks}
-            overlays = {n for n in joined if networks[n].get("Attachable")}
-            plugged = {n for n in overlays if networks[n].get("Scope") == "swarm"} - attached
-        idle = (added | plugged) - wanted.keys()
-        self._idle_since = {n: self._idle_since.get(n, now) for n in idle}
-        due = {n for n in idle if now - self._idle_since[n] >= self._release_after}
-        if own is not None and _is_updating(own):
-            return due & plugged, set()
-        return due & plugged, due & added
+    def _idle(self, networks: set[str], now: float) -> set[str]:
+        """Those that have been of no use for long enough."""
+        self._idle_since = {n: self._idle_since.get(n, now) for n in networks}
+        return {n for n in networks if now - self._idle_since[n] >= self._release_after}
 
     def _is_due(self, network: str, now: float) -> bool:
         attempt = self._attempts.get(network)
@@ -199,7 +228,3 @@ class NetworkPlanner:
         errors = sorted({a.error for a in self._attempts.values() if a.error})
         service = self._service or "stickyproxy"
         return tuple(Problem(service, f"joining a network failed: {e}") for e in errors)
-
-
-def _is_updating(service: Json) -> bool:
-    return (service.get("UpdateStatus") or {}).get("State") in ("updating", "rollback_started")
