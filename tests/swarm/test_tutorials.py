@@ -45,7 +45,8 @@ def typed(swarm: Swarm, curl: str) -> Reply:
     """Type a curl command with -v on the manager, and read the response out of what it shows."""
     shown = swarm.manager.shell(curl).replace("\r\n", "\n")
     head = [line[2:] for line in shown.splitlines() if line.startswith("< ")]
-    return Reply.parse("\n".join(head) + "\n\n" + shown.splitlines()[-1])
+    body = [line for line in shown.splitlines() if line.startswith('{"')]
+    return Reply.parse("\n".join([*head, "", *body]))
 
 
 def _tasks_run(swarm: Swarm, replicas: int) -> None:
