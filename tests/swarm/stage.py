@@ -147,45 +147,42 @@ def proxy_logs(node: Node) -> str:
 
 
 class Instances:
-    """Which task an instance name belongs to, also when the task has gone.
-
-    Task history is short (five per slot) and a removed service has none, so it is looked at
-    whenever something is about to change: ``note``.
-    """
+    """Which task an instance name belongs to, and what has become of it."""
 
     def __init__(self, swarm: Swarm, service: str = "demo") -> None:
+        """Looks at the tasks there are; ``note`` does so again."""
         self._node = swarm.manager
         self._service = service
         self._tasks: dict[str, dict[str, Any]] = {}
-        self.removed: set[str] = set()
-        """Instances whose service was removed."""
-
-    @property
-    def known(self) -> set[str]:
-        """The instances seen so far."""
-        return set(self._tasks)
+        self._listed: set[str] = set()
+        self.note()
 
     def note(self) -> None:
         """Look at the tasks there are."""
-        ids = self._node.docker("service", "ps", "-q", "--no-trunc", self._service).split()
+        try:
+            ids = self._node.docker("service", "ps", "-q", "--no-trunc", self._service).split()
+        except CommandError:
+            ids = []  # no such service
+        self._listed = set()
         for task in self._node.inspect("", *ids):
             container = task["Status"].get("ContainerStatus", {}).get("ContainerID", "")
             if container:
                 self._tasks[container[:12]] = task
+                self._listed.add(container[:12])
 
-    def note_removal(self) -> None:
-        """The service is about to be removed: all its instances will be gone for that reason."""
-        self.note()
-        self.removed.update(self._tasks)
+    @property
+    def gone(self) -> set[str]:
+        """The instances whose task has gone or is to go, as last looked at."""
+        return {name for name in self._tasks if self.fate(name) is not None}
 
     def fate(self, instance: str) -> str | None:
         """Why an instance takes no more sessions; None if nothing is wrong with it."""
-        if instance in self.removed:
-            return "its service was removed"
         task = self._tasks.get(instance)
         if task is None:
             return None
         wanted, status = task["DesiredState"], task["Status"]
+        if instance not in self._listed:
+            return "the task was removed"
         if wanted == "running" and status["State"] == "running":
             return None
         said = status.get("Err") or status.get("Message") or ""
@@ -199,7 +196,7 @@ def moves_table(title: str, report: Report, instances: Instances) -> str:
     lines += [
         f"  {move.session:>7}  {move.came_from:<12}  {move.went_to:<12}  "
         f"{instances.fate(move.came_from) or 'NOTHING IS WRONG WITH IT'}"
-        for move in report.moves
+        for move in sorted(report.moves, key=lambda move: (move.came_from, move.session))
     ]
     return "\n".join(lines)
 

@@ -52,7 +52,6 @@ def _under_load(swarm: Swarm, title: str, change: Callable[[Node, Instances], No
     """Make the change under load, print the table, and require that every move had a reason."""
     node = swarm.manager
     instances = Instances(swarm)
-    instances.note()
     with Load(swarm, [node.address]) as load:
         change(node, instances)
         instances.note()
@@ -99,7 +98,7 @@ def test_a_killed_task(demo: Swarm) -> None:
 
     def change(node: Node, instances: Instances) -> None:
         node.docker("kill", victim)
-        eventually("the task is replaced", lambda: victim[:12] in _gone(instances))
+        eventually("the kill is known", lambda: _is_gone(victim[:12], instances))
         _settles(node, len(before))
 
     load = _under_load(demo, "docker kill of a task", change)
@@ -108,16 +107,15 @@ def test_a_killed_task(demo: Swarm) -> None:
     assert load.report.moves
 
 
-def _gone(instances: Instances) -> set[str]:
+def _is_gone(instance: str, instances: Instances) -> bool:
     instances.note()
-    return {name for name in instances.known if instances.fate(name) is not None}
+    return instance in instances.gone
 
 
 def test_removing_and_creating_again(demo: Swarm) -> None:
     gap: list[float] = []
 
     def change(node: Node, instances: Instances) -> None:
-        instances.note_removal()
         gap.append(time.time())
         node.docker("service", "rm", "demo")
         _create(node)
