@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt bench clean
+.PHONY: help demo swarm test test-swarm lint fmt bench clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "stickyproxy needs Python 3.11, 3.12 or 3.13; none was found. Name one: make PYTHON=/path/to/python3"; exit 1; }
@@ -30,8 +30,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## the proxy with five demo replicas on 127.0.0.1:8080
 	@$(BIN)/stickyproxy demo $(ARGS)
 
+swarm: $(READY) ## the proxy and a demo service on a Docker Swarm
+	@BASE=$(BASE) $(BIN)/python -m tests.swarm.playground
+
 test: $(READY) ## the test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+test-swarm: $(READY) ## the part of it that starts Docker engines of its own
+	$(BIN)/python -m pytest tests/swarm $(ARGS)
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -1,4 +1,5 @@
-"""The composition root: makes the parts of one proxy process, joins them, and owns its tasks."""
+"""The composition root: makes the parts of one process, a proxy or a controller, joins them, and
+owns its tasks."""
 
 from __future__ import annotations
 
@@ -7,18 +8,26 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
-from stickyproxy import build_info, config
+from stickyproxy import admin, build_info, config
 from stickyproxy.access_log import AccessLog
 from stickyproxy.config import Config, ProxySettings
+from stickyproxy.controller import Controller
 from stickyproxy.downstream import ClientServer, Limits
-from stickyproxy.errors import ConfigError, StickyproxyError
+from stickyproxy.errors import ConfigError, ConfigProblem, StickyproxyError
 from stickyproxy.headers import TrustedProxies
+from stickyproxy.model import Snapshot
 from stickyproxy.providers import static
+from stickyproxy.providers.controller import ControllerProvider
+from stickyproxy.providers.swarm import SwarmProvider
 from stickyproxy.proxy import Proxy
 from stickyproxy.registry import Registry
 from stickyproxy.server import Server
+from stickyproxy.side_server import SideServer
 from stickyproxy.upstream import Upstreams
 
 log = logging.getLogger("stickyproxy")
@@ -29,6 +38,53 @@ it is read: half of a file that is being written can be a valid one, with half o
 
 
 Fingerprint = tuple[int, int, int]
+
+FIRST_SNAPSHOT_SECONDS = 5.0
+"""How long listeners stay closed for want of a first snapshot: a proxy without routes answers 404,
+so it is better not to answer yet."""
+
+RESTART_SECONDS = 5.0
+"""Pause before a provider that failed for want of foresight is started again."""
+
+
+class Provider(Protocol):
+    """A source of services that changes by itself."""
+
+    name: str
+    ready: asyncio.Event
+    """Set when it has published for the first time, or tried to."""
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+
+
+def providers(
+    settings: Config, publish: Callable[[Snapshot], None], *, forwards_here: bool = True
+) -> Iterator[Provider]:
+    """The providers that a configuration asks for; the static one needs no object."""
+    if settings.swarm is not None:
+        yield SwarmProvider(settings.swarm, publish, forwards_here=forwards_here)
+    if settings.follow is not None:
+        yield ControllerProvider(settings.follow, publish)
+
+
+async def keep_running(provider: Provider) -> None:
+    """Run a provider; after a bug, again."""
+    while True:
+        try:
+            await provider.run()
+        except Exception:
+            log.exception("provider %s failed: this is a bug in stickyproxy", provider.name)
+        provider.ready.set()
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+async def all_ready(running: Iterable[Provider], seconds: float) -> None:
+    """Wait until every provider has published or tried to, but not for longer than that."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            for provider in running:
+                await provider.ready.wait()
 
 
 class App:
@@ -59,6 +115,7 @@ class App:
             access_log=self._access_log,
         )
         self.registry = Registry(self.proxy, self._upstreams, proxy.pin_secret)
+        self._admin = SideServer(admin.make_app(self.registry, self.proxy))
         self._server = Server(
             ClientServer(
                 self.proxy.handle,
@@ -86,7 +143,14 @@ class App:
         ListenError."""
         self.registry.publish(static.snapshot(self._config))
         self._upstreams.start()
+        running = list(providers(self._config, self.registry.publish))
+        for provider in running:
+            task = asyncio.create_task(keep_running(provider), name=f"provider {provider.name}")
+            self._tasks.append(task)
         try:
+            if self._config.admin is not None:
+                await self._admin.start(self._config.admin)
+            await all_ready(running, FIRST_SNAPSHOT_SECONDS)
             bound = await self._server.listen(
                 [listener.address for listener in self._config.listeners]
             )
@@ -100,14 +164,13 @@ class App:
     async def stop(self, grace: float | None = None) -> None:
         """Stop accepting, let requests under way finish for ``grace`` seconds (the configured
         grace period by default), then end."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         if grace is None:
             grace = self._config.proxy.grace_period
-        cut = await self._server.drain(grace)
+        cut = await self._server.drain(grace)  # routes are kept in step meanwhile
         if cut:
             log.warning("%d connections did not finish within %g s and were cut", cut, grace)
+        await _end(self._tasks)
+        await self._admin.stop()
         self._upstreams.close()
         if self._access_log is not None:
             self._access_log.close()
@@ -115,10 +178,8 @@ class App:
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT end ``run_until_signalled``, a second one the process; SIGHUP
         reloads."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_stop_signal)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        _on_stop_signals(self._stop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
 
     async def run_until_signalled(self) -> None:
         """Serve until a signal, then stop gracefully."""
@@ -141,16 +202,11 @@ class App:
         log.info("configuration reloaded: %d services", len(new.services))
         fixed = [
             name
-            for name in ("listeners", "proxy", "access_log")
+            for name in ("listeners", "proxy", "access_log", "admin", "swarm", "follow")
             if getattr(old, name) != getattr(new, name)
         ]
         if fixed:
             log.warning("changes to %s take effect after a restart", ", ".join(fixed))
-
-    def _on_stop_signal(self) -> None:
-        if self._stop.is_set():
-            os._exit(1)
-        self._stop.set()
 
     def _on_hangup(self) -> None:
         if self._access_log is not None:
@@ -169,6 +225,66 @@ class App:
             if now is not None and now == before and now != self._read:
                 self.reload()
             before = now
+
+
+class ControllerApp:
+    """One controller process: it sees the Swarm, and proxies see it."""
+
+    def __init__(self, settings: Config) -> None:
+        """Raises ConfigError if ``settings`` lacks what a controller needs."""
+        tables = {"controller": settings.controller, "providers.swarm": settings.swarm}
+        missing = [ConfigProblem(name, "is required") for name in tables if tables[name] is None]
+        if settings.controller is None or missing:
+            raise ConfigError("a controller's configuration", missing)
+        self._address = settings.controller.address
+        self._config = settings
+        self._controller = Controller(settings.controller.token)
+        self._server = SideServer(self._controller.make_app())
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stop = asyncio.Event()
+
+    async def start(self) -> str:
+        """Look at the Swarm and listen; returns the address. Raises ListenError."""
+        for provider in providers(self._config, self._controller.publish, forwards_here=False):
+            task = asyncio.create_task(keep_running(provider), name=f"provider {provider.name}")
+            self._tasks.append(task)
+        try:
+            return await self._server.start(self._address)
+        except StickyproxyError:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """End; the proxies serve on."""
+        await _end(self._tasks)
+        await self._server.stop()
+
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT end ``run_until_signalled``, a second one the process."""
+        _on_stop_signals(self._stop)
+
+    async def run_until_signalled(self) -> None:
+        """Work until a signal."""
+        await self._stop.wait()
+        await self.stop()
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _on_stop_signals(stop: asyncio.Event) -> None:
+    """Set ``stop`` on SIGTERM and SIGINT; a second one ends the process at once."""
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
 
 
 def _fingerprint(path: Path) -> Fingerprint | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -15,10 +16,11 @@ from typing import Any
 
 import uvloop
 
-from stickyproxy import build_info, config, table
-from stickyproxy.app import App
-from stickyproxy.config import AccessLogSettings, Address, Config, Listener
+from stickyproxy import build_info, config, report, table
+from stickyproxy.app import App, ControllerApp
+from stickyproxy.config import AccessLogSettings, Address, Config, Listener, SwarmSettings
 from stickyproxy.demo import DemoOptions, DemoReplica
+from stickyproxy.diagnosis import found_by_engine, found_by_proxy
 from stickyproxy.errors import ListenError, StickyproxyError
 from stickyproxy.model import Endpoint, EndpointSpec, ServiceSpec
 
@@ -39,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(message)s",
         stream=sys.stderr,
     )
+    for library in ("docker", "urllib3"):  # every request of the engine's listing, else
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         return int(options.command(options))
     except StickyproxyError as error:
@@ -67,6 +71,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_config(serve)
     serve.set_defaults(command=_serve)
+
+    controller = commands.add_parser(
+        "controller",
+        help="find services for proxies elsewhere",
+        description="Watch the Swarm and tell the proxies that follow it, by the url in their "
+        "[providers.controller]. It carries no traffic, and they need no Docker socket.",
+    )
+    _add_config(controller)
+    controller.set_defaults(command=_controller)
+
+    services = commands.add_parser(
+        "services",
+        help="what was found, and what is wrong with it",
+        description="List services with their hosts, policy, endpoints, state and problems, as a "
+        "running proxy sees them; or with --engine as a Docker engine lists them.",
+    )
+    services.add_argument(
+        "--config", metavar="FILE", type=Path, help="the configuration that names [admin] address"
+    )
+    services.add_argument(
+        "--admin",
+        metavar="ADDR",
+        type=_address,
+        help=f"where the proxy's admin page listens (default: {config.ADMIN_ADDRESS})",
+    )
+    services.add_argument(
+        "--engine",
+        metavar="URL",
+        nargs="?",
+        const="",
+        help="ask a Docker engine, not a proxy; by default that of the configuration",
+    )
+    services.add_argument("--json", action="store_true", help="for programs")
+    services.set_defaults(command=_services)
 
     check = commands.add_parser(
         "check",
@@ -125,6 +163,13 @@ def _port(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is not a port: write a number from 1 to 65535")
 
 
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _replicas(text: str) -> int:
     if text.isdigit() and 1 <= int(text) <= 100:
         return int(text)
@@ -151,7 +196,7 @@ async def _serve_until_signalled(path: Path) -> None:
     logging.getLogger("stickyproxy").info(
         "%s serves %d services on %s",
         build_info.server_info(),
-        len(app.config.services),
+        sum(len(snapshot.services) for snapshot in app.registry.snapshots()),
         ", ".join(addresses),
     )
     await app.run_until_signalled()
@@ -171,6 +216,32 @@ class _NoConnections:
 
 def _unconnected(service: str, spec: EndpointSpec) -> Endpoint:
     return Endpoint(service, spec, b"", _NoConnections())
+
+
+# --- the Swarm ------------------------------------------------------------------------------
+
+
+def _controller(options: argparse.Namespace) -> int:
+    return _run(_control_until_signalled(ControllerApp(config.load(options.config))))
+
+
+async def _control_until_signalled(app: ControllerApp) -> None:
+    app.handle_signals()
+    address = await app.start()
+    logging.getLogger("stickyproxy").info("%s controls from %s", build_info.server_info(), address)
+    await app.run_until_signalled()
+
+
+def _services(options: argparse.Namespace) -> int:
+    """Exit status 1 if nobody could be asked; problems of services are its output."""
+    settings = Config() if options.config is None else config.load(options.config)
+    if options.engine is not None:
+        engine = settings.swarm or SwarmSettings()
+        rows = found_by_engine(replace(engine, endpoint=options.engine or engine.endpoint))
+    else:
+        rows = found_by_proxy(options.admin or settings.admin or config.ADMIN_ADDRESS)
+    print(json.dumps(rows, indent=2) if options.json else report.as_text(rows))
+    return 0
 
 
 # --- the demo -------------------------------------------------------------------------------

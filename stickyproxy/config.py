@@ -133,6 +133,48 @@ class AccessLogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SwarmSettings:
+    """The Swarm whose labelled services are published; times are in seconds."""
+
+    endpoint: str = "unix:///var/run/docker.sock"
+    """``unix:///path`` or ``tcp://host:port`` of a manager's engine."""
+    poll_interval: float = 3.0
+    """How often the engine is asked when it reports nothing by itself."""
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    """Files; with ``tls_ca`` the engine is verified, with the other two it verifies us."""
+    service_cluster: str | None = None
+    """Publish only services of this cluster, or of none; None: all."""
+    attach_networks: bool = True
+    """Join the networks that published services are on."""
+    networks: tuple[str, ...] = ()
+    """Names or patterns (``shop_*``) of networks that may be joined; empty: all."""
+    release_networks_after: float = 300.0
+    """How long a joined network is kept when no published service is on it any more."""
+    proxy_service: str | None = None
+    """The Swarm service that the proxies are tasks of; None: the one this process is a task of."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowSettings:
+    """The controller that a proxy follows."""
+
+    url: str
+    token: bytes = field(repr=False)
+    cache_file: str | None = None
+    """Where the last state is kept for the next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerSettings:
+    """Where a controller answers the proxies that follow it."""
+
+    address: Address
+    token: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A whole, valid configuration."""
 
@@ -140,6 +182,15 @@ class Config:
     proxy: ProxySettings = ProxySettings()
     access_log: AccessLogSettings = AccessLogSettings()
     services: tuple[ServiceSpec, ...] = ()
+    admin: Address | None = None
+    """Where the admin page listens; None: nowhere."""
+    swarm: SwarmSettings | None = None
+    follow: FollowSettings | None = None
+    controller: ControllerSettings | None = None
+
+
+ADMIN_ADDRESS = Address("127.0.0.1", 8081)
+"""Where the admin page listens, and is looked for, if nothing else is said."""
 
 
 def load(path: str | os.PathLike[str]) -> Config:
@@ -330,10 +381,51 @@ def _secret_from_file(value: object) -> bytes:
     return content
 
 
+def _engine_endpoint(value: object) -> str:
+    """The engine's address as Docker writes it. Raises ValueError."""
+    text = _text(value, "unix:///var/run/docker.sock")
+    kind, separator, rest = text.partition("://")
+    if kind == "unix" and separator and rest.startswith("/"):
+        return f"unix://{_socket_path('unix:' + rest)}"
+    if kind in ("tcp", "https") and separator:
+        address = Address.parse(rest)
+        if address.host and address.port:
+            return f"tcp://{address}"
+    raise ValueError(
+        f'{shown(text)} is not an engine: write it like "unix:///var/run/docker.sock" or '
+        '"tcp://manager.example:2376"'
+    )
+
+
+def _file(value: object) -> str:
+    path = _text(value, "/run/secrets/ca.pem")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{shown(path)} cannot be read: name a readable file")
+    return path
+
+
+def _cache_file(value: object) -> str:
+    return _text(value, "/var/lib/stickyproxy/snapshot.json")
+
+
+def _network_pattern(value: object) -> str:
+    return _text(value, "shop_*")
+
+
+def _controller_url(value: object) -> str:
+    text = _text(value, "http://controller:8082")
+    if text.startswith("http://"):
+        address = Address.parse(text.removeprefix("http://").removesuffix("/"))
+        if address.host and address.port:
+            return f"http://{address}"
+    raise ValueError(f'{shown(text)} is no controller: write it like "http://controller:8082"')
+
+
 # --- tables ---------------------------------------------------------------------------------
 
 _PROXY = ProxySettings()
 _ACCESS_LOG = AccessLogSettings()
+_SWARM = SwarmSettings()
 
 
 class _Table(BaseModel):
@@ -397,19 +489,96 @@ class _ServiceTable(ServiceOptions):
     endpoints: tuple[Annotated[EndpointSpec, PlainValidator(_endpoint)], ...] = ()
 
 
+class _AdminTable(_Table):
+    address: Annotated[Address, PlainValidator(_listener_address)] = ADMIN_ADDRESS
+
+
+class _TokenTable(_Table):
+    token: Annotated[bytes, PlainValidator(_secret)] | None = None
+    token_file: Annotated[bytes, PlainValidator(_secret_from_file)] | None = Field(
+        None, validate_default=True
+    )
+
+    @field_validator("token_file")
+    @classmethod
+    def _one_token(cls, value: bytes | None, info: ValidationInfo) -> bytes | None:
+        if "token" in info.data and (value is None) == (info.data["token"] is None):
+            raise ValueError(
+                "is required: name the file that holds the token that controller and proxies share"
+                if value is None
+                else "cannot be combined with token: remove one of the two"
+            )
+        return value
+
+    def secret(self) -> bytes:
+        return self.token or self.token_file or b""
+
+
+class _ControllerTable(_TokenTable):
+    address: Annotated[Address, PlainValidator(_listener_address)]
+
+    def settings(self) -> ControllerSettings:
+        return ControllerSettings(self.address, self.secret())
+
+
+class _SwarmTable(_Table):
+    endpoint: Annotated[str, PlainValidator(_engine_endpoint)] = _SWARM.endpoint
+    poll_interval: Timeout = _SWARM.poll_interval
+    tls_ca: Annotated[str, PlainValidator(_file)] | None = None
+    tls_cert: Annotated[str, PlainValidator(_file)] | None = None
+    tls_key: Annotated[str, PlainValidator(_file)] | None = None
+    service_cluster: Annotated[str, PlainValidator(_service_name)] | None = None
+    attach_networks: StrictBool = _SWARM.attach_networks
+    networks: tuple[Annotated[str, PlainValidator(_network_pattern)], ...] = ()
+    release_networks_after: Timeout = _SWARM.release_networks_after
+    proxy_service: Annotated[str, PlainValidator(_service_name)] | None = None
+
+    @field_validator("tls_key")
+    @classmethod
+    def _needs_tls_cert(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if "tls_cert" in info.data and info.data["tls_cert"] is None:
+            raise ValueError("has no meaning without tls_cert: set that too, or remove this key")
+        return value
+
+    def settings(self) -> SwarmSettings:
+        return SwarmSettings(**{key: getattr(self, key) for key in type(self).model_fields})
+
+
+class _FollowTable(_TokenTable):
+    url: Annotated[str, PlainValidator(_controller_url)]
+    cache_file: Annotated[str, PlainValidator(_cache_file)] | None = None
+
+    def settings(self) -> FollowSettings:
+        return FollowSettings(self.url, self.secret(), self.cache_file)
+
+
+class _ProvidersTable(_Table):
+    swarm: _SwarmTable | None = None
+    controller: _FollowTable | None = None
+
+
 class _Document(_Table):
     listeners: tuple[_ListenerTable, ...] = ()
     proxy: _ProxyTable = _ProxyTable()
     access_log: _AccessLogTable = _AccessLogTable()
     services: tuple[_ServiceTable, ...] = ()
+    admin: _AdminTable | None = None
+    providers: _ProvidersTable = _ProvidersTable()
+    controller: _ControllerTable | None = None
 
     def config(self) -> Config:
         listeners = tuple(Listener(table.address) for table in self.listeners)
+        swarm, follow = self.providers.swarm, self.providers.controller
+        controller = self.controller
         return Config(
             listeners=listeners or Config().listeners,
             proxy=self.proxy.settings(),
             access_log=AccessLogSettings(self.access_log.format, self.access_log.path),
             services=tuple(table.spec(table.name, table.endpoints) for table in self.services),
+            admin=None if self.admin is None else self.admin.address,
+            swarm=None if swarm is None else swarm.settings(),
+            follow=None if follow is None else follow.settings(),
+            controller=None if controller is None else controller.settings(),
         )
 
 
@@ -419,12 +588,17 @@ TABLES: dict[str, type[BaseModel]] = {
     "proxy": _ProxyTable,
     "access_log": _AccessLogTable,
     "services": _ServiceTable,
+    "admin": _AdminTable,
+    "providers": _ProvidersTable,
+    "providers.swarm": _SwarmTable,
+    "providers.controller": _FollowTable,
+    "controller": _ControllerTable,
 }
 """The model of each table by its name."""
 
 
 def _known_keys(location: Location) -> Sequence[str]:
-    table = str(location[0]) if location else ""
+    table = ".".join(step for step in location if isinstance(step, str))
     return list(TABLES[table].model_fields)
 
 

@@ -3,6 +3,7 @@
 StickyproxyError
 ├── ConfigError            the configuration file cannot be used; carries every problem found
 ├── ListenError            a listener cannot be opened (port taken, no permission)
+├── ProviderError          a provider cannot be asked (engine or controller away)
 ├── BadRequest             a request that is refused before anything is forwarded
 │   └── InvalidHost        its Host field cannot be a host name
 ├── ClientStalled          the client neither sent nor took a byte of a body for too long
@@ -46,6 +47,10 @@ class ConfigError(StickyproxyError):
 
 class ListenError(StickyproxyError):
     """A listener cannot be opened; the message names the address and the remedy."""
+
+
+class ProviderError(StickyproxyError):
+    """A provider's source cannot be asked; the message says what would mend it."""
 
 
 class BadRequest(StickyproxyError):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from stickyproxy import hashing, table
-from stickyproxy.model import Endpoint, EndpointSpec, Snapshot
+from stickyproxy import hashing, report, table
+from stickyproxy.model import Endpoint, EndpointSpec, Problem, Snapshot
 from stickyproxy.table import RoutingTable
 from stickyproxy.upstream import Upstreams
 
@@ -28,23 +28,62 @@ class Registry:
     def __init__(self, proxy: HoldsTable, upstreams: Upstreams, pin_secret: bytes | None) -> None:
         self._proxy = proxy
         self._upstreams = upstreams
-        self._pin_key = hashing.pin_key(pin_secret)
+        self._secret = pin_secret
         self._snapshots: dict[str, Snapshot] = {}
+        self._keys: dict[str, bytes] = {}
+        """Pin key by name of service."""
+        self.problems: tuple[Problem, ...] = ()
+        """What all providers report, and what only shows when their services come together."""
 
     def publish(self, snapshot: Snapshot) -> None:
         """Take a provider's whole state. What did not change keeps its cluster: connections,
         cursors and slot tables survive."""
-        if self._snapshots.get(snapshot.provider) == snapshot:
+        before = self._snapshots.get(snapshot.provider)
+        if before == snapshot:
             return
         self._snapshots[snapshot.provider] = snapshot
-        services = [
-            service
-            for provider in sorted(self._snapshots)
-            for service in self._snapshots[provider].services
-        ]
-        self._proxy.table = table.build(services, self._make_endpoint, self._proxy.table)
+        if before is None or (before.services, before.realm) != (snapshot.services, snapshot.realm):
+            self._rebuild()
+        self._report()
+
+    def snapshots(self) -> list[Snapshot]:
+        """The state of each provider, by its name."""
+        return [self._snapshots[provider] for provider in sorted(self._snapshots)]
+
+    def _rebuild(self) -> None:
+        """Pins depend on the realm of the provider that a service comes from. When that changes,
+        which is when a proxy is moved to another Swarm, nothing of the old table is of use."""
+        snapshots = self.snapshots()
+        services = [service for snapshot in snapshots for service in snapshot.services]
+        keys = {
+            service.name: hashing.pin_key(self._secret, snapshot.realm)
+            for snapshot in snapshots
+            for service in snapshot.services
+        }
+        old = self._proxy.table
+        rekeyed = any(keys[name] != self._keys[name] for name in keys.keys() & self._keys.keys())
+        self._keys = keys
+        self._proxy.table = table.build(services, self._make_endpoint, None if rekeyed else old)
+        if rekeyed:
+            for cluster in old.clusters():
+                for endpoint in cluster.endpoints:
+                    endpoint.pool.close()
         log.debug("routing table:\n%s", self._proxy.table.dump())
 
+    def _report(self) -> None:
+        """Log problems when they come and when they go, not as long as they last."""
+        snapshots = self.snapshots()
+        found = [problem for snapshot in snapshots for problem in snapshot.problems]
+        services = [service for snapshot in snapshots for service in snapshot.services]
+        new = tuple(dict.fromkeys([*found, *report.conflicts(services)]))
+        for problem in new:
+            if problem not in self.problems:
+                log.log(logging.ERROR if problem.fatal else logging.WARNING, "%s", problem)
+        for problem in self.problems:
+            if problem not in new:
+                log.info("no longer: %s", problem)
+        self.problems = new
+
     def _make_endpoint(self, service: str, spec: EndpointSpec) -> Endpoint:
-        pin = hashing.pin(self._pin_key, service, spec.id)
+        pin = hashing.pin(self._keys[service], service, spec.id)
         return Endpoint(service, spec, pin, self._upstreams.pool(spec.address))

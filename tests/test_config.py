@@ -20,6 +20,7 @@ from stickyproxy.config import (
     Config,
     Listener,
     ProxySettings,
+    SwarmSettings,
     load,
     parse,
 )
@@ -27,6 +28,12 @@ from stickyproxy.errors import ConfigError
 from stickyproxy.model import EndpointSpec, ServiceSpec
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
+
+TABLE = r"(?m)^#?\[+{}\]+$"
+"""The line that a table begins with; commented out if the example does without it."""
+
+GROUPS = ("providers",)
+"""Tables of tables."""
 
 
 def problems(text: str) -> dict[str, str]:
@@ -72,12 +79,13 @@ class TestExample:
         [(table, key) for table in TABLES for key in TABLES[table].model_fields],
     )
     def test_mentions_every_key(self, table: str, key: str) -> None:
-        if not table:
-            assert re.search(rf"(?m)^\[\[?{key}\]\]?$", EXAMPLE.read_text())
+        if not table or table in GROUPS:
+            name = f"{table}.{key}".removeprefix(".")
+            assert name in GROUPS or re.search(TABLE.format(re.escape(name)), EXAMPLE.read_text())
         else:
             assert key in example_keys(table)
 
-    @pytest.mark.parametrize("table", [table for table in TABLES if table])
+    @pytest.mark.parametrize("table", [table for table in TABLES if table and table not in GROUPS])
     def test_mentions_nothing_else(self, table: str) -> None:
         assert set(example_keys(table)) == set(TABLES[table].model_fields)
 
@@ -89,6 +97,20 @@ class TestExample:
         text = f"[{table}]\n" + "\n".join(f"{key} = {value}" for key, value in keys.items())
         assert parse(text) == Config()
 
+    def test_the_swarm_table_shows_defaults(self) -> None:
+        keys = example_keys("providers.swarm")
+        for example in ("tls_ca", "tls_cert", "tls_key", "service_cluster", "proxy_service"):
+            del keys[example]
+        text = "[providers.swarm]\n" + "\n".join(f"{key} = {keys[key]}" for key in keys)
+        assert parse(text) == Config(swarm=SwarmSettings())
+
+    @pytest.mark.parametrize("table", ["admin", "controller", "providers.controller"])
+    def test_tables_not_in_use_can_be_used_as_shown(self, table: str) -> None:
+        keys = example_keys(table)
+        keys.pop("token_file", None)
+        text = f"[{table}]\n" + "\n".join(f"{key} = {keys[key]}" for key in keys)
+        assert parse(text) != Config()
+
     @pytest.mark.parametrize("key", TABLES["services"].model_fields)
     def test_each_key_of_a_service_can_be_used_as_shown(self, key: str) -> None:
         keys = {key: example_keys("services")[key]}
@@ -99,7 +121,7 @@ class TestExample:
 
 def example_keys(table: str) -> dict[str, str]:
     """{key: value} of a table of the example, settings commented out included."""
-    parts = re.split(r"(?m)^\[+(\w+)\]+$", EXAMPLE.read_text())
+    parts = re.split(TABLE.format(r"([\w.]+)"), EXAMPLE.read_text())
     body = parts[parts.index(table) + 1]
     return dict(re.findall(r"(?m)^#?(\w+) = (.+)$", body))
 
@@ -335,7 +357,7 @@ class TestProblems:
         ("text", "place", "reason"),
         [
             ("proxi = 1", "proxi", 'unknown key "proxi" (did you mean "proxy"?)'),
-            ("zzz = 1", "zzz", "(known: listeners, proxy, access_log, services)"),
+            ("zzz = 1", "zzz", "(known: listeners, proxy, access_log, services, admin, "),
             ('"a b" = 1', '"a b"', 'unknown key "a b" (known:'),
             ("[proxy]\nsecrets = 1", "proxy.secrets", '(did you mean "secret"?)'),
             ("[[listeners]]\nadress = ':80'\naddress = ':81'", "listeners[0].adress", '"address"?'),
@@ -392,7 +414,8 @@ class TestProblems:
             "x.toml: proxy.max_headers: 1 is too small: write at least 16",
             "x.toml: services[0] (shop).hosts: is required: name at least one host, "
             "or set default_backend to answer for any",
-            'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, services)',
+            'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, services, '
+            "admin, providers, controller)",
         ]
 
 
@@ -494,3 +517,61 @@ def test_whatever_stands_at_the_top(document: dict[str, object]) -> None:
 @given(st.text(st.sampled_from("[]{}=.,'\"\n#a1- ") | st.characters()))
 def test_whatever_the_file_holds(text: str) -> None:
     problems(text)
+
+
+class TestSwarm:
+    def test_nothing_by_default(self) -> None:
+        config = parse("")
+        assert (config.admin, config.swarm, config.follow, config.controller) == (None,) * 4
+
+    def test_whole_table(self, tmp_path: Path) -> None:
+        pem = tmp_path / "a.pem"
+        pem.write_text("")
+        keys = f"tls_ca = '{pem}'\ntls_cert = '{pem}'\ntls_key = '{pem}'\n"
+        config = parse(
+            f"[providers.swarm]\nendpoint = 'tcp://manager:2376'\n{keys}"
+            "poll_interval = '1s'\nservice_cluster = 'eu'\nattach_networks = false\n"
+            "networks = ['shop_*']\nrelease_networks_after = '1m'\nproxy_service = 'lb'"
+        )
+        assert config.swarm == SwarmSettings(
+            endpoint="tcp://manager:2376",
+            poll_interval=1.0,
+            tls_ca=str(pem),
+            tls_cert=str(pem),
+            tls_key=str(pem),
+            service_cluster="eu",
+            attach_networks=False,
+            networks=("shop_*",),
+            release_networks_after=60.0,
+            proxy_service="lb",
+        )
+
+    @pytest.mark.parametrize(
+        ("text", "place", "reason"),
+        [
+            ("[providers.swarn]", "providers.swarn", 'did you mean "swarm"?'),
+            ("[providers.swarm]\nendpont = 1", "providers.swarm.endpont", '"endpoint"?'),
+            ("[providers.swarm]\nendpoint = '/x'", "providers.swarm.endpoint", 'like "unix:///'),
+            ("[providers.swarm]\nendpoint = 'tcp://h'", "providers.swarm.endpoint", "no port"),
+            ("[providers.swarm]\ntls_ca = '/none'", "providers.swarm.tls_ca", "readable file"),
+            ("[providers.swarm]\npoll_interval = '0s'", "providers.swarm.poll_interval", "more"),
+            ("[controller]\naddress = ':1'", "controller.token_file", "is required"),
+            ("[providers.controller]\ntoken = 'a'", "providers.controller.url", "is required"),
+            (
+                "[providers.controller]\ntoken = 'a'\nurl = 'https://c'",
+                "providers.controller.url",
+                'like "http://controller:8082"',
+            ),
+        ],
+    )
+    def test_problems(self, text: str, place: str, reason: str) -> None:
+        found = problems(text)
+        assert list(found) == [place]
+        assert reason in found[place]
+
+    def test_a_token_may_come_from_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text("s3cret\n")
+        config = parse(f"[controller]\naddress = ':1'\ntoken_file = '{tmp_path}/token'")
+        assert config.controller is not None
+        assert config.controller.token == b"s3cret"
+        assert "s3cret" not in repr(config)

@@ -1,0 +1,64 @@
+"""CONTROL: the admin page: what was found, what is served, what is wrong. Read-only.
+
+GET /services   every service with its endpoints and problems; JSON if asked for by
+                ``Accept: application/json`` or ``?format=json``, else text
+GET /table      the routing table, as text
+GET /healthz    200 as long as this process answers
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from aiohttp import web
+
+from stickyproxy import report
+from stickyproxy.model import EndpointSpec, EndpointState, Problem, Snapshot
+from stickyproxy.registry import HoldsTable
+
+
+class Knows(Protocol):
+    """What the page asks of the registry."""
+
+    problems: tuple[Problem, ...]
+
+    def snapshots(self) -> list[Snapshot]:
+        """The state of each provider."""
+
+
+def make_app(registry: Knows, proxy: HoldsTable) -> web.Application:
+    """The admin page of one proxy."""
+    pages = _Pages(registry, proxy)
+    app = web.Application()
+    app.router.add_get("/services", pages.services)
+    app.router.add_get("/table", pages.table)
+    app.router.add_get("/healthz", pages.healthz)
+    return app
+
+
+class _Pages:
+    def __init__(self, registry: Knows, proxy: HoldsTable) -> None:
+        self._registry = registry
+        self._proxy = proxy
+
+    async def services(self, request: web.Request) -> web.Response:
+        live = {
+            (endpoint.service, endpoint.id): endpoint.state
+            for cluster in self._proxy.table.clusters()
+            for endpoint in cluster.endpoints
+        }
+
+        def state_of(service: str, spec: EndpointSpec) -> EndpointState:
+            return live.get((service, spec.id)) or report.declared_state(service, spec)
+
+        rows = report.rows(self._registry.snapshots(), self._registry.problems, state_of)
+        asked: str = request.query.get("format") or request.headers.get("Accept") or ""
+        if "json" in asked:
+            return web.json_response({"services": rows})
+        return web.Response(text=report.as_text(rows) + "\n")
+
+    async def table(self, _request: web.Request) -> web.Response:
+        return web.Response(text=self._proxy.table.dump() + "\n")
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")

@@ -1,0 +1,221 @@
+"""Labels of Swarm services: pure parsing, by the same validator as ``[[services]]``.
+
+``parse_service`` never raises: whatever a label says becomes options or a problem, and every
+problem of a service is found at once.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ValidationError, ValidationInfo
+from pydantic import field_validator as validator
+
+from stickyproxy.model import Problem
+from stickyproxy.options import Boolean, ServiceOptions, explain, nearest, shown
+
+PREFIX = "com.docker.lb."
+
+# --- the options that only Swarm services have ----------------------------------------------
+
+_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
+
+
+def _object_name(text: str) -> str:
+    """The name of a Docker network, secret or proxy cluster. Raises ValueError."""
+    if not text.strip():
+        raise ValueError("is empty: write a name, or remove the label")
+    if not _NAME.fullmatch(text.strip()):
+        raise ValueError(
+            f"{shown(text)} is not a name: use letters, digits, dots, hyphens and underscores"
+        )
+    return text.strip()
+
+
+def _word(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+ObjectName = Annotated[str, AfterValidator(_object_name)]
+BackendMode = Annotated[Literal["task", "vip"], BeforeValidator(_word)]
+
+
+class LabelOptions(ServiceOptions):
+    """All that the labels of a Swarm service can say."""
+
+    network: ObjectName | None = None
+    backend_mode: BackendMode = "task"
+    service_cluster: ObjectName | None = None
+    ssl_cert: ObjectName | None = None
+    ssl_key: ObjectName | None = None
+    ssl_only: Boolean = False
+    ssl_passthrough: Boolean = False
+    ssl_backend: Boolean = False
+    ssl_backend_tls_verify: Boolean = False
+
+    @validator("ssl_key")
+    @classmethod
+    def _needs_ssl_cert(cls, value: object, info: ValidationInfo) -> object:
+        if "ssl_cert" in info.data and info.data["ssl_cert"] is None:
+            raise ValueError("has no meaning without ssl_cert: set that too, or remove this label")
+        return value
+
+    @property
+    def has_affinity(self) -> bool:
+        """True if a client is to keep reaching one endpoint."""
+        return bool(
+            self.sticky_session_cookie
+            or self.ip_hash
+            or self.hash_cookie
+            or self.hash_header
+            or self.hash_query
+            or self.hash_source_ip
+        )
+
+
+KNOWN = tuple(LabelOptions.model_fields)
+"""Every label there is, without the prefix."""
+
+_IN_THE_CLEAR = ("ssl_only", "ssl_passthrough", "ssl_backend")
+"""Labels without which a service must not be served, as long as they cannot be kept: it would
+travel unencrypted, or reach an endpoint that speaks TLS only."""
+
+
+# --- parsing --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What the labels of one service ask for."""
+
+    options: LabelOptions | None
+    """None: they cannot be used, and ``problems`` says why."""
+    problems: tuple[Problem, ...]
+
+
+def parse_service(
+    service: str, labels: Mapping[str, str], ports: Iterable[int] = ()
+) -> Declaration | None:
+    """What ``labels`` ask for; None if none of them is ours.
+
+    ``ports``: the endpoint ports the service itself names (it publishes them), from which a
+    missing ``port`` is inferred if there is exactly one.
+    """
+    values = {key.removeprefix(PREFIX): labels[key] for key in labels if key.startswith(PREFIX)}
+    if not values:
+        return None
+    unknown = [_unknown(service, key, values.pop(key)) for key in sorted(values.keys() - {*KNOWN})]
+    missing = None if "port" in values else _infer_port(service, values, ports)
+    problems = [*unknown, *([missing] if missing else [])]
+    try:
+        options = LabelOptions.model_validate(values)
+    except ValidationError as error:
+        problems += _explained(service, values, error)
+        return Declaration(None, tuple(problems))
+    problems += _not_served_yet(service, values, options)
+    if options.backend_mode == "vip" and options.has_affinity:
+        problems.append(_vip_with_affinity(service, values))
+    fatal = any(problem.fatal for problem in problems)
+    return Declaration(None if fatal else options, tuple(problems))
+
+
+def lookalikes(service: str, labels: Mapping[str, str]) -> Iterator[Problem]:
+    """Labels that are none of ours, but look as if they were meant to be."""
+    known = [PREFIX + key for key in KNOWN]
+    for label in sorted(labels):
+        if label.startswith(PREFIX):
+            continue
+        # Close enough for a slip of the finger; com.docker.stack.* is not.
+        if guess := get_close_matches(label.lower(), known, n=1, cutoff=0.9):
+            yield _problem(service, label, labels[label], f"looks like {guess[0]}: is it that?")
+
+
+def on_containers(service: str, labels: Mapping[str, str]) -> Problem | None:
+    """The trap that every stack file meets once: labels of the container are not those of the
+    service."""
+    ours = sorted(label for label in labels if label.startswith(PREFIX))
+    if not ours:
+        return None
+    return _problem(
+        service,
+        ours[0],
+        labels[ours[0]],
+        "stands on the containers, where no proxy reads it: in a stack file, put it under "
+        "deploy: labels:",
+        remedy=f"docker service update --label-add {ours[0]}=... {service}",
+    )
+
+
+def _problem(
+    service: str, label: str, value: str, reason: str, *, fatal: bool = False, remedy: str = ""
+) -> Problem:
+    name = label if label.isprintable() and label.isascii() and len(label) <= 80 else shown(label)
+    quoted = shown(value) if value else ""
+    return Problem(service, reason, name, quoted, remedy, fatal)
+
+
+def _unknown(service: str, key: str, value: str) -> Problem:
+    guess = nearest(key, KNOWN)
+    hint = f"did you mean {PREFIX}{guess}?" if guess else f"known: {', '.join(KNOWN)}"
+    reason = f"is not a known label ({hint})"
+    remedy = f"docker service update --label-rm {shlex.quote(PREFIX + key)} "
+    remedy += f"--label-add {PREFIX}{guess}={shlex.quote(value)} {service}" if guess else service
+    # A command that is no line of its own, or not whole, is of no use to copy.
+    remedy = remedy if remedy.isprintable() and len(remedy) <= 200 else ""
+    return _problem(service, PREFIX + key, value, reason, fatal=True, remedy=remedy)
+
+
+def _infer_port(service: str, values: dict[str, str], ports: Iterable[int]) -> Problem | None:
+    """Set the port in ``values``, or say why not."""
+    candidates = sorted(set(ports))
+    if len(candidates) == 1:
+        values["port"] = str(candidates[0])
+        return None
+    found = ", ".join(map(str, candidates))
+    reason = (
+        f"is required, because the service publishes several ports: write one of {found}"
+        if candidates
+        else "is required: write the port the application listens on"
+    )
+    example = candidates[0] if candidates else 8080
+    remedy = f"docker service update --label-add {PREFIX}port={example} {service}"
+    return _problem(service, PREFIX + "port", "", reason, fatal=True, remedy=remedy)
+
+
+def _explained(
+    service: str, values: Mapping[str, str], error: ValidationError
+) -> Iterator[Problem]:
+    for location, reason in explain(error, lambda _: KNOWN):
+        key = str(location[0])
+        remedy = f"docker service update --label-add {PREFIX}{key}=VALUE {service}"
+        yield _problem(
+            service, PREFIX + key, values.get(key, ""), reason, fatal=True, remedy=remedy
+        )
+
+
+def _not_served_yet(
+    service: str, values: Mapping[str, str], options: LabelOptions
+) -> Iterator[Problem]:
+    for key in KNOWN:
+        if not key.startswith("ssl_") or not getattr(options, key):
+            continue
+        if key in _IN_THE_CLEAR:
+            reason = "is not served yet: the service is not published, so as not to go in the clear"
+        else:
+            reason = "is not served yet: the service is published without TLS"
+        yield _problem(service, PREFIX + key, values[key], reason, fatal=key in _IN_THE_CLEAR)
+
+
+def _vip_with_affinity(service: str, values: Mapping[str, str]) -> Problem:
+    return _problem(
+        service,
+        PREFIX + "backend_mode",
+        values["backend_mode"],
+        "has one upstream for all clients, so no session sticks: remove it, or the affinity",
+        remedy=f"docker service update --label-rm {PREFIX}backend_mode {service}",
+    )

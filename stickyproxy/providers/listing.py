@@ -1,0 +1,368 @@
+"""From what a Swarm lists to a snapshot: pure, no Docker, no clock.
+
+The dicts are those of the Docker Engine API (1.30 and later): ``GET /services``, ``/tasks``,
+``/networks`` and ``/nodes``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stickyproxy.model import EndpointSpec, Problem, ServiceSpec, Snapshot
+from stickyproxy.providers import labels
+from stickyproxy.providers.labels import LabelOptions
+
+log = logging.getLogger("stickyproxy")
+
+Json = dict[str, Any]
+
+PROVIDER = "swarm"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All that the engine says of the Swarm at one moment."""
+
+    realm: str
+    """The id of the Swarm."""
+    services: Sequence[Json]
+    tasks: Sequence[Json]
+    networks: Sequence[Json]
+    nodes: Sequence[Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Standpoint:
+    """Where the proxies stand that will forward to what is listed."""
+
+    networks: frozenset[str] | None = None
+    """Ids of the networks they are on; None: not known, and then every network will do."""
+    service: str = ""
+    """Name of the Swarm service that they are the tasks of; empty: not known, or none."""
+    container: str = ""
+    """Id of the container this process runs in; empty: not known, or none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a listing comes to."""
+
+    snapshot: Snapshot
+    converging: bool
+    """True while tasks of a published service are on their way: more is to come soon."""
+    wanted: Mapping[str, frozenset[str]]
+    """Ids of the networks that published services are to be reached on -> their names."""
+
+
+class SwarmReader:
+    """Reads one listing after another, and remembers the last good labels of each service."""
+
+    def __init__(self, service_cluster: str | None = None) -> None:
+        """``service_cluster``: publish only services of that cluster and of none; None: all."""
+        self._service_cluster = service_cluster
+        self._last_good: dict[str, LabelOptions] = {}
+
+    def read(self, listing: Listing, standpoint: Standpoint) -> Reading:
+        """The snapshot of a listing. A service that cannot be read stops no other."""
+        swarm = _Swarm(listing, standpoint)
+        finds = [self._find(service, swarm) for service in listing.services]
+        alive = {service.get("ID") for service in listing.services}
+        self._last_good = {key: self._last_good[key] for key in self._last_good if key in alive}
+        wanted: dict[str, frozenset[str]] = {}
+        for found in finds:
+            if found.network and found.spec:
+                others = wanted.get(found.network, frozenset())
+                wanted[found.network] = others | {found.spec.name}
+        specs = sorted((found.spec for found in finds if found.spec), key=lambda spec: spec.name)
+        problems = [problem for found in finds for problem in found.problems]
+        problems += _behind_ingress(swarm, specs)
+        problems.sort(key=lambda problem: (problem.service, problem.label, problem.reason))
+        return Reading(
+            Snapshot(PROVIDER, tuple(specs), tuple(problems), listing.realm),
+            converging=any(found.converging for found in finds),
+            wanted=wanted,
+        )
+
+    def _find(self, service: Json, swarm: _Swarm) -> _Found:
+        try:
+            return self._read_service(service, swarm)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            name = str((service.get("Spec") or {}).get("Name") or service.get("ID"))
+            log.debug("service %s", name, exc_info=True)
+            reason = f"the engine's answer about it is not understood ({type(error).__name__})"
+            return _Found(problems=(Problem(name, reason, fatal=True),))
+
+    def _read_service(self, service: Json, swarm: _Swarm) -> _Found:
+        spec = service["Spec"]
+        name = str(spec["Name"])
+        marks = spec.get("Labels") or {}
+        ports = _published_ports(service)
+        declared = labels.parse_service(name, marks, [port["TargetPort"] for port in ports])
+        if declared is None:
+            return _Found(problems=_near_misses(name, spec, marks))
+        options, problems = declared.options, declared.problems
+        if options is None:
+            options = self._last_good.get(service["ID"])
+        else:
+            self._last_good[service["ID"]] = options
+        if options is None or self._is_for_others(options):
+            return _Found(problems=problems if options is None else ())
+        way = swarm.way_to(service, options, ports)
+        problems += way.problems
+        tasks = swarm.tasks_of(service["ID"])
+        endpoints = () if way.blocked else swarm.endpoints(service, options, way, tasks)
+        return _Found(
+            options.spec(name, endpoints), problems, way.network, is_converging(service, tasks)
+        )
+
+    def _is_for_others(self, options: LabelOptions) -> bool:
+        ours = self._service_cluster
+        return ours is not None and options.service_cluster not in (None, ours)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    spec: ServiceSpec | None = None
+    problems: tuple[Problem, ...] = ()
+    network: str = ""
+    converging: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How the endpoints of a service are reached: on ``network``, or at their node's address."""
+
+    network: str = ""
+    """Id of an overlay; empty: at the node's address."""
+    published: bool = False
+    """True: at the port that the task publishes on its node (``mode=host``)."""
+    blocked: bool = False
+    """True: not at all, see ``problems``."""
+    problems: tuple[Problem, ...] = field(default=())
+
+
+class _Swarm:
+    """A listing, indexed."""
+
+    def __init__(self, listing: Listing, standpoint: Standpoint) -> None:
+        self.standpoint = standpoint
+        self.own = next(
+            (s for s in listing.services if s["Spec"]["Name"] == standpoint.service), None
+        )
+        self._networks = {network["Id"]: network for network in listing.networks}
+        self._nodes = {node["ID"]: node for node in listing.nodes}
+        self._tasks: dict[str, list[Json]] = {}
+        for task in listing.tasks:
+            self._tasks.setdefault(task.get("ServiceID", ""), []).append(task)
+
+    def tasks_of(self, service_id: str) -> Sequence[Json]:
+        return self._tasks.get(service_id, ())
+
+    # --- the way ---
+
+    def way_to(self, service: Json, options: LabelOptions, ports: Sequence[Json]) -> _Way:
+        """An app published with ``mode=host`` needs no overlay, but one that the proxy is on
+        already is better: some engines do not let a container reach a port of its own node."""
+        name = service["Spec"]["Name"]
+        choices = self._overlays(service)
+        joined = choices.keys() & (self.standpoint.networks or frozenset())
+        if options.network is None and not joined and _is_host_published(options.port, ports):
+            return _Way(published=True)
+        if not choices and self._is_on_host_network(service):
+            return _Way()
+        network = self._choose(service, options, choices)
+        if isinstance(network, Problem):
+            return _Way(blocked=True, problems=(network,))
+        reachable = self.standpoint.networks
+        if reachable is not None and network["Id"] not in reachable:
+            return _Way(network["Id"], blocked=True, problems=(self._apart(name, network),))
+        return _Way(network["Id"])
+
+    def _overlays(self, service: Json) -> dict[str, Json]:
+        """The service's own networks by id; without ingress and what is no overlay."""
+        spec = service["Spec"]
+        attached = spec["TaskTemplate"].get("Networks") or spec.get("Networks") or ()
+        found = [self._networks.get(each["Target"]) for each in attached]
+        return {n["Id"]: n for n in found if n and n.get("Scope") == "swarm" and not n["Ingress"]}
+
+    def _is_on_host_network(self, service: Json) -> bool:
+        attached = service["Spec"]["TaskTemplate"].get("Networks") or ()
+        drivers = {self._networks.get(each["Target"], {}).get("Driver") for each in attached}
+        return "host" in drivers or any(each["Target"] == "host" for each in attached)
+
+    def _choose(
+        self, service: Json, options: LabelOptions, choices: Mapping[str, Json]
+    ) -> Json | Problem:
+        name = service["Spec"]["Name"]
+        label = labels.PREFIX + "network"
+        names = ", ".join(sorted(network["Name"] for network in choices.values()))
+        if options.network is not None:
+            stack = (service["Spec"].get("Labels") or {}).get("com.docker.stack.namespace")
+            meant = {options.network, f"{stack}_{options.network}"}
+            for network in choices.values():
+                if meant & {network["Id"], network["Name"]}:
+                    return network
+            reason = f'the service is not on a network "{options.network}"'
+            reason += f": write one of {names}" if names else ", nor on any other overlay network"
+            remedy = f"docker service update --network-add {options.network} {name}"
+            return Problem(name, reason, label, f'"{options.network}"', remedy, fatal=True)
+        if not choices:
+            remedy = f"docker service update --network-add NETWORK {name}"
+            reason = "is on no overlay network, where a proxy could reach it"
+            return Problem(name, reason, remedy=remedy, fatal=True)
+        shared = [n for n in choices.values() if n["Id"] in (self.standpoint.networks or ())]
+        if len(choices) > 1 and not shared:
+            reason = f"is on several networks ({names}): say which one is for the proxy"
+            example = min(choices.values(), key=lambda n: str(n["Name"]))["Name"]
+            remedy = f"docker service update --label-add {label}={example} {name}"
+            return Problem(name, reason, label, remedy=remedy, fatal=True)
+        return min(shared or choices.values(), key=lambda network: str(network["Name"]))
+
+    def _apart(self, name: str, network: Json) -> Problem:
+        own = self.standpoint
+        if network.get("Attachable") and own.container:
+            remedy = f"docker network connect {network['Name']} {own.container[:12]}"
+        else:
+            proxy = own.service or "PROXY_SERVICE"
+            remedy = f"docker service update --network-add {network['Name']} {proxy}"
+        reason = f'cannot be reached: the proxy is not on its network "{network["Name"]}"'
+        return Problem(name, reason, remedy=remedy, fatal=True)
+
+    # --- the endpoints ---
+
+    def endpoints(
+        self, service: Json, options: LabelOptions, way: _Way, tasks: Sequence[Json]
+    ) -> tuple[EndpointSpec, ...]:
+        if options.backend_mode == "vip" and way.network:
+            address = _virtual_ip(service, way.network)
+            running = any(_is_running(task) for task in tasks)
+            if not address or not running:
+                return ()
+            return (EndpointSpec(service["ID"], _joined(address, options.port or 0)),)
+        found = (self._endpoint(task, options.port or 0, way) for task in tasks)
+        return tuple(sorted((each for each in found if each), key=lambda each: each.id))
+
+    def _endpoint(self, task: Json, port: int, way: _Way) -> EndpointSpec | None:
+        if task["Status"]["State"] != "running":
+            return None
+        node = self._nodes.get(task.get("NodeID", ""), {})
+        status = node.get("Status") or {}
+        if status.get("State") == "down":
+            return None  # its tasks stay "running" in the listing for as long as it is away
+        if way.network:
+            address = _address_on(task, way.network)
+        else:
+            address = _node_address(node)
+            port = _port_on_node(task, port) if way.published else port
+        if not address or not port:
+            return None
+        draining = task["DesiredState"] != "running"
+        return EndpointSpec(task["ID"], _joined(address, port), draining)
+
+
+# --- reading the engine's dicts -------------------------------------------------------------
+
+
+def _published_ports(service: Json) -> Sequence[Json]:
+    """The TCP ports a service publishes, by the mesh or on its nodes."""
+    ports = (service["Spec"].get("EndpointSpec") or {}).get("Ports") or ()
+    return [port for port in ports if port.get("Protocol", "tcp") == "tcp"]
+
+
+def _is_host_published(port: int | None, ports: Iterable[Json]) -> bool:
+    return any(p.get("PublishMode") == "host" and p["TargetPort"] == port for p in ports)
+
+
+def _is_running(task: Json) -> bool:
+    return bool(task["Status"]["State"] == "running" and task["DesiredState"] == "running")
+
+
+_ENDED = frozenset(("complete", "shutdown", "failed", "rejected", "remove", "orphaned"))
+
+
+def is_converging(service: Json, tasks: Sequence[Json]) -> bool:
+    """True while the service is being updated, or a task of it is not what is desired of it."""
+    update = (service.get("UpdateStatus") or {}).get("State")
+    return update in ("updating", "rollback_started") or any(map(_is_moving, tasks))
+
+
+def _is_moving(task: Json) -> bool:
+    state = task["Status"]["State"]
+    if task["DesiredState"] in ("running", "ready", "accepted"):
+        return bool(state != "running")
+    return state not in _ENDED
+
+
+def _address_on(task: Json, network: str) -> str:
+    for attachment in task.get("NetworksAttachments") or ():
+        if attachment["Network"]["ID"] == network:
+            return _without_prefix((attachment.get("Addresses") or [""])[0])
+    return ""
+
+
+def _virtual_ip(service: Json, network: str) -> str:
+    for address in (service.get("Endpoint") or {}).get("VirtualIPs") or ():
+        if address["NetworkID"] == network:
+            return _without_prefix(address.get("Addr", ""))
+    return ""
+
+
+def _node_address(node: Json) -> str:
+    """A manager may know itself as 0.0.0.0 only; its manager address is better then."""
+    address = str((node.get("Status") or {}).get("Addr", ""))
+    if address in ("", "0.0.0.0", "::"):  # noqa: S104
+        address = str((node.get("ManagerStatus") or {}).get("Addr", "")).rpartition(":")[0]
+    return address.strip("[]")
+
+
+def _port_on_node(task: Json, port: int) -> int:
+    """Where the task's ``port`` is published on its node; 0: nowhere (yet)."""
+    for each in (task["Status"].get("PortStatus") or {}).get("Ports") or ():
+        if each.get("TargetPort") == port and each.get("PublishMode") == "host":
+            return int(each.get("PublishedPort", 0))
+    return 0
+
+
+def _without_prefix(address: str) -> str:
+    return address.partition("/")[0]
+
+
+def _joined(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+# --- known traps ----------------------------------------------------------------------------
+
+
+def _near_misses(name: str, spec: Json, marks: Mapping[str, str]) -> tuple[Problem, ...]:
+    container = spec["TaskTemplate"].get("ContainerSpec") or {}
+    misplaced = labels.on_containers(name, container.get("Labels") or {})
+    return (*labels.lookalikes(name, marks), *([misplaced] if misplaced else []))
+
+
+def _behind_ingress(swarm: _Swarm, specs: Iterable[ServiceSpec]) -> list[Problem]:
+    """The ingress mesh hides client addresses: hashing them sends everybody to one endpoint."""
+    if swarm.own is None:
+        return []
+    own = swarm.own["Spec"]["Name"]
+    meshed = [p for p in _published_ports(swarm.own) if p.get("PublishMode") != "host"]
+    if not meshed:
+        return []
+    published, target = meshed[0].get("PublishedPort", 80), meshed[0]["TargetPort"]
+    remedy = (
+        f"docker service update --publish-rm {target} "
+        f"--publish-add mode=host,published={published},target={target} {own}"
+    )
+    reason = (
+        f"hashes client addresses, but {own} publishes port {published} through the ingress mesh, "
+        "which shows all clients under one: publish it in host mode"
+    )
+    return [
+        Problem(spec.name, reason, labels.PREFIX + key, '"true"', remedy)
+        for spec in specs
+        for key in ("ip_hash", "hash_source_ip")
+        if getattr(spec, key)
+    ]

@@ -1,0 +1,466 @@
+"""The Swarm provider: all of Docker's I/O.
+
+    Engine         one Docker engine: what it lists, and what is asked of it
+    EventWatch     a thread that calls back for each event
+    SwarmProvider  events and the clock wake it; it lists, reads, publishes
+
+Events only wake, because Docker has none for tasks: the listing is the truth. The docker SDK
+blocks, so it never runs on the event loop: listings have one thread, the event stream another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import queue
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from docker import APIClient
+from docker.errors import DockerException, NotFound
+from docker.tls import TLSConfig
+from requests.exceptions import RequestException
+
+from stickyproxy.config import SwarmSettings
+from stickyproxy.errors import ProviderError
+from stickyproxy.model import Snapshot
+from stickyproxy.providers.listing import Json, Listing, Reading, Standpoint, SwarmReader
+from stickyproxy.providers.networks import Change, NetworkPlanner
+
+log = logging.getLogger("stickyproxy")
+
+T = TypeVar("T")
+
+FAST_POLL = 0.25
+"""Seconds between listings while a published service converges."""
+FAST_POLL_LIMIT = 30.0
+"""Seconds without any change after which a service that never converges is no longer watched
+closely."""
+SETTLE = 2.0
+"""Seconds of close watching after an event: what it announces is listed a little later."""
+LISTING_SHARE = 0.1
+"""Part of the time that listings may take while polling fast."""
+ENGINE_TIMEOUT = 10.0
+"""Seconds an answer of the engine may take."""
+BACKOFF = (0.5, 10.0)
+"""Seconds before the engine is asked again after a failure: the first time, and at most."""
+
+_ERRORS = (DockerException, RequestException, OSError, ValueError)
+
+
+# --- the engine -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A listing and whose eyes it is for."""
+
+    listing: Listing
+    standpoint: Standpoint
+
+
+class Engine:
+    """One Docker engine. Everything here blocks, and raises ProviderError."""
+
+    def __init__(self, settings: SwarmSettings, *, forwards_here: bool) -> None:
+        """``forwards_here``: this process forwards requests itself, so that the networks of its
+        own container count."""
+        self._settings = settings
+        self._container = own_container() if forwards_here else ""
+        self._client: APIClient | None = None
+        self._realm = ""
+        self._raw: tuple[bytes, ...] = ()
+        self._seen: frozenset[str] = frozenset()
+        """Tasks that ran when last listed."""
+
+    def look(self) -> View | None:
+        """List everything; None if nothing has changed. A fixed number of requests: services,
+        tasks, networks, nodes and the own container, and one more while tasks are leaving."""
+        try:
+            return self._look()
+        except _ERRORS as error:
+            self.forget()
+            raise ProviderError(_explained(self._settings.endpoint, error)) from error
+
+    def _look(self) -> View | None:
+        if self._client is None:
+            self._client = _connect(self._settings)
+            self._realm = str(self._client.inspect_swarm()["ID"])
+        raw = (
+            self._get("/services"),
+            *self._list_tasks(),
+            self._get("/networks"),
+            self._get("/nodes"),
+            self._look_at_self(),
+        )
+        if raw == self._raw:
+            return None
+        services, tasks, leaving, networks, nodes, own = map(json.loads, raw)
+        listing = Listing(self._realm, services, tasks + leaving, networks, nodes)
+        self._seen = frozenset(
+            task["ID"] for task in listing.tasks if task["Status"]["State"] == "running"
+        )
+        self._raw = raw
+        return View(listing, self._standpoint(services, own))
+
+    def _list_tasks(self) -> tuple[bytes, bytes]:
+        """Tasks that are to run, and those that ran just now and are not to run any longer. The
+        engine remembers many more, of no use to us, so they are not asked for."""
+        if not self._seen:
+            return self._get("/tasks"), b"[]"
+        desired = self._get("/tasks", {"desired-state": ["running", "ready", "accepted"]})
+        gone = [task for task in sorted(self._seen) if task.encode() not in desired]
+        return desired, self._get("/tasks", {"id": gone}) if gone else b"[]"
+
+    def _look_at_self(self) -> bytes:
+        if not self._container:
+            return b"null"
+        try:
+            return self._get(f"/containers/{self._container}/json")
+        except NotFound:
+            return b"null"  # a container of another engine than this one
+
+    def _standpoint(self, services: Iterable[Json], own: Json | None) -> Standpoint:
+        labels = {} if own is None else (own["Config"].get("Labels") or {})
+        service = str(labels.get("com.docker.swarm.service.name", ""))
+        named = self._settings.proxy_service
+        if named is not None and named != service:
+            return _standpoint_of_service(named, services)
+        if own is None:
+            return Standpoint(service=service)
+        joined = own["NetworkSettings"]["Networks"] or {}
+        ids = frozenset(str(network["NetworkID"]) for network in joined.values())
+        return Standpoint(ids, service, str(own["Id"]))
+
+    def forget(self) -> None:
+        """Connect anew for the next request, and take nothing for known."""
+        client, self._client = self._client, None
+        self._raw = ()
+        if client is not None:
+            with suppress(*_ERRORS):
+                client.close()
+
+    def _get(self, path: str, filters: Mapping[str, object] | None = None) -> bytes:
+        """The body of an answer, not yet read: most of the time it is the same as before."""
+        client = self._client
+        assert client is not None
+        response = client.get(
+            f"{client.base_url}/v{client.api_version}{path}",
+            params={"filters": json.dumps(filters)} if filters else None,
+            timeout=ENGINE_TIMEOUT,
+        )
+        client._raise_for_status(response)
+        return bytes(response.content)
+
+    # --- joining networks ---
+
+    def apply(self, change: Change, standpoint: Standpoint) -> None:
+        """Join and leave networks as planned."""
+        client = self._client
+        if client is None:
+            return
+        try:
+            for network in change.connect:
+                client.connect_container_to_network(standpoint.container, network)
+            for network in change.disconnect:
+                client.disconnect_container_from_network(standpoint.container, network)
+            if change.add or change.remove:
+                self._update_service(client, change, standpoint.service)
+        except _ERRORS as error:
+            raise ProviderError(_explained(self._settings.endpoint, error)) from error
+
+    def _update_service(self, client: APIClient, change: Change, service: str) -> None:
+        """One update for all networks. The specification goes back as it came but for them, so
+        nothing that this version does not know is lost. If somebody else has updated the service
+        meanwhile, the engine refuses, and the next listing shows what is still to be done."""
+        found = client.inspect_service(service)
+        response = client.post(
+            f"{client.base_url}/v{client.api_version}/services/{found['ID']}/update",
+            params={"version": found["Version"]["Index"], "registryAuthFrom": "spec"},
+            json=change.applied_to(found["Spec"]),
+            timeout=ENGINE_TIMEOUT,
+        )
+        client._raise_for_status(response)
+
+
+def _standpoint_of_service(name: str, services: Iterable[Json]) -> Standpoint:
+    """Where the tasks of a proxy service stand, or will when its last update is done."""
+    for service in services:
+        if name in (service["Spec"]["Name"], service["ID"]):
+            attached = service["Spec"]["TaskTemplate"].get("Networks") or ()
+            ids = frozenset(str(each["Target"]) for each in attached)
+            return Standpoint(ids, str(service["Spec"]["Name"]))
+    return Standpoint(service=name)
+
+
+def _connect(settings: SwarmSettings) -> APIClient:
+    tls: TLSConfig | bool = False
+    if settings.tls_ca or settings.tls_cert:
+        pair = (settings.tls_cert, settings.tls_key) if settings.tls_cert else None
+        tls = TLSConfig(client_cert=pair, ca_cert=settings.tls_ca, verify=bool(settings.tls_ca))
+    return APIClient(
+        base_url=settings.endpoint, version="auto", timeout=ENGINE_TIMEOUT, tls=tls, num_pools=2
+    )
+
+
+def _explained(endpoint: str, error: Exception) -> str:
+    """What went wrong and what would mend it, in one line."""
+    text = " ".join(str(error).split())
+    path = endpoint.removeprefix("unix://")
+    if "not a swarm manager" in text or "not part of a swarm" in text:
+        return (
+            f"the engine at {endpoint} is no Swarm manager: run the proxy on one, or let it follow "
+            "a controller ([providers.controller])"
+        )
+    if "FileNotFoundError" in text or "No such file" in text:
+        return (
+            f"there is no engine at {endpoint}: start it, or mount its socket "
+            f"(--mount type=bind,source={path},target={path})"
+        )
+    if "PermissionError" in text or "Permission denied" in text:
+        return f"the engine at {endpoint} may not be used by this user: add it to group docker"
+    if "Connection refused" in text:
+        return f"the engine at {endpoint} does not answer: connection refused"
+    return f"the engine at {endpoint}: {text[:300]}"
+
+
+_CONTAINER = re.compile(r"/containers/([0-9a-f]{64})/hostname /etc/hostname ")
+
+
+def own_container() -> str:
+    """Id of the container this process runs in, by the file Docker mounts into each; empty: in
+    none."""
+    try:
+        found = _CONTAINER.search(Path("/proc/self/mountinfo").read_text())
+    except OSError:
+        return ""
+    return found[1] if found else ""
+
+
+def list_once(settings: SwarmSettings) -> Snapshot:
+    """What the Swarm publishes now. Blocks; raises ProviderError."""
+    engine = Engine(settings, forwards_here=False)
+    try:
+        view = engine.look()
+    finally:
+        engine.forget()
+    assert view is not None  # the first look always sees something new
+    return SwarmReader(settings.service_cluster).read(view.listing, view.standpoint).snapshot
+
+
+# --- threads --------------------------------------------------------------------------------
+
+
+class Worker:
+    """One daemon thread that runs blocking calls in turn: unlike an executor's, it does not keep
+    the process from ending while a call hangs."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """The result of ``call``, run in the thread."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)  # type: ignore[arg-type]
+
+        def work() -> None:
+            result, failure = None, None
+            try:
+                result = call()
+            except Exception as error:
+                failure = error
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any longer
+                loop.call_soon_threadsafe(settle, result, failure)
+
+        self._calls.put(work)
+        return await future
+
+    def stop(self) -> None:
+        """End the thread after the call under way."""
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        while (work := self._calls.get()) is not None:
+            work()
+
+
+# Container events come from the local engine only, but at once: that is where tasks begin and end.
+_EVENTS = {
+    "type": ["service", "node", "network", "container"],
+    "event": ["create", "update", "remove", "destroy", "start", "die", "kill", "health_status"],
+}
+
+
+class EventWatch:
+    """Calls ``wake`` from its own thread for each event, and whenever it could connect."""
+
+    def __init__(self, settings: SwarmSettings, wake: Callable[[], None]) -> None:
+        self._settings = settings
+        self._wake = wake
+        self._stopping = threading.Event()
+        self._stream: Any = None
+        self._thread = threading.Thread(target=self._run, name="swarm events", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the stream and the thread."""
+        self._stopping.set()
+        with suppress(Exception):  # the SDK reaches for the socket, whatever state it is in
+            self._stream.close()
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                client = _connect(self._settings)
+                self._stream = client.events(filters=_EVENTS)
+                self._wake()
+                failures = 0
+                for _ in self._stream:
+                    if self._stopping.is_set():
+                        break
+                    self._wake()
+            except _ERRORS as error:
+                log.debug("event stream: %s", error)
+            failures += 1
+            self._stopping.wait(backoff(failures))
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: doubling, with jitter, so that the proxies
+    of a cluster do not all come back at one moment."""
+    first, most = BACKOFF
+    longest = float(min(most, first * 2 ** min(failures - 1, 16)))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311  # not secret
+
+
+# --- the provider ---------------------------------------------------------------------------
+
+
+class SwarmProvider:
+    """Publishes the labelled services of a Swarm, and keeps in step with it."""
+
+    name = "swarm"
+
+    def __init__(
+        self,
+        settings: SwarmSettings,
+        publish: Callable[[Snapshot], None],
+        *,
+        forwards_here: bool = True,
+    ) -> None:
+        self.ready = asyncio.Event()
+        """Set when the engine has been asked for the first time, with success or without."""
+        self._settings = settings
+        self._publish = publish
+        self._engine = Engine(settings, forwards_here=forwards_here)
+        self._reader = SwarmReader(settings.service_cluster)
+        self._planner = NetworkPlanner(settings)
+        self._reading: Reading | None = None
+        self._view: View | None = None
+        self._woken = asyncio.Event()
+        self._failures = 0
+        self._last_change = 0.0
+        self._last_event = 0.0
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        loop = asyncio.get_running_loop()
+        worker = Worker("swarm listing")
+        events = EventWatch(self._settings, lambda: _call_soon(loop, self._on_event))
+        try:
+            while True:
+                pause = await self._step(worker)
+                self.ready.set()
+                self._woken.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._woken.wait()
+        finally:
+            events.stop()
+            worker.stop()
+
+    def _on_event(self) -> None:
+        self._last_event = time.monotonic()
+        self._woken.set()
+
+    async def _step(self, worker: Worker) -> float:
+        """Ask, publish and join; returns the seconds until that is due again, unless an event
+        comes. However many come, listings do not take more than their share of the time."""
+        began = time.monotonic()
+        try:
+            view = await worker.run(self._engine.look)
+        except ProviderError as error:
+            return self._failed(error)
+        if self._failures:
+            log.info("swarm: the engine answers again")
+            self._failures = 0
+        if view is not None:
+            self._view = view
+            self._last_change = time.monotonic()
+            self._reading = self._reader.read(view.listing, view.standpoint)
+            self._publish(self._with_own_problems(self._reading.snapshot))
+        await self._join_networks(worker)
+        rest = min((time.monotonic() - began) / LISTING_SHARE, self._settings.poll_interval)
+        await asyncio.sleep(rest)
+        return max(0.0, self._pause() - rest)
+
+    def _failed(self, error: ProviderError) -> float:
+        """Nothing is published: what was, serves on."""
+        self._failures += 1
+        if self._failures == 1:
+            kept = "routes are kept" if self._reading else "no route is known yet"
+            log.warning("swarm: %s; %s, trying again", error, kept)
+        return backoff(self._failures)
+
+    def _pause(self) -> float:
+        now = time.monotonic()
+        unsettled = now - self._last_event < SETTLE
+        converging = self._reading is not None and self._reading.converging
+        if unsettled or (converging and now - self._last_change < FAST_POLL_LIMIT):
+            return min(FAST_POLL, self._settings.poll_interval)
+        return self._settings.poll_interval
+
+    async def _join_networks(self, worker: Worker) -> None:
+        if self._view is None or self._reading is None:
+            return
+        view = self._view
+        change = self._planner.plan(
+            view.listing, view.standpoint, self._reading.wanted, time.monotonic()
+        )
+        if change is None:
+            return
+        log.info("swarm: %s", change)
+        try:
+            await worker.run(lambda: self._engine.apply(change, view.standpoint))
+        except ProviderError as error:
+            self._planner.failed(change, str(error), time.monotonic())
+            log.warning("swarm: %s failed: %s", change, error)
+            self._publish(self._with_own_problems(self._reading.snapshot))
+        self._on_event()  # look at once what came of it
+
+    def _with_own_problems(self, snapshot: Snapshot) -> Snapshot:
+        return replace(snapshot, problems=snapshot.problems + self._planner.problems())
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(callback)

@@ -1,0 +1,67 @@
+"""Swarms for the tests: started for a test module or a single test, and removed after it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.swarm import images, stage
+from tests.swarm.engine import Swarm, why_not
+
+
+@pytest.fixture(scope="session")
+def archive() -> Path:
+    """The images, made if need be. Skips where no engine can run; in CI that is a failure."""
+    reason = why_not()
+    if reason is not None:
+        message = f"the Swarm suite cannot run here: {reason}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with Swarm() as swarm:
+        return images.prepare(swarm.manager)
+
+
+@pytest.fixture
+def swarm(archive: Path) -> Iterator[Swarm]:
+    """One node that has the images; nothing is deployed."""
+    with Swarm() as started:
+        images.load(started.manager, archive)
+        yield started
+
+
+@pytest.fixture(scope="module")
+def shared_swarm(archive: Path) -> Iterator[Swarm]:
+    """The same for all tests of a module."""
+    with Swarm() as started:
+        images.load(started.manager, archive)
+        yield started
+
+
+@pytest.fixture
+def three(archive: Path) -> Iterator[Swarm]:
+    """Three nodes that have the images, all of them managers."""
+    with Swarm(nodes=3, managers=3) as started:
+        for node in started.nodes:
+            images.load(node, archive)
+        yield started
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what the proxies logged and what runs."""
+    report = yield
+    arguments = getattr(item, "funcargs", {}).values()
+    swarm = next((value for value in arguments if isinstance(value, Swarm)), None)
+    if swarm is not None and report.failed:
+        try:
+            what = swarm.manager.docker("service", "ls") + stage.proxy_logs(swarm.manager)
+        except Exception as error:  # the engine may be the very thing that failed
+            what = f"{error}\n{swarm.manager.log()}"
+        report.sections.append(("Swarm", what))
+    return report

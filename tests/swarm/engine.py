@@ -1,0 +1,430 @@
+"""Real Docker engines for the suite: one node or several, each in namespaces of its own.
+
+A node is a process tree with its own network, mount, PID and host name namespaces: its dockerd,
+containerd and containers live and die inside. Ending the first process of the PID namespace ends
+all of them at once, mounts included, so nothing has to be hunted down, and a node that "dies" in a
+test really does. Nodes are joined by a bridge in one more network namespace, where clients run.
+The machine's own network, iptables rules and engine are not touched.
+
+If this process dies, the kernel ends the nodes (parent death signal); the names and directories
+that stay behind are removed by the next run.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+ROOT = Path(tempfile.gettempdir()) / "stickyproxy-swarm"
+"""Short on purpose: unix sockets below it have 107 bytes for their path."""
+
+SUBNET = "10.123.0"
+CLIENT_ADDRESS = f"{SUBNET}.1"
+NEEDED = {
+    "dockerd": "docker.io",
+    "docker": "docker.io",
+    "iptables": "iptables",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
+    "mmdebstrap": "mmdebstrap",
+    "curl": "curl",
+}
+"""What the suite runs, and the Debian package it comes in."""
+
+T = TypeVar("T")
+
+
+def why_not() -> str | None:
+    """Why this machine cannot run engines; None if it can."""
+    if sys.platform != "linux":
+        return f"it needs Linux, this is {sys.platform}"
+    if os.geteuid() != 0:
+        return "it needs root, to make network namespaces and run dockerd"
+    missing = sorted({package for tool, package in NEEDED.items() if _which(tool) is None})
+    if missing:
+        return f"it needs Debian's packages {' '.join(missing)}"
+    return None
+
+
+def eventually(what: str, ask: Callable[[], T], *, within: float = 60.0, every: float = 0.2) -> T:
+    """Ask until the answer is true; returns it. AssertionError with the last answer if it does
+    not come within that many seconds; failed commands count as no answer yet."""
+    deadline = time.monotonic() + within
+    last: object = None
+    while True:
+        try:
+            answer = ask()
+            if answer:
+                return answer
+            last = answer
+        except (CommandError, AssertionError, OSError) as error:
+            last = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {within:g} s; last: {last}")
+        time.sleep(every)
+
+
+class CommandError(Exception):
+    """A command failed; the message has its output."""
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = 300.0,
+) -> str:
+    """Run a command and return what it prints. Raises CommandError if it fails."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        env=None if env is None else dict(env),
+        timeout=timeout,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        check=False,
+        cwd=cwd,
+    )
+    if done.returncode != 0:
+        shown = " ".join(str(part) for part in command)
+        raise CommandError(
+            f"{shown}\nexit status {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+        )
+    return done.stdout
+
+
+class Node:
+    """One machine of the Swarm."""
+
+    def __init__(self, name: str, address: str, directory: Path, netns: str) -> None:
+        self.name = name
+        self.address = address
+        self.netns = netns
+        self.directory = directory
+        self.socket = directory / "docker.sock"
+        self._first: subprocess.Popen[bytes] | None = None
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name} at {self.address}>"
+
+    # --- its life -------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Start the first process of the node; it holds the namespaces and reaps orphans."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        setup = (
+            f"hostname {self.name} && mount -t tmpfs tmpfs /run && mkdir /run/lock && "
+            # With SIGCHLD ignored the kernel reaps whatever the engine leaves behind.
+            "trap '' CHLD && exec sleep infinity"
+        )
+        self._first = subprocess.Popen(
+            [
+                *("setpriv", "--pdeathsig", "KILL"),
+                *("nsenter", f"--net=/run/netns/{self.netns}"),
+                *("unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child=KILL"),
+                *("--mount-proc", "sh", "-c", setup),
+            ],
+            stdin=subprocess.DEVNULL,
+        )
+        eventually(f"{self.name} boots", self._is_booted, within=10, every=0.02)
+
+    def _is_booted(self) -> bool:
+        return Path(f"/proc/{self._first_pid()}/cmdline").read_bytes().startswith(b"sleep\0")
+
+    def _first_pid(self) -> int:
+        """The process that is number 1 inside: the only child of ``unshare``."""
+        assert self._first is not None
+        pid = self._first.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if not children:
+            raise CommandError(f"{self.name} has no first process")
+        return int(children[0])
+
+    def start_engine(self) -> None:
+        """Start dockerd and wait until it answers."""
+        settings = {
+            "data-root": str(self.directory / "data"),
+            "exec-root": str(self.directory / "exec"),
+            "pidfile": str(self.directory / "docker.pid"),
+            # The second one is where everybody expects it; /run is the node's own.
+            "hosts": [f"unix://{self.socket}", "unix:///run/docker.sock"],
+            "cgroup-parent": f"/{self._cgroup}",
+            "exec-opts": ["native.cgroupdriver=cgroupfs"],
+            "log-level": "warn",
+            "shutdown-timeout": 5,
+        }
+        config = self.directory / "daemon.json"
+        config.write_text(json.dumps(settings))
+        # A killed daemon leaves it behind, and the number may by now be another process's.
+        (self.directory / "docker.pid").unlink(missing_ok=True)
+        with (self.directory / "dockerd.log").open("ab") as log:
+            self._daemon = subprocess.Popen(
+                self.inside("dockerd", "--config-file", str(config)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        eventually(f"the engine of {self.name} answers", self._engine_answers, within=60, every=0.1)
+
+    def _engine_answers(self) -> bool:
+        if self._daemon is None or self._daemon.poll() is not None:
+            raise SystemError(f"dockerd of {self.name} ended:\n{self.log()}")
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            connection.connect(str(self.socket))
+            client = http.client.HTTPConnection("engine")
+            client.sock = connection
+            client.request("GET", "/_ping")
+            return client.getresponse().status == http.HTTPStatus.OK
+
+    def stop_engine(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End dockerd alone and wait for it. On SIGTERM it stops its containers first; on
+        SIGKILL they run on until it is started again."""
+        assert self._daemon is not None
+        pid = (self.directory / "docker.pid").read_text().strip()
+        run(self.inside("kill", f"-{number.name.removeprefix('SIG')}", pid))
+        self._daemon.wait(60)
+
+    def log(self) -> str:
+        """The end of what dockerd has logged."""
+        return (self.directory / "dockerd.log").read_text(errors="replace")[-3000:]
+
+    def kill(self) -> None:
+        """The whole node dies at once, as by a power failure: engine, containers, network."""
+        if self._first is None:
+            return
+        with suppress(CommandError):
+            run(["ip", "-n", self.netns, "link", "set", "eth0", "down"])
+        self._first.kill()
+        self._first.wait()
+        if self._daemon is not None:
+            self._daemon.wait(30)
+        self._first = self._daemon = None
+
+    def remove(self) -> None:
+        """Kill it, and leave nothing of it."""
+        self.kill()
+        _remove_cgroups(self._cgroup)
+
+    @property
+    def _cgroup(self) -> str:
+        return f"stickyproxy-{self.netns}"
+
+    # --- commands -------------------------------------------------------------------------------
+
+    def inside(self, *command: str) -> list[str]:
+        """That command, to run in the namespaces of the node. Not ``ip netns exec``: it hides
+        the cgroup mounts."""
+        target = str(self._first_pid())
+        return ["nsenter", "--target", target, "--mount", "--pid", "--net", "--uts", *command]
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment in which ``docker`` means this node's engine."""
+        return {
+            "PATH": _PATH,
+            "LANG": "C.UTF-8",
+            "HOME": str(self.directory),
+            "DOCKER_HOST": f"unix://{self.socket}",
+            # Nothing of the user's own: no credentials, contexts or plugins.
+            "DOCKER_CONFIG": str(self.directory / "client"),
+            "DOCKER_BUILDKIT": "0",  # BuildKit's client part is a download
+        }
+
+    def docker(self, *arguments: str | Path, timeout: float = 300.0) -> str:
+        """Run a docker command against this node's engine; returns what it prints."""
+        return run(["docker", *arguments], env=self.environ, timeout=timeout)
+
+    def shell(self, script: str, *, cwd: Path | None = None, timeout: float = 120.0) -> str:
+        """Run a script as somebody would who is logged in on this node; returns all it prints."""
+        return run(
+            ["nsenter", f"--net=/run/netns/{self.netns}", "bash", "-euc", f"exec 2>&1\n{script}"],
+            env=self.environ,
+            cwd=self.directory if cwd is None else cwd,
+            timeout=timeout,
+        )
+
+    def json(self, *arguments: str) -> list[dict[str, Any]]:
+        """Run a docker command that takes ``--format`` and read its lines as JSON."""
+        lines = self.docker(*arguments, "--format", "{{json .}}").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def inspect(self, kind: str, *names: str) -> list[dict[str, Any]]:
+        """``docker KIND inspect NAMES``, for tasks without KIND; an empty list for no names."""
+        found: list[dict[str, Any]] = json.loads(
+            self.docker(*kind.split(), "inspect", *names) if names else "[]"
+        )
+        return found
+
+    def tasks(self, service: str, state: str = "running") -> dict[str, dict[str, Any]]:
+        """Task id -> task, of a service's tasks that are, and are meant to be, in that state."""
+        found = self.docker("service", "ps", "-q", "--no-trunc", service).split()
+        return {
+            task["ID"]: task
+            for task in self.inspect("", *found)
+            if task["Status"]["State"] == state and task["DesiredState"] == state
+        }
+
+
+class Swarm:
+    """Nodes that form one Swarm; a context manager. The first node is a manager."""
+
+    def __init__(self, nodes: int = 1, managers: int = 1) -> None:
+        _remove_leftovers()
+        self._name = f"sp{os.getpid()}{secrets.token_hex(2)}"
+        self.directory = ROOT / self._name
+        self._managers = managers
+        self._switch = f"{self._name}s"
+        self.nodes = [
+            Node(
+                f"node{number}",
+                f"{SUBNET}.{10 + number}",
+                self.directory / f"n{number}",
+                f"{self._name}n{number}",
+            )
+            for number in range(1, nodes + 1)
+        ]
+
+    def __repr__(self) -> str:
+        return f"<Swarm {self._name}: {len(self.nodes)} nodes>"
+
+    @property
+    def manager(self) -> Node:
+        """The first node."""
+        return self.nodes[0]
+
+    def __enter__(self) -> Self:
+        try:
+            self._connect()
+            for node in self.nodes:
+                node.boot()
+                node.start_engine()
+            self._join()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def _connect(self) -> None:
+        """A namespace for the clients with a bridge in it, and every node plugged into that."""
+        self.directory.mkdir(parents=True)
+        (self.directory / "owner").write_text(_identity(os.getpid()) or "")
+        switch = self._switch
+        _ip(f"netns add {switch}")
+        _ip(f"-n {switch} link set lo up")
+        _ip(f"-n {switch} link add br0 type bridge forward_delay 0")
+        _ip(f"-n {switch} address add {CLIENT_ADDRESS}/24 dev br0")
+        _ip(f"-n {switch} link set br0 up")
+        for number, node in enumerate(self.nodes, 1):
+            _ip(f"netns add {node.netns}")
+            _ip(f"-n {switch} link add v{number} type veth peer name eth0 netns {node.netns}")
+            _ip(f"-n {switch} link set v{number} master br0 up")
+            _ip(f"-n {node.netns} link set lo up")
+            _ip(f"-n {node.netns} address add {node.address}/24 dev eth0")
+            _ip(f"-n {node.netns} link set eth0 up")
+
+    def _join(self) -> None:
+        first = self.manager
+        first.docker("swarm", "init", "--advertise-addr", first.address)
+        for number, node in enumerate(self.nodes[1:], 2):
+            role = "manager" if number <= self._managers else "worker"
+            token = first.docker("swarm", "join-token", "-q", role).strip()
+            node.docker(
+                "swarm", "join", "--token", token, "--advertise-addr", node.address, first.address
+            )
+        eventually("every node is ready", self._all_ready, within=60)
+
+    def _all_ready(self) -> bool:
+        states = [node["Status"] for node in self.manager.json("node", "ls")]
+        return len(states) == len(self.nodes) and set(states) == {"Ready"}
+
+    def as_client(self, *command: str | Path) -> list[str]:
+        """That command, to run where the clients are."""
+        return ["nsenter", f"--net=/run/netns/{self._switch}", *(str(part) for part in command)]
+
+    def add_client_address(self, number: int) -> str:
+        """One more address for clients to come from; returns it."""
+        address = f"{SUBNET}.{100 + number}"
+        _ip(f"-n {self._switch} address replace {address}/24 dev br0")
+        return address
+
+    def remove(self) -> None:
+        """End every node and leave nothing behind."""
+        for node in self.nodes:
+            node.remove()
+        _remove_names(self._name)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+# --- what is left behind ------------------------------------------------------------------------
+
+
+def _remove_leftovers() -> None:
+    """Remove what runs left behind whose process is gone. The kernel has ended their nodes."""
+    for directory in ROOT.iterdir() if ROOT.exists() else ():
+        try:
+            owner = (directory / "owner").read_text()
+        except OSError:
+            continue
+        if owner != _identity(int(owner.split()[0])):
+            _remove_names(directory.name)
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _identity(pid: int) -> str | None:
+    """A process's number and start time, which together are never given twice."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return f"{pid} {stat.rpartition(')')[2].split()[19]}"
+
+
+def _remove_names(name: str) -> None:
+    """The network namespaces and control groups of the run of that name."""
+    for netns in Path("/run/netns").glob(f"{name}*"):
+        with suppress(CommandError):
+            _ip(f"netns delete {netns.name}")
+    _remove_cgroups(f"stickyproxy-{name}")
+
+
+def _remove_cgroups(prefix: str) -> None:
+    mount = Path("/sys/fs/cgroup")
+    for top in [*mount.glob(f"*/{prefix}*"), *mount.glob(f"{prefix}*")]:
+        for directory, _, _ in os.walk(top, topdown=False):
+            with suppress(OSError):  # one that is just being emptied stays, empty and harmless
+                os.rmdir(directory)
+
+
+# --- tools --------------------------------------------------------------------------------------
+
+# Where root's tools are is missing in many a user's PATH.
+_PATH = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
+
+
+def _which(tool: str) -> str | None:
+    return shutil.which(tool, path=_PATH)
+
+
+def _ip(arguments: str) -> None:
+    run(["ip", *arguments.split()])

@@ -1,0 +1,210 @@
+"""What the tests of the suite do on a Swarm: deploy a stack, publish services, ask as clients."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tests.swarm import images
+from tests.swarm.engine import CommandError, Node, Swarm, eventually, run
+from tests.swarm.load import Report
+
+HEALTH = (
+    "--env=STICKYPROXY_HEALTH=127.0.0.1:8080",
+    "--health-cmd=python3 -ES /opt/stickyproxy/healthcheck.py",
+    "--health-interval=1s",
+)
+"""Options that give the demo application a health check."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP response as curl shows it."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: str
+
+    @classmethod
+    def parse(cls, text: str) -> Reply:
+        """Read what ``curl -i`` prints."""
+        head, _, body = text.replace("\r\n", "\n").partition("\n\n")
+        status, *fields = head.split("\n")
+        pairs = (line.partition(":") for line in fields)
+        return cls(
+            int(status.split()[1]),
+            [(name.lower(), value.strip()) for name, _, value in pairs],
+            body,
+        )
+
+    def __getitem__(self, name: str) -> str:
+        """The value of a header; empty if there is none, joined if there are several."""
+        return ", ".join(value for key, value in self.headers if key == name)
+
+    @property
+    def address(self) -> str:
+        """The endpoint that answered."""
+        return self["x-upstream-addr"].split(", ")[-1]
+
+    @property
+    def instance(self) -> str:
+        """Who the demo application says it is: the short id of its container."""
+        return str(json.loads(self.body)["instance"])
+
+
+def deploy(swarm: Swarm, stack: str = "stack.yml", name: str = "stickyproxy") -> None:
+    """Deploy one of the project's own stack files, as it is, and wait until its tasks run."""
+    path = images.CHECKOUT / "deploy" / stack
+    swarm.manager.docker("stack", "deploy", "--resolve-image", "never", "-c", path, name)
+    eventually(f"{name} runs", lambda: settled(swarm.manager, name), within=90)
+
+
+def settled(node: Node, stack: str | None = None) -> bool:
+    """Whether as many tasks run as are wanted, of every service (of a stack)."""
+    only = [f"--filter=label=com.docker.stack.namespace={stack}"] if stack else []
+    counts = [service["Replicas"].split()[0] for service in node.json("service", "ls", *only)]
+    return bool(counts) and all(run == wanted for run, _, wanted in map(_halves, counts))
+
+
+def _halves(count: str) -> tuple[str, str, str]:
+    return count.partition("/")
+
+
+def service_settled(node: Node, service: str, replicas: int) -> bool:
+    """Whether a service runs exactly that many tasks, all of its present definition, and no
+    update is under way."""
+    [found] = node.inspect("service", service)
+    if found.get("UpdateStatus", {}).get("State") == "updating":
+        return False
+    running = node.tasks(service)
+    leaving = node.docker(
+        *("service", "ps", "-q", "--filter", "desired-state=shutdown", service)
+    ).split()
+    still = [task for task in node.inspect("", *leaving) if task["Status"]["State"] == "running"]
+    return len(running) == replicas and not still
+
+
+def create_demo(
+    node: Node, *labels: str, name: str = "demo", replicas: int = 5, options: Iterable[str] = ()
+) -> None:
+    """The demo application as a service with these ``com.docker.lb.`` labels."""
+    node.docker(
+        *("service", "create", "--detach", "--name", name, "--network", "demo", "--quiet"),
+        *("--replicas", str(replicas), "--no-resolve-image"),
+        *(f"--label=com.docker.lb.{label}" for label in labels),
+        *options,
+        images.DEMO_IMAGE,
+    )
+
+
+def ask(
+    swarm: Swarm,
+    target: str,
+    *options: str,
+    host: str = "demo.local",
+    path: str = "/ping",
+    interface: str | None = None,
+) -> Reply:
+    """One request from where the clients are, optionally from one of their addresses."""
+    source = [] if interface is None else ["--interface", interface]
+    return Reply.parse(
+        run(
+            swarm.as_client(
+                *("curl", "-sS", "-i", "--max-time", "20", *source, *options),
+                *("-H", f"Host: {host}", f"http://{target}{path}"),
+            )
+        )
+    )
+
+
+def published(swarm: Swarm, *targets: str, host: str = "demo.local", within: float = 60.0) -> None:
+    """Wait until the proxies on those addresses answer 200 for a host."""
+    for target in targets or (swarm.manager.address,):
+        eventually(
+            f"{host} is published on {target}",
+            lambda target=target: ask(swarm, target, host=host).status == 200,  # type: ignore[misc]
+            within=within,
+        )
+
+
+def proxy_logs(node: Node) -> str:
+    """What the proxies and the controller have logged, the newest last."""
+    names = [service["Name"] for service in node.json("service", "ls")]
+    logs = []
+    for name in names:
+        if name.startswith("stickyproxy_"):
+            try:
+                logs.append(node.docker("service", "logs", "--no-trunc", "--tail", "60", name))
+            except CommandError as error:
+                logs.append(str(error))
+    return "\n".join(logs)
+
+
+# --- why sessions moved -------------------------------------------------------------------------
+
+
+class Instances:
+    """Which task an instance name belongs to, and what has become of it."""
+
+    def __init__(self, swarm: Swarm, service: str = "demo") -> None:
+        """Looks at the tasks there are; ``note`` does so again."""
+        self._node = swarm.manager
+        self._service = service
+        self._tasks: dict[str, dict[str, Any]] = {}
+        self._listed: set[str] = set()
+        self.note()
+
+    def note(self) -> None:
+        """Look at the tasks there are."""
+        try:
+            ids = self._node.docker("service", "ps", "-q", "--no-trunc", self._service).split()
+        except CommandError:
+            ids = []  # no such service
+        self._listed = set()
+        for task in self._node.inspect("", *ids):
+            container = task["Status"].get("ContainerStatus", {}).get("ContainerID", "")
+            if container:
+                self._tasks[container[:12]] = task
+                self._listed.add(container[:12])
+
+    @property
+    def gone(self) -> set[str]:
+        """The instances whose task has gone or is to go, as last looked at."""
+        return {name for name in self._tasks if self.fate(name) is not None}
+
+    def fate(self, instance: str) -> str | None:
+        """Why an instance takes no more sessions; None if nothing is wrong with it."""
+        task = self._tasks.get(instance)
+        if task is None:
+            return None
+        wanted, status = task["DesiredState"], task["Status"]
+        if instance not in self._listed:
+            return "the task was removed"
+        if wanted == "running" and status["State"] == "running":
+            return None
+        said = status.get("Err") or status.get("Message") or ""
+        return re.sub(r"\s+", " ", f"{status['State']}, wanted {wanted}: {said}")
+
+
+def moves_table(title: str, report: Report, instances: Instances) -> str:
+    """The table "session, from, to, why" of a load, for the test's output."""
+    instances.note()
+    lines = [f"{title}: {report}", "  session  from          to            why"]
+    lines += [
+        f"  {move.session:>7}  {move.came_from:<12}  {move.went_to:<12}  "
+        f"{instances.fate(move.came_from) or 'NOTHING IS WRONG WITH IT'}"
+        for move in sorted(report.moves, key=lambda move: (move.came_from, move.session))
+    ]
+    return "\n".join(lines)
+
+
+def unjustified(report: Report, instances: Instances) -> list[str]:
+    """The moves away from an instance that nothing is wrong with."""
+    return [
+        f"session {move.session}: {move.came_from} -> {move.went_to}"
+        for move in report.moves
+        if instances.fate(move.came_from) is None
+    ]

@@ -1,0 +1,162 @@
+"""Two planes on three nodes: a controller on the manager, a proxy on each node.
+
+The tests share one Swarm and run in this order, the node that dies last.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.swarm import images
+from tests.swarm.engine import Node, Swarm, eventually
+from tests.swarm.load import Load
+from tests.swarm.stage import (
+    Instances,
+    ask,
+    create_demo,
+    deploy,
+    moves_table,
+    published,
+    service_settled,
+    settled,
+    unjustified,
+)
+
+REPLICAS = 6
+OUTAGE = 20.0
+"""Seconds for which the only engine that knows the services is stopped."""
+
+
+@pytest.fixture(scope="module")
+def three(archive: Path) -> Iterator[Swarm]:
+    """A manager and two workers, with the split stack and the demo service on all of them."""
+    with Swarm(nodes=3) as swarm:
+        for node in swarm.nodes:
+            images.load(node, archive)
+        token = swarm.directory / "token"
+        token.write_text(secrets.token_hex(32))
+        swarm.manager.docker("secret", "create", "stickyproxy_token", token)
+        deploy(swarm, "stack-split.yml")
+        swarm.manager.docker("network", "create", "-d", "overlay", "demo")
+        create_demo(
+            swarm.manager,
+            *("hosts=demo.local", "sticky_session_cookie=session", "port=8080"),
+            replicas=REPLICAS,
+            options=["--replicas-max-per-node=4"],
+        )
+        eventually("the service runs", lambda: service_settled(swarm.manager, "demo", REPLICAS))
+        published(swarm, *addresses(*swarm.nodes))
+        # Joining the service's network replaced the proxies one after the other.
+        eventually("the proxies have settled", lambda: settled(swarm.manager, "stickyproxy"))
+        yield swarm
+
+
+def addresses(*nodes: Node) -> list[str]:
+    """Where the proxies of these nodes are reached."""
+    return [node.address for node in nodes]
+
+
+def instances_on(swarm: Swarm, node: Node) -> set[str]:
+    """The instances of the demo service that run on a node."""
+    [found] = swarm.manager.inspect("node", node.name)
+    return {
+        task["Status"]["ContainerStatus"]["ContainerID"][:12]
+        for task in swarm.manager.tasks("demo").values()
+        if task["NodeID"] == found["ID"]
+    }
+
+
+def test_a_cookie_of_one_node_is_good_on_the_others(three: Swarm) -> None:
+    for session in range(12):
+        first, *others = addresses(*three.nodes[session % 3 :], *three.nodes[: session % 3])
+        jar = three.directory / f"cookies{session}.txt"
+        options = ("-c", str(jar), "-b", str(jar))
+        answers = [ask(three, first, *options)]
+        # curl would not send to one address what another has set.
+        jar.write_text(jar.read_text().replace(first, others[0]))
+        answers.append(ask(three, others[0], *options))
+        jar.write_text(jar.read_text().replace(others[0], others[1]))
+        answers.append(ask(three, others[1], *options))
+        assert len({(answer.instance, answer.address) for answer in answers}) == 1
+
+
+def test_a_killed_controller_is_not_noticed(three: Swarm) -> None:
+    node = three.manager
+    [controller] = node.docker(
+        "ps", "-q", "--filter", "label=com.docker.swarm.service.name=stickyproxy_controller"
+    ).split()
+    with Load(three, addresses(*three.nodes)) as load:
+        node.docker("kill", controller)
+        eventually("a new controller runs", lambda: settled(node, "stickyproxy"))
+        before = load.beats
+        eventually("everybody asks on", lambda: load.beats >= before + 6)
+        # And it is a good one: what changes now arrives.
+        node.docker("service", "scale", "--detach", f"demo={REPLICAS + 1}")
+        eventually(
+            "the new task is in rotation on every node",
+            lambda: all(
+                len({ask(three, target).address for _ in range(REPLICAS + 1)}) == REPLICAS + 1
+                for target in addresses(*three.nodes)
+            ),
+        )
+    print(f"controller killed: {load.report}")
+    assert load.report.failures == []
+    assert load.report.moves == []
+
+
+def test_a_stopped_engine_fails_no_request(three: Swarm) -> None:
+    """The only manager's engine goes, and its containers with it: the controller, a proxy and a
+    part of the replicas. The other nodes are on their own for a while."""
+    stopped, *others = three.nodes
+    instances = Instances(three)
+    lost = instances_on(three, stopped)
+    victim = next(iter(instances_on(three, others[0])))
+    with Load(three, addresses(*others)) as load:
+        stopped.stop_engine()
+        begun = time.monotonic()
+        others[0].docker("kill", victim)
+        eventually(
+            "the outage is over", lambda: time.monotonic() - begun > OUTAGE, within=2 * OUTAGE
+        )
+        stopped.start_engine()
+        eventually(
+            "the replicas are complete again",
+            lambda: service_settled(three.manager, "demo", REPLICAS + 1),
+            within=120,
+        )
+        instances.note()
+        eventually(
+            "they are in rotation",
+            lambda: all(
+                len({ask(three, target).address for _ in range(REPLICAS + 1)}) == REPLICAS + 1
+                for target in addresses(*others)
+            ),
+        )
+    print(moves_table(f"engine of {stopped.name} stopped for 20 s", load.report, instances))
+    assert load.report.failures == []
+    assert unjustified(load.report, instances) == []
+    assert {move.came_from for move in load.report.moves} <= lost | {victim}
+
+
+def test_a_dead_node_takes_only_its_own_sessions(three: Swarm) -> None:
+    *living, dead = three.nodes
+    eventually("the stack has settled", lambda: settled(three.manager, "stickyproxy"), within=120)
+    published(three, *addresses(*three.nodes))
+    instances = Instances(three)
+    lost = instances_on(three, dead)
+    assert lost
+    with Load(three, addresses(*living)) as load:
+        dead.kill()
+        eventually(
+            "the replicas are complete again",
+            lambda: service_settled(three.manager, "demo", REPLICAS + 1),
+            within=120,
+        )
+    print(moves_table(f"{dead.name} died", load.report, instances))
+    assert load.report.failures == []
+    assert {move.came_from for move in load.report.moves} == lost
