@@ -147,7 +147,6 @@ def measure(workload: Workload, plan: Plan, proxies: Sequence[str]) -> Table:
     table = Table(workload.key, workload.title, workload.why, bool(workload.variants))
     with tempfile.TemporaryDirectory(prefix="stickyproxy-bench-") as name, ExitStack() as stack:
         directory = Path(name)
-        directory.chmod(0o755)  # workers of nginx may run as somebody else
         targets = stack.enter_context(endpoints(directory))
         arena = Arena(workload, plan, directory, targets, stack)
         contenders = [
@@ -256,7 +255,9 @@ class Arena:
             command=command,
             extra=_more_services(variant.services, self._targets),
         )
-        return self._stack.enter_context(running)
+        self._stack.callback(running.stop)
+        running.start()
+        return running
 
     def _requests(self, contender: Contender, running: RunningProxy) -> Path:
         """What wrk sends: a few sessions in turn, each with the cookies it was given."""

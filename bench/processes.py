@@ -60,10 +60,6 @@ class Child:
         said = self._log.read_text("utf-8", "replace")[-800:]
         raise StartError(f"{self._process.args!r} does not listen on {port}: {said}")
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the process alone, not to its children."""
-        self._process.send_signal(number)
-
     def stop(self) -> None:
         """End the whole group, by force if it takes too long."""
         for number in (signal.SIGTERM, signal.SIGKILL):

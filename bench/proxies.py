@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import re
 import shutil
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.processes import Child, free_port
+from bench.processes import Child, StartError, free_port
 from bench.templates import Target, render
 from stickyproxy.config import ProxySettings
 
@@ -170,7 +171,7 @@ def installed_version(proxy: Proxy) -> str | None:
 
 
 class RunningProxy:
-    """A started proxy; a context manager."""
+    """A proxy to ``start``, and to ``stop`` even if that failed or was given up."""
 
     def __init__(
         self,
@@ -183,8 +184,7 @@ class RunningProxy:
         command: Sequence[str] | None = None,
         extra: str = "",
     ) -> None:
-        """``command``: instead of the proxy's own; ``extra`` is appended to its configuration.
-        Raises StartError."""
+        """``command``: instead of the proxy's own; ``extra`` is appended to its configuration."""
         directory.mkdir(parents=True)
         self.proxy = proxy
         self.port = free_port()
@@ -194,12 +194,27 @@ class RunningProxy:
         self._extra = extra
         self._core = core
         self._command = command
+        self._child: Child | None = None
+        self._stopped = False
         self.write(targets)
-        self._child = self._start()
 
     @property
     def pid(self) -> int:
+        assert self._child is not None, "not started"
         return self._child.pid
+
+    def start(self) -> None:
+        """Return when it listens. Raises StartError."""
+        if self._stopped:
+            raise StartError(f"{self.proxy.name} was stopped before it could start")
+        command = self._command or self.proxy.command(self._binary(), self._config(), self._admin)
+        self._child = Child(
+            command,
+            self._directory / "output.log",
+            core=self._core,
+            environment=self.proxy.environment,
+        )
+        self._child.wait_for(self.port)
 
     def write(self, targets: Mapping[str, Sequence[Target]]) -> None:
         """Write the configuration, each file in one step: it may be watched."""
@@ -223,24 +238,22 @@ class RunningProxy:
         if self.proxy.restarts:
             self.restart()
         elif self.proxy.reload_signal is not None:
-            self._child.signal(self.proxy.reload_signal)
+            os.kill(self.pid, self.proxy.reload_signal)
         elif self.proxy.reload_command is not None:
             command = self.proxy.reload_command(self._binary(), self._config(), self._admin)
             subprocess.run(command, capture_output=True, check=True, timeout=20)
 
     def restart(self) -> None:
         """End it and start it again on the same port."""
-        self._child.stop()
-        self._child = self._start()
+        if self._child is not None:
+            self._child.stop()
+        self.start()
 
     def stop(self) -> None:
-        self._child.stop()
-
-    def __enter__(self) -> RunningProxy:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+        """End it, and let no start that is under way begin it again."""
+        self._stopped = True
+        if self._child is not None:
+            self._child.stop()
 
     def _config(self) -> Path:
         return self._directory / next(iter(self.proxy.files))
@@ -249,18 +262,3 @@ class RunningProxy:
         binary = self.proxy.find()
         assert binary is not None, f"{self.proxy.name} is absent"
         return binary
-
-    def _start(self) -> Child:
-        command = self._command or self.proxy.command(self._binary(), self._config(), self._admin)
-        child = Child(
-            command,
-            self._directory / "output.log",
-            core=self._core,
-            environment=self.proxy.environment,
-        )
-        try:
-            child.wait_for(self.port)
-        except BaseException:
-            child.stop()
-            raise
-        return child

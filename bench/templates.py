@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,8 @@ class Target:
 
     def values(self) -> dict[str, str]:
         """What a template may say of it."""
-        return {"id": self.id, "host": self.host, "port": str(self.port)}
+        number = self.id.lstrip(string.ascii_letters)
+        return {"id": self.id, "number": number, "host": self.host, "port": str(self.port)}
 
 
 def render(
