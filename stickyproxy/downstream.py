@@ -125,10 +125,9 @@ class ClientServer(web.Server):
             self._empty.set()
 
     def abort(self) -> None:
-        """Close everything now."""
+        """Cut every connection now."""
         for connection in self.connections:
-            if connection.transport is not None:
-                connection.transport.abort()
+            cast("ClientConnection", connection).abort()
 
 
 class ClientConnection(RequestHandler):
