@@ -63,10 +63,10 @@ def addresses(*nodes: Node) -> list[str]:
 
 def instances_on(swarm: Swarm, node: Node) -> set[str]:
     """The instances of the demo service that run on a node."""
-    [found] = swarm.manager.inspect("node", node.name)
+    found = swarm.manager.api(f"/nodes/{node.name}")
     return {
-        task["Status"]["ContainerStatus"]["ContainerID"][:12]
-        for task in swarm.manager.tasks("demo").values()
+        instance
+        for instance, task in swarm.manager.running("demo").items()
         if task["NodeID"] == found["ID"]
     }
 
