@@ -128,15 +128,18 @@ def published(swarm: Swarm, *targets: str, host: str = "demo.local", within: flo
 
 
 def proxy_logs(node: Node) -> str:
-    """What the proxies and the controller have logged, the newest last."""
-    names = [service["Spec"]["Name"] for service in node.api("/services")]
+    """What the proxies and the controller have logged, the newest last, but for requests that
+    went well."""
     logs = []
-    for name in names:
+    for service in node.api("/services"):
+        name = service["Spec"]["Name"]
         if name.startswith("stickyproxy_"):
             try:
-                logs.append(node.docker("service", "logs", "--no-trunc", "--tail", "60", name))
+                text = node.shell(f"docker service logs --no-trunc --tail 20000 {name}")
             except CommandError as error:
-                logs.append(str(error))
+                text = str(error)
+            lines = [line for line in text.splitlines() if '" 200 ' not in line]
+            logs += sorted(lines[-60:])
     return "\n".join(logs)
 
 
