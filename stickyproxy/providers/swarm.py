@@ -47,7 +47,7 @@ closely."""
 SETTLE = 2.0
 """Seconds of close watching after an event: what it announces is listed a little later."""
 LISTING_SHARE = 0.1
-"""Part of the time that listings may take while polling fast."""
+"""Part of a core that listings may take while polling fast."""
 ENGINE_TIMEOUT = 10.0
 """Seconds an answer of the engine may take."""
 BACKOFF = (0.5, 10.0)
@@ -80,15 +80,20 @@ class Engine:
         self._raw: tuple[bytes, ...] = ()
         self._seen: frozenset[str] = frozenset()
         """Tasks that ran when last listed."""
+        self.cost = 0.0
+        """Seconds of CPU that the last look took."""
 
     def look(self) -> View | None:
         """List everything; None if nothing has changed. A fixed number of requests: services,
         tasks, networks, nodes and the own container, and one more while tasks are leaving."""
+        began = time.thread_time()
         try:
             return self._look()
         except _ERRORS as error:
             self.forget()
             raise ProviderError(_explained(self._settings.endpoint, error)) from error
+        finally:
+            self.cost = time.thread_time() - began
 
     def _look(self) -> View | None:
         if self._client is None:
@@ -405,7 +410,6 @@ class SwarmProvider:
     async def _step(self, worker: Worker) -> float:
         """Ask, publish and join; returns the seconds until that is due again, unless an event
         comes. However many come, listings do not take more than their share of the time."""
-        began = time.monotonic()
         try:
             view = await worker.run(self._engine.look)
         except ProviderError as error:
@@ -419,7 +423,7 @@ class SwarmProvider:
             self._reading = self._reader.read(view.listing, view.standpoint)
             self._publish(self._with_own_problems(self._reading.snapshot))
         await self._join_networks(worker)
-        rest = min((time.monotonic() - began) / LISTING_SHARE, self._settings.poll_interval)
+        rest = min(self._engine.cost / LISTING_SHARE, self._settings.poll_interval)
         await asyncio.sleep(rest)
         return max(0.0, self._pause() - rest)
 
