@@ -128,4 +128,4 @@ def test_removing_and_creating_again(demo: Swarm) -> None:
     assert outside == []
     # While there is no task, the proxy itself says so, at once.
     assert {failure.status for failure in load.report.failures} <= {404, 503}
-    assert len(load.report.instances) == 5
+    assert load.report.instances.keys() <= demo.manager.running("demo").keys()
