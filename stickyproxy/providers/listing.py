@@ -189,9 +189,9 @@ class _Swarm:
         return {n["Id"]: n for n in found if n and n.get("Scope") == "swarm" and not n["Ingress"]}
 
     def _is_on_host_network(self, service: Json) -> bool:
+        """The host network has an id in the Swarm that no listing of networks shows."""
         attached = service["Spec"]["TaskTemplate"].get("Networks") or ()
-        drivers = {self._networks.get(each["Target"], {}).get("Driver") for each in attached}
-        return "host" in drivers or any(each["Target"] == "host" for each in attached)
+        return any(each["Target"] not in self._networks for each in attached)
 
     def _choose(
         self, service: Json, options: LabelOptions, choices: Mapping[str, Json]

@@ -102,7 +102,7 @@ class Engine:
         raw = (
             self._get("/services"),
             *self._list_tasks(),
-            self._get("/networks"),
+            self._get("/networks", {"scope": ["swarm"]}),
             self._get("/nodes"),
             self._look_at_self(),
         )
