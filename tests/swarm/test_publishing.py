@@ -44,7 +44,7 @@ def test_a_bad_label_stops_only_its_own_service(deployed: Swarm) -> None:
     assert "com.docker.lb.port" in shown
     rows: list[dict[str, Any]] = json.loads(_services(deployed, "--json"))
     assert {row["service"] for row in rows} >= {"good", "bad"}
-    logged = node.shell("docker service logs stickyproxy_proxy | grep com.docker.lb.port")
+    logged = node.shell("docker service logs stickyproxy_proxy 2>&1 | grep com.docker.lb.port")
     print(logged)
     assert re.search('service bad: com.docker.lb.port: .*"http" is not a port', logged)
 
