@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -145,18 +146,22 @@ class TestFollowing:
         plane.controller.publish(snapshot("b"))
         assert names(await follower.next()) == ["b"], "the same state again is no change"
 
-    async def test_ready_without_a_controller(self, stack: AsyncExitStack) -> None:
-        follower = follow(stack, "http://127.0.0.1:1")
-        async with asyncio.timeout(10):
-            await follower.provider.ready.wait()
-        assert follower.published.empty()
+    async def test_refusals_are_retried_and_publish_nothing(self, stack: AsyncExitStack) -> None:
+        asked: asyncio.Queue[str] = asyncio.Queue()
 
-    async def test_a_wrong_token_gets_nothing(self, plane: Plane, stack: AsyncExitStack) -> None:
-        plane.controller.publish(snapshot("a"))
-        follower = follow(stack, plane.url, token=b"wrong")
+        async def refuse(request: web.Request) -> web.Response:
+            asked.put_nowait(request.headers["Authorization"])
+            return web.Response(status=401, text="no")
+
+        app = web.Application()
+        app.router.add_get("/v1/snapshot", refuse)
+        server = SideServer(app)
+        stack.push_async_callback(server.stop)
+        follower = follow(stack, f"http://{await server.start(Address('127.0.0.1', 0))}")
         async with asyncio.timeout(10):
-            await follower.provider.ready.wait()
+            assert [await asked.get() for _ in range(2)] == ["Bearer s3cret"] * 2
         assert follower.published.empty()
+        assert not follower.provider.ready.is_set()
 
 
 class TestCache:

@@ -373,7 +373,7 @@ class SwarmProvider:
         forwards_here: bool = True,
     ) -> None:
         self.ready = asyncio.Event()
-        """Set when the engine has been asked for the first time, with success or without."""
+        """Set when there is something published, and networks that can be joined at once are."""
         self._settings = settings
         self._publish = publish
         self._engine = Engine(settings, forwards_here=forwards_here)
@@ -394,7 +394,8 @@ class SwarmProvider:
         try:
             while True:
                 pause = await self._step(worker)
-                self.ready.set()
+                if self._reading is not None:
+                    self.ready.set()
                 self._woken.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
