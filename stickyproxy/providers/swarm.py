@@ -207,13 +207,26 @@ def _standpoint_of_service(name: str, services: Iterable[Json]) -> Standpoint:
 
 
 def _connect(settings: SwarmSettings) -> APIClient:
+    """A client that speaks the engine's own version of the API."""
+    probe = _client(settings, "1.30")
+    version = probe.version(api_version=False)["ApiVersion"]
+    probe.close()
+    return _client(settings, str(version))
+
+
+def _client(settings: SwarmSettings, version: str) -> APIClient:
+    """With a fixed version, making a client asks nothing yet, so that it can be set up first:
+    CA_BUNDLE variables of the environment would take the place of ``tls_ca``, and proxies stand
+    between us and the engine."""
     tls: TLSConfig | bool = False
     if settings.tls_ca or settings.tls_cert:
         pair = (settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         tls = TLSConfig(client_cert=pair, ca_cert=settings.tls_ca, verify=bool(settings.tls_ca))
-    return APIClient(
-        base_url=settings.endpoint, version="auto", timeout=ENGINE_TIMEOUT, tls=tls, num_pools=2
+    client = APIClient(
+        base_url=settings.endpoint, version=version, timeout=ENGINE_TIMEOUT, tls=tls, num_pools=2
     )
+    client.trust_env = False
+    return client
 
 
 def _explained(endpoint: str, error: Exception) -> str:
@@ -232,6 +245,10 @@ def _explained(endpoint: str, error: Exception) -> str:
         )
     if "PermissionError" in text or "Permission denied" in text:
         return f"the engine at {endpoint} may not be used by this user: add it to group docker"
+    if "HTTP request to an HTTPS server" in text:
+        return f"the engine at {endpoint} wants TLS: set tls_ca, tls_cert and tls_key"
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"the engine at {endpoint} has a certificate that tls_ca does not vouch for"
     if "Connection refused" in text:
         return f"the engine at {endpoint} does not answer: connection refused"
     return f"the engine at {endpoint}: {text[:300]}"
