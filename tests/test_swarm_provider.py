@@ -185,16 +185,15 @@ class TestNetworks:
         assert found.remedy == "docker service update --network-add NETWORK shop"
 
     @pytest.mark.parametrize(
-        ("attachable", "container", "remedy"),
+        ("service_name", "remedy"),
         [
-            (True, "c" * 64, "docker network connect a cccccccccccc"),
-            (False, "c" * 64, "docker service update --network-add a lb"),
-            (True, "", "docker service update --network-add a lb"),
+            ("", "docker network connect a cccccccccccc"),
+            ("lb", "docker service update --network-add a lb"),
         ],
     )
-    def test_out_of_reach(self, attachable: bool, container: str, remedy: str) -> None:
-        found = listing([service()], [task()], [network("a", attachable=attachable)])
-        reading = read(found, Standpoint(frozenset(), "lb", container))
+    def test_out_of_reach(self, service_name: str, remedy: str) -> None:
+        here = Standpoint(frozenset(), service_name, "c" * 64)
+        reading = read(listing([service()], [task()]), here)
         [shop] = reading.snapshot.services
         [said] = reading.snapshot.problems
         assert shop.endpoints == ()

@@ -223,9 +223,9 @@ class _Swarm:
 
     def _apart(self, name: str, network: Json) -> Problem:
         own = self.standpoint
-        if network.get("Attachable") and own.container:
+        if own.container and not own.service:
             remedy = f"docker network connect {network['Name']} {own.container[:12]}"
-        else:
+        else:  # the engine does not plug a network into a task on whose node nobody is on it
             proxy = own.service or "PROXY_SERVICE"
             remedy = f"docker service update --network-add {network['Name']} {proxy}"
         reason = f'cannot be reached: the proxy is not on its network "{network["Name"]}"'

@@ -16,6 +16,7 @@ import logging
 import queue
 import random
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -173,14 +174,37 @@ class Engine:
         if client is None:
             return
         try:
-            for network in change.connect:
-                client.connect_container_to_network(standpoint.container, network)
+            self._plug_in(client, standpoint.container, change.connect)
             for network in change.disconnect:
                 client.disconnect_container_from_network(standpoint.container, network)
             if change.add or change.remove:
                 self._update_service(client, change, standpoint.service)
         except _ERRORS as error:
             raise ProviderError(_explained(self._settings.endpoint, error)) from error
+
+    def _plug_in(self, client: APIClient, container: str, networks: Iterable[str]) -> None:
+        """An overlay exists on a node only while something there is on it, and the engine does
+        not let the task of a service be the first. So, if need be, a container goes ahead that
+        does nothing and is removed as soon as we are in."""
+        absent = [n for n in networks if not _is_plugged(client, container, n)]
+        if not absent:
+            return
+        first, *others = absent
+        usher = client.create_container(
+            client.inspect_container(container)["Image"],
+            entrypoint=[sys.executable, "-c", "import time; time.sleep(30)"],
+            labels={"stickyproxy": "makes networks appear on this node, for a moment"},
+            host_config=client.create_host_config(network_mode=first, auto_remove=True),
+        )["Id"]
+        try:
+            for network in others:
+                client.connect_container_to_network(usher, network)
+            client.start(usher)
+            for network in absent:
+                client.connect_container_to_network(container, network)
+        finally:
+            with suppress(*_ERRORS):
+                client.remove_container(usher, force=True)
 
     def _update_service(self, client: APIClient, change: Change, service: str) -> None:
         """One update for all networks. The specification goes back as it came but for them, so
@@ -194,6 +218,15 @@ class Engine:
             timeout=ENGINE_TIMEOUT,
         )
         client._raise_for_status(response)
+
+
+def _is_plugged(client: APIClient, container: str, network: str) -> bool:
+    """Try to connect a container; False if the network is not on this node."""
+    try:
+        client.connect_container_to_network(container, network)
+    except NotFound:
+        return False
+    return True
 
 
 def _standpoint_of_service(name: str, services: Iterable[Json]) -> Standpoint:
