@@ -20,11 +20,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from stickyproxy.errors import ListenError
+from stickyproxy.headers import seconds
 
 if TYPE_CHECKING:
     from stickyproxy.proxy import Exchange
 
 log = logging.getLogger("stickyproxy")
+
+CLIENT_GONE = 499
+"""Logged as the status when the client left before there was an answer, as nginx does."""
 
 _ESCAPES = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 256))} | {
     ord('"'): '\\"',
@@ -111,29 +115,42 @@ class Record:
 
     def __init__(self, exchange: Exchange) -> None:
         request = exchange.request
-        relay = exchange.relay
-        pick = exchange.pick
-        answered = relay is not None and relay.status != 0 and not exchange.status
-        addresses = [attempt.address for attempt in exchange.attempts]
-        times = [attempt.seconds for attempt in exchange.attempts]
-        if pick is not None and relay is not None and answered:
-            addresses.append(pick.endpoint.address)
-            times.append(relay.head_seconds)
         self.client = exchange.client.peer.address if request is None else request.client_address
         self.request_id = (exchange.id if request is None else request.id).decode()
-        self.status = relay.status if relay is not None and answered else exchange.status
-        self.bytes = relay.sent if relay is not None and answered else exchange.sent
         self.seconds = time.monotonic() - exchange.started
-        self.service = "" if pick is None else pick.endpoint.service
+        self._note_answer(exchange)
+        self._note_request(exchange)
+
+    def _note_answer(self, exchange: Exchange) -> None:
+        relay = exchange.relay
+        pick = exchange.pick
+        self.service = exchange.service if pick is None else pick.endpoint.service
         self.affinity = "none" if pick is None else pick.affinity.value
+        addresses = [attempt.address for attempt in exchange.attempts]
+        times = [attempt.seconds for attempt in exchange.attempts]
+        if exchange.status:
+            self.status, self.bytes = exchange.status, exchange.sent
+        elif relay is not None and pick is not None:
+            addresses.append(pick.endpoint.address)
+            times.append(relay.head_seconds or time.monotonic() - relay.started)
+            self.status = relay.status or CLIENT_GONE
+            self.bytes = relay.sent + (relay.tunnel.bytes_down if relay.tunnel else 0)
+        else:
+            self.status, self.bytes = CLIENT_GONE, 0
         self.upstream_addr = ", ".join(addresses)
-        self.upstream_seconds = ", ".join(f"{t:.3f}" for t in times)
+        self.upstream_seconds = b", ".join(map(seconds, times)).decode()
+
+    def _note_request(self, exchange: Exchange) -> None:
+        request = exchange.request
+        message = exchange.message
         self.method = self.target = self.version = self.host = ""
         self.referer = self.user_agent = ""
+        if message is not None:
+            major, minor = message.version
+            self.method = message.method
+            self.target = message.path.encode("utf-8", "surrogateescape").decode("latin-1")
+            self.version = f"HTTP/{major}.{minor}"
         if request is not None:
-            self.method = request.method
-            self.target = request.target.decode("latin-1")
-            self.version = "HTTP/1.1" if request.http11 else "HTTP/1.0"
             self.host = request.host.decode("latin-1")
             self.referer = _latin(request.header("Referer"))
             self.user_agent = _latin(request.header("User-Agent"))
@@ -144,10 +161,11 @@ def _latin(value: bytes | None) -> str:
 
 
 def _as_text(r: Record) -> str:
+    client = r.client.translate(_ESCAPES) or "unix:"
     request = f"{r.method} {r.target} {r.version}".translate(_ESCAPES) if r.method else "-"
     return (
-        f'{r.client or "unix:"} - - [{_clock("%d/%b/%Y:%H:%M:%S +0000")}] "{request}" '
-        f"{r.status or '-'} {r.bytes} "
+        f'{client} - - [{_clock("%d/%b/%Y:%H:%M:%S +0000")}] "{request}" '
+        f"{r.status} {r.bytes} "
         f'"{r.referer.translate(_ESCAPES) or "-"}" "{r.user_agent.translate(_ESCAPES) or "-"}" '
         f'{r.service or "-"} "{r.upstream_addr or "-"}" "{r.upstream_seconds or "-"}" '
         f"{r.seconds:.3f} {r.affinity} {r.request_id}\n"

@@ -32,8 +32,12 @@ from stickyproxy.upstream import Upstreams
 
 log = logging.getLogger("stickyproxy")
 
-WATCH_SECONDS = 1.0
-"""How often the configuration file is looked at for changes."""
+WATCH_SECONDS = 0.5
+"""How often the configuration file is looked at for changes. It must look the same twice before
+it is read: half of a file that is being written can be a valid one, with half of the services."""
+
+
+Fingerprint = tuple[int, int, int]
 
 FIRST_SNAPSHOT_SECONDS = 5.0
 """How long listeners stay closed for want of a first snapshot: a proxy without routes answers 404,
@@ -85,11 +89,12 @@ async def all_ready(running: Iterable[Provider], seconds: float) -> None:
 class App:
     """One proxy process. ``start`` it inside a running event loop, and ``stop`` it."""
 
-    def __init__(self, settings: Config, path: Path | None = None) -> None:
-        """``path``: the file the configuration came from, watched for changes. Raises
-        ListenError if the access log cannot be opened."""
+    def __init__(self, settings: Config) -> None:
+        """Raises ListenError if the access log cannot be opened."""
         self._config = settings
-        self._path = path
+        self._path: Path | None = None
+        self._read: Fingerprint | None = None
+        """What the configuration file looked like when it was read."""
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         proxy = settings.proxy
@@ -118,6 +123,19 @@ class App:
                 TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix),
             )
         )
+
+    @classmethod
+    def from_file(cls, path: Path) -> App:
+        """Configured by a file, which is watched for changes. Raises ConfigError, ListenError."""
+        fingerprint = _fingerprint(path)
+        app = cls(config.load(path))
+        app._path, app._read = path, fingerprint
+        return app
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._config
 
     async def start(self) -> list[str]:
         """Publish the services and open the listeners; returns their addresses. Raises
@@ -156,10 +174,14 @@ class App:
         if self._access_log is not None:
             self._access_log.close()
 
-    async def run_until_signalled(self) -> None:
-        """Serve until SIGTERM or SIGINT; SIGHUP reloads. A second signal ends at once."""
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT end ``run_until_signalled``, a second one the process; SIGHUP
+        reloads."""
         _on_stop_signals(self._stop)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
+
+    async def run_until_signalled(self) -> None:
+        """Serve until a signal, then stop gracefully."""
         await self._stop.wait()
         log.info("stopping: requests under way get %g s", self._config.proxy.grace_period)
         await self.stop()
@@ -168,6 +190,7 @@ class App:
         """Read the configuration file again. A bad one changes nothing and is reported."""
         if self._path is None:
             return
+        self._read = _fingerprint(self._path)
         try:
             new = config.load(self._path)
         except ConfigError as error:
@@ -194,13 +217,13 @@ class App:
 
     async def _watch(self, path: Path) -> None:
         """Reload when the file changes; where editors and config tools replace it, too."""
-        seen = _fingerprint(path)
+        before = self._read
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             now = _fingerprint(path)
-            if now != seen and now is not None:
-                seen = now
+            if now is not None and now == before and now != self._read:
                 self.reload()
+            before = now
 
 
 class ControllerApp:
@@ -217,6 +240,7 @@ class ControllerApp:
         self._controller = Controller(settings.controller.token)
         self._server = SideServer(self._controller.make_app())
         self._tasks: list[asyncio.Task[None]] = []
+        self._stop = asyncio.Event()
 
     async def start(self) -> str:
         """Look at the Swarm and listen; returns the address. Raises ListenError."""
@@ -234,11 +258,13 @@ class ControllerApp:
         await _end(self._tasks)
         await self._server.stop()
 
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT end ``run_until_signalled``, a second one the process."""
+        _on_stop_signals(self._stop)
+
     async def run_until_signalled(self) -> None:
-        """Work until SIGTERM or SIGINT."""
-        stop = asyncio.Event()
-        _on_stop_signals(stop)
-        await stop.wait()
+        """Work until a signal."""
+        await self._stop.wait()
         await self.stop()
 
 
@@ -260,7 +286,7 @@ def _on_stop_signals(stop: asyncio.Event) -> None:
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
 
 
-def _fingerprint(path: Path) -> tuple[int, int, int] | None:
+def _fingerprint(path: Path) -> Fingerprint | None:
     try:
         found = path.stat()
     except OSError:

@@ -186,11 +186,12 @@ def _run(main_coroutine: Coroutine[object, object, None]) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    return _run(_serve_until_signalled(config.load(options.config), options.config))
+    return _run(_serve_until_signalled(options.config))
 
 
-async def _serve_until_signalled(settings: Config, path: Path) -> None:
-    app = App(settings, path)
+async def _serve_until_signalled(path: Path) -> None:
+    app = App.from_file(path)
+    app.handle_signals()
     addresses = await app.start()
     logging.getLogger("stickyproxy").info(
         "%s serves %d services on %s",
@@ -225,6 +226,7 @@ def _controller(options: argparse.Namespace) -> int:
 
 
 async def _control_until_signalled(app: ControllerApp) -> None:
+    app.handle_signals()
     address = await app.start()
     logging.getLogger("stickyproxy").info("%s controls from %s", build_info.server_info(), address)
     await app.run_until_signalled()
@@ -268,6 +270,7 @@ async def _demo_until_signalled(
             running.append(await DemoReplica.start(options))
         addresses = [replica.address for replica in running]
         app = App(_demo_config(port, policy, addresses))
+        app.handle_signals()
         try:
             bound = await app.start()
         except ListenError as error:
@@ -321,14 +324,10 @@ def _demo_app(options: argparse.Namespace) -> int:
 
 
 async def _demo_app_until_signalled(options: DemoOptions, address: str) -> None:
-    replica = await DemoReplica.start(options, address)
-    print(f"demo replica {options.instance} is ready on http://{replica.address}", flush=True)
-    await _signalled()
-    await replica.stop()
-
-
-async def _signalled() -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    replica = await DemoReplica.start(options, address)
+    print(f"demo replica {options.instance} is ready on http://{replica.address}", flush=True)
     await stop.wait()
+    await replica.stop()

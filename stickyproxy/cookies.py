@@ -41,7 +41,7 @@ def values(cookie_header: bytes, name: bytes) -> tuple[bytes, ...]:
 @lru_cache(_REMEMBERED)
 def without_pins(cookie_header: bytes, names: frozenset[bytes]) -> bytes | None:
     """The header without the cookies called one of ``names`` that hold pins; None if nothing
-    remains. The other cookies keep their bytes; the same object is returned if all remain."""
+    remains. The other cookies keep their bytes."""
     kept: list[bytes] = []
     done = 0
     at = cookie_header.find(PIN_PREFIX)

@@ -10,6 +10,8 @@ the proxy does (see ARCHITECTURE.md, "why the loop is ours").
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,6 +37,8 @@ LINGER_SECONDS = 2.0
 socket with unread bytes resets it, and the client would lose our last answer."""
 LINGER_BYTES = 1 << 20
 """How much of an unwanted request body is read to keep its connection usable."""
+
+_LINGER_OFF = struct.pack("ii", 1, 0)
 
 # aiohttp's limits count a line's bytes without its end; telling them apart by their value is the
 # only way to know which one was passed.
@@ -85,7 +89,8 @@ class ClientServer(web.Server):
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
-            keepalive_timeout=limits.keepalive_timeout,
+            # Until the first request; then see _rearm_keepalive.
+            keepalive_timeout=min(limits.head_timeout, limits.keepalive_timeout),
             max_line_size=limits.max_head_line - _TARGET_LIMIT_IS_LOWER_BY,
             max_field_size=limits.max_head_line,
             max_headers=limits.max_headers,
@@ -111,15 +116,18 @@ class ClientServer(web.Server):
             await self._empty.wait()
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        task = handler._task_handler
         super().connection_lost(handler, exc)
         # aiohttp forgets a connection when its task is done: look after that.
-        self._loop.call_soon(self._empty.set)
+        if task is not None:
+            task.add_done_callback(lambda _: self._empty.set())
+        else:
+            self._empty.set()
 
     def abort(self) -> None:
-        """Close everything now."""
+        """Cut every connection now."""
         for connection in self.connections:
-            if connection.transport is not None:
-                connection.transport.abort()
+            cast("ClientConnection", connection).abort()
 
 
 class ClientConnection(RequestHandler):
@@ -154,15 +162,19 @@ class ClientConnection(RequestHandler):
             self.transport.write(data)
 
     def abort(self) -> None:
-        """Reset the connection: the client must see that its answer is not whole."""
+        """Reset the connection: the client must see that its answer is not whole. Without
+        lingering off, closing would look like the proper end of an answer that has no length."""
         if self.transport is not None:
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None and sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
             self.transport.abort()
 
     def source_ended(self) -> None:
         """The answer's upstream connection is free: our slow client must not hold it back."""
-        source, self.source = self.source, None
-        if source is not None and self._paused:
-            source.resume_reading()
+        if self._paused and self.source is not None:
+            self.source.resume_reading()
+        self.source = None
 
     def tunnel_into(self, tunnel: UpgradeTunnel) -> None:
         """Feed the tunnel all that the client sends from now on, and what it sent ahead."""
@@ -253,7 +265,7 @@ class ClientConnection(RequestHandler):
             self._payload = payload
             keep = await serve(self, message, payload)
             self._payload = None
-            if not payload.is_eof():
+            if payload is not EMPTY_PAYLOAD and not payload.is_eof():
                 keep = await self._discard(payload) and keep
             if self._paused:
                 await self._drain()
@@ -276,7 +288,7 @@ class ClientConnection(RequestHandler):
 
     def _rearm_keepalive(self) -> None:
         """As aiohttp's own loop does: one timer per connection, moved only when it fires."""
-        close_time = self.loop.time() + self._keepalive_timeout
+        close_time = self.loop.time() + self._server.limits.keepalive_timeout
         self._next_keepalive_close_time = close_time
         if self._keepalive_handle is None:
             self._keepalive_handle = self.loop.call_at(close_time, self._process_keepalive)

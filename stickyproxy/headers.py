@@ -172,11 +172,12 @@ class TrustedProxies:
 
 
 def _address_of_hop(hop: str) -> str | None:
-    """An X-Forwarded-For element as a plain IP address; some proxies append a port."""
+    """An X-Forwarded-For element as a plain IP address; some proxies append a port. A zone means
+    nothing here, and may be any text."""
     hop = hop.strip()
     for candidate in (hop, hop.partition("]")[0].lstrip("["), hop.rpartition(":")[0]):
         if _parse_ip(candidate) is not None:
-            return candidate
+            return candidate.partition("%")[0]
     return None
 
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
+import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING
 
 from aiohttp.web_protocol import RequestPayloadError
@@ -63,7 +63,18 @@ _REASONS = {
     504: b"Gateway Timeout",
     505: b"HTTP Version Not Supported",
 }
-_IDS = random.Random(random.SystemRandom().getrandbits(128)).getrandbits  # noqa: S311  # not secret
+
+
+def _request_ids() -> Iterator[bytes]:
+    """Random ids of 32 lower-case hex digits. Asking the kernel for many at once makes one cost
+    a tenth."""
+    while True:
+        block = os.urandom(16 * 256).hex().encode()
+        for start in range(0, len(block), 32):
+            yield block[start : start + 32]
+
+
+_next_request_id = _request_ids().__next__
 
 
 class Proxy:
@@ -78,6 +89,14 @@ class Proxy:
         self.info = info
         self.retry_seconds = retry_seconds
         self.access_log = access_log
+        self._complained: dict[str, int] = {}
+
+    def complain(self, cluster: Cluster, error: Exception) -> None:
+        """Log a failed request; at most one per service and second, for it may be all of them."""
+        now = int(monotonic())
+        if self._complained.get(cluster.name) != now:
+            self._complained[cluster.name] = now
+            log.warning("service %s: %s", cluster.name, error)
 
     def handle(
         self, client: ClientConnection, message: RawRequestMessage, payload: StreamReader
@@ -100,11 +119,13 @@ class Exchange:
         "attempts",
         "client",
         "id",
+        "message",
         "pick",
         "proxy",
         "relay",
         "request",
         "sent",
+        "service",
         "started",
         "status",
     )
@@ -113,7 +134,8 @@ class Exchange:
         self.proxy = proxy
         self.client = client
         self.started = monotonic()
-        self.id = b"%032x" % _IDS(128)
+        self.id = _next_request_id()
+        self.message: RawRequestMessage | None = None
         self.request: ClientRequest | None = None
         self.pick: Pick | None = None
         self.relay: Relay | None = None
@@ -123,10 +145,13 @@ class Exchange:
         """Status of an answer of our own; 0 if an endpoint answered."""
         self.sent = 0
         """Body bytes of an answer of our own."""
+        self.service = ""
+        """Who answers for the service when no endpoint does."""
 
     async def run(self, message: RawRequestMessage, payload: StreamReader) -> bool:
         """Answer the request, whatever happens. Returns whether the client connection may serve
         another."""
+        self.message = message
         try:
             request = ClientRequest(self.client.peer, message, payload, self.id)
             self.request = request
@@ -145,8 +170,6 @@ class Exchange:
     async def _forward(self, request: ClientRequest) -> bool:
         """Route, pick, send; see the top of this file for when it is done again. Returns
         whether the client connection may serve another request. Raises BadRequest."""
-        if request.method == "CONNECT":
-            raise BadRequest(405, "CONNECT is for forward proxies; this is a reverse proxy")
         proxy = self.proxy
         tried: tuple[Endpoint, ...] = ()
         fresh = False
@@ -161,6 +184,7 @@ class Exchange:
                 return self._answer_redirect(request, route)
             pick = self.pick = cluster.balancer.pick(request, tried)
             if pick is None:
+                self.service = cluster.name
                 return self._answer_nobody(request, cluster, error)
             endpoint = pick.endpoint
             pool: Pool = endpoint.pool  # type: ignore[assignment]
@@ -207,8 +231,9 @@ class Exchange:
         head = request.upstream_head(target, cluster.balancer.strips)
         self.client.source = upstream
         try:
-            if not request.has_body:
-                upstream.send_head(head, relay, body_follows=False)
+            body = request.body_at_hand()
+            if body is not None:
+                upstream.send_head(head + body, relay, body_follows=False)
                 error = await relay.done
             else:
                 error = await self._forward_with_body(request, upstream, relay, head)
@@ -298,7 +323,7 @@ class Exchange:
             raise error
         if isinstance(error, ClientStalled):
             raise BadRequest(408, "the request body did not come")
-        log.warning("service %s: %s", cluster.name, error)
+        self.proxy.complain(cluster, error)
         if isinstance(error, UpstreamTimeout):
             self.answer(504, f"service {cluster.name}: the endpoint did not answer in time")
         elif isinstance(error, ConnectError):

@@ -26,7 +26,7 @@ from stickyproxy.headers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.streams import StreamReader
@@ -64,6 +64,8 @@ class ClientRequest:
     """One request. Implements ``model.Request``."""
 
     __slots__ = (
+        "_body",
+        "_cookie_line",
         "_cookies",
         "_forwarded",
         "_lines",
@@ -71,7 +73,6 @@ class ClientRequest:
         "body_touched",
         "chunked",
         "client_address",
-        "has_body",
         "host",
         "http11",
         "id",
@@ -92,11 +93,12 @@ class ClientRequest:
         self.message = message
         self.payload = payload
         self.method = message.method
-        self.http11 = message.version == HttpVersion11
+        version: tuple[int, int] = message.version
+        self.http11 = version == HttpVersion11
         # aiohttp stops parsing at a request to upgrade; if it is declined, so be it.
         self.keep_alive = not (message.should_close or message.upgrade)
         self.chunked = message.chunked
-        self.has_body = payload is not EMPTY_PAYLOAD
+        self._body: bytes | None = b"" if payload is EMPTY_PAYLOAD else None
         self.body_touched = False
         """True once a part of the body was read: then the request cannot be sent again."""
         self.id = request_id
@@ -108,16 +110,21 @@ class ClientRequest:
         self.target = message.path.encode("utf-8", "surrogateescape")
         self._lines: list[bytes] = []
         self._cookies: tuple[bytes, ...] = ()
+        self._cookie_line = 0
         self._forwarded: dict[bytes, bytes] | None = None
-        self._take_headers(message.raw_headers)
-        if not self.http11 and message.version != HttpVersion10:
-            raise BadRequest(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        believed = self._take_headers(message.raw_headers)
+        if not self.http11 and version != HttpVersion10:
+            status = 400 if version < HttpVersion10 else 505
+            raise BadRequest(status, "only HTTP/1.0 and HTTP/1.1 are spoken here")
         if not self.target.startswith(b"/"):
             self._take_special_target()
-        if self._forwarded is not None:
-            self._believe(self._forwarded)
+        if believed:
+            self._believe(believed)
 
-    def _take_headers(self, raw_headers: Sequence[tuple[bytes, bytes]]) -> None:
+    def _take_headers(
+        self, raw_headers: Sequence[tuple[bytes, bytes]]
+    ) -> dict[bytes, bytes] | None:
+        """Sort the fields; returns the forwarding fields of a trusted proxy."""
         lines = self._lines
         kinds = REQUEST_KINDS
         named: frozenset[bytes] = frozenset()
@@ -130,6 +137,7 @@ class ClientRequest:
                 lines.append(name + b": " + value)
             elif kind == Kind.COOKIE:
                 self._cookies = (*self._cookies, value)
+                self._cookie_line = len(lines)
                 lines.append(name + b": " + value)
             elif kind == Kind.CONNECTION:
                 named |= named_in_connection(value)
@@ -139,12 +147,13 @@ class ClientRequest:
             elif kind == Kind.TRANSFER_ENCODING:
                 if value.lower() != b"chunked":
                     raise BadRequest(501, "the only transfer coding known here is chunked")
-            elif kind == Kind.UPGRADE and value.lower() != b"h2c":
-                self.upgrade = value
+            elif kind == Kind.UPGRADE:
+                self.upgrade = _without_h2c(value)
         if named:
             self._drop_named(named)
         if self.upgrade is not None and not self.message.upgrade:
             self.upgrade = None  # no "Connection: upgrade" along with it
+        return self._forwarded
 
     def _note_forwarded(self, name: bytes, value: bytes) -> None:
         if self._forwarded is None:
@@ -157,17 +166,26 @@ class ClientRequest:
     def _drop_named(self, named: frozenset[bytes]) -> None:
         self._lines = [line for line in self._lines if line.partition(b":")[0].lower() not in named]
 
+    def _keep_lines(self, keep: Callable[[bytes], bool]) -> None:
+        """Drop the fields whose lower-case name is not to be kept."""
+        names = [line.partition(b":")[0].lower() for line in self._lines]
+        self._lines = [line for name, line in zip(names, self._lines, strict=True) if keep(name)]
+        if self._cookies:
+            self._cookie_line = [name for name in names if keep(name)].index(b"cookie")
+
     def _take_special_target(self) -> None:
         """Absolute form, whose authority replaces the Host field (RFC 9112 section 3.2.2), or
         the asterisk of OPTIONS."""
+        if self.method == "CONNECT":
+            raise BadRequest(405, "CONNECT is for forward proxies; this is a reverse proxy")
         if self.target == b"*" and self.method == "OPTIONS":
             return
         absolute = split_absolute(self.target)
         if absolute is None:
             raise BadRequest(400, "the request target is neither a path nor an http URL")
         self.host, self.target = absolute
-        self._lines = [line for line in self._lines if line[:5].lower() != b"host:"]
-        self._lines.insert(0, b"Host: " + self.host)
+        self._keep_lines(lambda name: name != b"host")
+        self._lines.append(b"Host: " + self.host)
 
     def _believe(self, forwarded: dict[bytes, bytes]) -> None:
         """Take over what a trusted proxy says about the client."""
@@ -211,6 +229,17 @@ class ClientRequest:
         """True if sending it a second time does no harm and is still possible."""
         return self.method in _IDEMPOTENT and not self.body_touched
 
+    def body_at_hand(self) -> bytes | None:
+        """The body with its transfer coding, if it came along with the head as small ones do; it
+        is kept, so that the request can be sent again. None if there is more to come."""
+        payload = self.payload
+        if self._body is None and payload.is_eof() and not self.body_touched:
+            body = payload.read_nowait()
+            if self.chunked:
+                body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+            self._body = body
+        return self._body
+
     def upstream_head(self, target: bytes, strips: frozenset[bytes]) -> bytes:
         """The head to send. ``strips``: names of cookies whose pins the endpoint must not see."""
         lines = self._lines
@@ -237,13 +266,13 @@ class ClientRequest:
         return b"".join(parts)
 
     def _without_pins(self, strips: frozenset[bytes]) -> list[bytes]:
-        lines = []
-        for line in self._lines:
-            if line[:7].lower() != b"cookie:":
-                lines.append(line)
-            elif (value := cookies.without_pins(line[8:], strips)) is not None:
-                lines.append(line[:8] + value)
-        return lines
+        if len(self._cookies) == 1:
+            at = self._cookie_line
+            lines = self._lines.copy()
+            lines[at : at + 1] = _cookie_lines(self._cookies, strips)
+            return lines
+        lines = [line for line in self._lines if line[:7].lower() != b"cookie:"]
+        return lines + _cookie_lines(self._cookies, strips)
 
     def _extended(self, theirs: dict[bytes, bytes]) -> bytes:
         """Forwarding fields when a trusted proxy sent some: its chain plus itself."""
@@ -265,6 +294,17 @@ class ClientRequest:
                 theirs.get(b"x-forwarded-host", self.host),
             )
         )
+
+
+def _without_h2c(upgrade: bytes) -> bytes | None:
+    """HTTP/2 behind our back would carry requests that nobody routes or checks."""
+    protocols = [protocol.strip(b" \t") for protocol in upgrade.split(b",")]
+    return b", ".join(p for p in protocols if p and p.lower() != b"h2c") or None
+
+
+def _cookie_lines(headers: Iterable[bytes], strips: frozenset[bytes]) -> list[bytes]:
+    kept = [cookies.without_pins(header, strips) for header in headers]
+    return [b"Cookie: " + header for header in kept if header is not None]
 
 
 def _forwarded_lines(chain: str, client: str, scheme: str, port: int) -> bytes:

@@ -8,8 +8,10 @@ brought in one write.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from stickyproxy.errors import UpstreamProtocolError
@@ -121,7 +123,8 @@ class Relay:
                 head.append(line)
             elif kind == Kind.CONTENT_LENGTH:
                 length = int(value)
-                head.append(line)
+                if status not in (101, 204):  # no body, no length (RFC 9110 section 8.6)
+                    head.append(line)
             elif kind == Kind.SET_COOKIE:
                 set_cookies.append(value.strip(b" \t"))
                 head.append(line)
@@ -138,11 +141,11 @@ class Relay:
         if named:
             head[1:] = [line for line in head[1:] if line.partition(b":")[0].lower() not in named]
         if status == 101:
-            self._check_switch()
+            self._check_switch(lines)
             length = 0
-        elif self.bodiless or status in (204, 304):
-            length = max(length, 0)
-        elif length < 0:
+        elif status in (204, 304):
+            length = 0
+        elif length < 0 and not self.bodiless:
             self._frame(head)
         self._add_own_fields(head, status, set_cookies)
         self._out.append(b"\r\n".join(head))
@@ -164,26 +167,26 @@ class Relay:
         if self._chunked:
             self._out.append(b"0\r\n\r\n")
         self._client.source_ended()
-        self._finish(None)
+        if not self.done.done():
+            self.done.set_result(None)
 
     def flush(self) -> None:
         """Write what has come together."""
         out = self._out
         if out:
-            self._client.write(out[0] if len(out) == 1 else b"".join(out))
-            out.clear()
+            transport = self._client.transport
+            if transport is not None:  # else the client is gone, and is told nothing
+                transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self._out = []
 
     def failed(self, error: Exception) -> None:
         """There will be no more."""
-        self._out.clear()
+        self._out = []
         self._client.source_ended()
-        self._finish(error)
-
-    # ---
-
-    def _finish(self, error: Exception | None) -> None:
         if not self.done.done():
             self.done.set_result(error)
+
+    # ---
 
     def _frame(self, head: list[bytes]) -> None:
         """A body of unknown length: in chunks, or for HTTP/1.0 until the connection ends."""
@@ -193,9 +196,12 @@ class Relay:
         else:
             self.close_client = True
 
-    def _check_switch(self) -> None:
+    def _check_switch(self, lines: list[bytes]) -> None:
         if self._request.upgrade is None:
             raise UpstreamProtocolError("it switched protocols unasked")
+        fields = b"\n".join(lines).lower()
+        if not re.search(rb"\nconnection:[^\n]*\bupgrade\b", fields) or b"\nupgrade:" not in fields:
+            raise UpstreamProtocolError("its 101 does not say what it switches to")
         self.close_client = True
 
     def _open_tunnel(self) -> None:
@@ -204,7 +210,7 @@ class Relay:
         upstream = self._client.source
         assert upstream is not None
         self.tunnel = UpgradeTunnel(self._client, upstream)
-        self._finish(None)
+        self.done.set_result(None)
 
     def _add_own_fields(self, head: list[bytes], status: int, set_cookies: list[bytes]) -> None:
         request = self._request
@@ -233,8 +239,16 @@ class Relay:
         return upstream_lines((*self._attempts, last))
 
 
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: ([^\r\n]*))?")
+_CONTROLS = bytes(c for c in range(32) if c != 9) + b"\x7f"
+
+
+@lru_cache(256)
 def _as_http11(status_line: bytes) -> bytes:
-    """A proxy speaks its own version (RFC 9110 section 6.2), whatever the endpoint spoke."""
-    if status_line.startswith(b"HTTP/1.1 "):
-        return status_line
-    return b"HTTP/1.1 " + status_line.partition(b" ")[2]
+    """A proxy speaks its own version (RFC 9110 section 6.2), whatever the endpoint spoke. Raises
+    UpstreamProtocolError for other versions than 1.0 and 1.1."""
+    match = _STATUS_LINE.fullmatch(status_line)
+    if match is None:
+        raise UpstreamProtocolError("its status line is not HTTP/1.x")
+    status, reason = match.groups(b"")
+    return b"HTTP/1.1 " + status + b" " + reason.translate(None, _CONTROLS)

@@ -47,7 +47,8 @@ class Receiver(Protocol):
     """True if the answer has no body whatever its head says: the request was a HEAD."""
 
     def interim(self, lines: list[bytes]) -> None:
-        """The head of a 1xx answer other than 101, in lines without their ends."""
+        """The head of a 1xx answer other than 101, in lines without their ends. Raises
+        UpstreamProtocolError like ``head``."""
 
     def head(self, status: int, lines: list[bytes]) -> int:
         """The final answer's head, in lines without their ends; the first is the status line.
@@ -311,14 +312,14 @@ class UpstreamConnection(asyncio.Protocol):
         lines = head.split(b"\r\n")
         parser = self._parser
         status = parser.get_status_code()
-        if status < 200 and status != 101:
-            self._head = rest
-            receiver.interim(lines)
-            return
-        self._head = b""
-        self._head_done = True
-        self._keep_alive = parser.should_keep_alive()
         try:
+            if status < 200 and status != 101:
+                self._head = rest
+                receiver.interim(lines)
+                return
+            self._head = b""
+            self._head_done = True
+            self._keep_alive = parser.should_keep_alive()
             length = self._length = receiver.head(status, lines)
         except UpstreamProtocolError as error:
             self._fail(error)

@@ -308,7 +308,7 @@ class Wire:
         self, message: Message, framing: int | Literal["chunked", "close"]
     ) -> None:
         """Read the whole body into ``message``."""
-        self._body = Body(self, framing)
+        self._body = Body(self, framing, keep_chunks=True)
         body = bytearray()
         try:
             while piece := await self._body.some():
@@ -380,14 +380,23 @@ class Wire:
 class Body:
     """A body being read: de-framed strictly, piece by piece as it comes."""
 
-    def __init__(self, wire: Wire, framing: int | Literal["chunked", "close"]) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        framing: int | Literal["chunked", "close"],
+        *,
+        keep_chunks: bool = False,
+    ) -> None:
         self.done = framing == 0
         self.chunks: list[bytes] = []
+        """Empty unless they are to be kept."""
         self.trailers: list[Field] = []
         self._wire = wire
         self._framing = framing
         self._left = framing if isinstance(framing, int) else 0
         self._chunk = bytearray()
+        self._inside_chunk = False
+        self._keep_chunks = keep_chunks
 
     async def some(self) -> bytes:
         """The next piece; empty at the end."""
@@ -411,7 +420,7 @@ class Body:
 
     async def _some_chunked(self) -> bytes:
         if self._left == 0:
-            if self._chunk:
+            if self._inside_chunk:
                 await self._end_chunk()
             line = await self._wire._read_line()
             match = _CHUNK_LINE.fullmatch(line)
@@ -425,7 +434,9 @@ class Body:
         if not piece:
             raise self._wire._truncated(f"{self._left} bytes before the end of a chunk")
         self._left -= len(piece)
-        self._chunk += piece
+        self._inside_chunk = True
+        if self._keep_chunks:
+            self._chunk += piece
         return piece
 
     async def _end_chunk(self) -> None:
@@ -433,8 +444,10 @@ class Body:
         for it may come later."""
         line = await self._wire._read_line()
         assert not line, f"chunk data longer than its size: {line!r}"
-        self.chunks.append(bytes(self._chunk))
-        self._chunk.clear()
+        self._inside_chunk = False
+        if self._keep_chunks:
+            self.chunks.append(bytes(self._chunk))
+            self._chunk.clear()
 
     async def _read_trailers(self) -> None:
         block = b""

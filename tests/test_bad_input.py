@@ -670,7 +670,8 @@ class TestSlowClients:
         assert ended == b"" or ended.startswith(b"HTTP/1.1 408 ")
 
     async def test_second_head_never_ends(self, behind: Behind, client: MakeClient) -> None:
-        proxy, _ = await behind(head_timeout=0.2)
+        """Begun behind another request, it counts as idle time."""
+        proxy, _ = await behind(keepalive_timeout=0.2)
         user = await client(proxy.port)
         await user.send(get() + get()[:-2])
         assert (await user.response()).body == b"hello"

@@ -64,6 +64,15 @@ async def asked(client: MakeClient, proxy: RunningProxy, data: bytes) -> Respons
     return await user.response()
 
 
+async def until_refused(client: MakeClient, proxy: RunningProxy) -> None:
+    """Connect until the listener is closed."""
+    with contextlib.suppress(ConnectionRefusedError):
+        async with asyncio.timeout(10):
+            while True:
+                user = await client(proxy.port)
+                await user.eof()
+
+
 async def still_open(user: RawClient) -> bool:
     """The connection takes another request."""
     await user.send(get("/again"))
@@ -165,6 +174,43 @@ class TestConnections:
             await other.response()
         release.set()
         assert [(await user.response()).body for _ in range(2)] == [b"/slow", b"/fast"]
+
+    async def test_idle_ones_do_not_delay_the_end(self, behind: Behind, client: MakeClient) -> None:
+        """They are closed when the proxy stops, without waiting out the grace period."""
+        proxy, _ = await behind(grace_period=60.0)
+        users = [await client(proxy.port) for _ in range(5)]
+        for user in users[1:]:
+            await user.send(get())
+            await user.response()
+        async with asyncio.timeout(10):
+            await proxy.stop()
+        for user in users:
+            assert await user.closed() == "eof"
+
+    async def test_the_request_under_way_is_finished_before_the_end(
+        self, behind: Behind, client: MakeClient
+    ) -> None:
+        release = asyncio.Event()
+
+        async def script(conn: EndpointConnection) -> None:
+            await conn.request()
+            await conn.send(respond("200 OK", CHUNKED, body=chunk(b"begun")))
+            await release.wait()
+            await conn.send(chunked(b" and ended"))
+
+        proxy, _ = await behind(script, grace_period=60.0)
+        user = await client(proxy.port)
+        await user.send(get() + get("/never"))
+        await user.response_head()
+        assert await user.body_some() == b"begun"
+        stopping = asyncio.create_task(proxy.stop())
+        await until_refused(client, proxy)
+        release.set()
+        assert await user.body_some() == b" and ended"
+        assert await user.body_some() == b""
+        await user.eof()
+        async with asyncio.timeout(10):
+            await stopping
 
     async def test_empty_lines_before_a_request(self, behind: Behind, client: MakeClient) -> None:
         """RFC 9112, 2.2: at least one is ignored."""

@@ -205,7 +205,7 @@ async def serving(peer: ScriptedEndpoint, directory: Path) -> AsyncIterator[Serv
         sys.executable, "-m", "stickyproxy", "serve", "--config", str(config), stderr=PIPE
     )
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             yield ServingProcess(process, await announced_port(process))
     finally:
         process.terminate()
@@ -266,6 +266,7 @@ class TestLargeBodies:
                 total += len(piece)
             assert total == BLOCKS * len(BLOCK)
             assert proxy.memory("VmHWM") - before < MAY_GROW
+            user.close()
 
     @pytest.mark.parametrize("framing", ["length", "chunked"])
     async def test_upload(
@@ -305,6 +306,7 @@ class TestLargeBodies:
             sending = asyncio.create_task(send())
             assert await until_stalled(lambda: sent) < ON_THE_WAY
             take.set()
-            assert (await user.response()).header("x-total") == str(size).encode()
             await sending
+            assert (await user.response()).header("x-total") == str(size).encode()
             assert proxy.memory("VmHWM") - before < MAY_GROW
+            user.close()
