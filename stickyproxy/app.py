@@ -52,7 +52,7 @@ class Provider(Protocol):
 
     name: str
     ready: asyncio.Event
-    """Set when it has published for the first time, or tried to."""
+    """Set when it has published for the first time."""
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -75,12 +75,11 @@ async def keep_running(provider: Provider) -> None:
             await provider.run()
         except Exception:
             log.exception("provider %s failed: this is a bug in stickyproxy", provider.name)
-        provider.ready.set()
         await asyncio.sleep(RESTART_SECONDS)
 
 
 async def all_ready(running: Iterable[Provider], seconds: float) -> None:
-    """Wait until every provider has published or tried to, but not for longer than that."""
+    """Wait until every provider has published, but not for longer than that."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             for provider in running:

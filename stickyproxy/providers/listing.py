@@ -189,9 +189,9 @@ class _Swarm:
         return {n["Id"]: n for n in found if n and n.get("Scope") == "swarm" and not n["Ingress"]}
 
     def _is_on_host_network(self, service: Json) -> bool:
+        """The host network has an id in the Swarm that no listing of networks shows."""
         attached = service["Spec"]["TaskTemplate"].get("Networks") or ()
-        drivers = {self._networks.get(each["Target"], {}).get("Driver") for each in attached}
-        return "host" in drivers or any(each["Target"] == "host" for each in attached)
+        return any(each["Target"] not in self._networks for each in attached)
 
     def _choose(
         self, service: Json, options: LabelOptions, choices: Mapping[str, Json]
@@ -223,9 +223,9 @@ class _Swarm:
 
     def _apart(self, name: str, network: Json) -> Problem:
         own = self.standpoint
-        if network.get("Attachable") and own.container:
+        if own.container and not own.service:
             remedy = f"docker network connect {network['Name']} {own.container[:12]}"
-        else:
+        else:  # the engine does not plug a network into a task on whose node nobody is on it
             proxy = own.service or "PROXY_SERVICE"
             remedy = f"docker service update --network-add {network['Name']} {proxy}"
         reason = f'cannot be reached: the proxy is not on its network "{network["Name"]}"'

@@ -63,10 +63,10 @@ def addresses(*nodes: Node) -> list[str]:
 
 def instances_on(swarm: Swarm, node: Node) -> set[str]:
     """The instances of the demo service that run on a node."""
-    [found] = swarm.manager.inspect("node", node.name)
+    found = swarm.manager.api(f"/nodes/{node.name}")
     return {
-        task["Status"]["ContainerStatus"]["ContainerID"][:12]
-        for task in swarm.manager.tasks("demo").values()
+        instance
+        for instance, task in swarm.manager.running("demo").items()
         if task["NodeID"] == found["ID"]
     }
 
@@ -152,11 +152,14 @@ def test_a_dead_node_takes_only_its_own_sessions(three: Swarm) -> None:
     assert lost
     with Load(three, addresses(*living)) as load:
         dead.kill()
+        # The manager waits for a while before it believes that a node is gone.
         eventually(
             "the replicas are complete again",
-            lambda: service_settled(three.manager, "demo", REPLICAS + 1),
+            lambda: len(three.manager.running("demo").keys() - lost) == REPLICAS + 1,
             within=120,
         )
+        until = load.beats + 2
+        eventually("every session asked twice more", lambda: load.beats >= until)
     print(moves_table(f"{dead.name} died", load.report, instances))
     assert load.report.failures == []
     assert {move.came_from for move in load.report.moves} == lost
