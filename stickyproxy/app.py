@@ -20,6 +20,7 @@ from stickyproxy.controller import Controller
 from stickyproxy.downstream import ClientServer, Limits
 from stickyproxy.errors import ConfigError, ConfigProblem, StickyproxyError
 from stickyproxy.headers import TrustedProxies
+from stickyproxy.health import Health
 from stickyproxy.model import Snapshot
 from stickyproxy.providers import static
 from stickyproxy.providers.controller import ControllerProvider
@@ -113,6 +114,8 @@ class App:
             retry_seconds=3 * proxy.connect_timeout,
             access_log=self._access_log,
         )
+        self._health = Health(self.proxy)
+        self.proxy.health = self._health
         self.registry = Registry(self.proxy, self._upstreams, proxy.pin_secret)
         self._admin = SideServer(admin.make_app(self.registry, self.proxy))
         self._server = Server(
@@ -169,6 +172,7 @@ class App:
         if cut:
             log.warning("%d connections did not finish within %g s and were cut", cut, grace)
         await _end(self._tasks)
+        await self._health.stop()
         await self._admin.stop()
         self._upstreams.close()
         if self._access_log is not None:
