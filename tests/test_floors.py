@@ -24,9 +24,12 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     # composition root: makes the parts and joins them
-    ("app", "demo"),
+    ("app", "demo", "diagnosis"),
     # CONTROL: what decides what is served, and where
-    ("registry", "server", "providers.static", "providers"),
+    ("admin", "controller", "providers.controller", "providers.swarm"),
+    ("registry", "server", "side_server", "providers.static", "providers.networks", "providers"),
+    ("codec", "report", "providers.listing"),
+    ("providers.labels",),
     # DATA PLANE: what every request goes through
     ("access_log", "downstream", "proxy"),
     ("request", "response"),
@@ -46,11 +49,15 @@ FLOORS = (
 """From top to bottom; peers on one floor do not import each other."""
 
 RESERVED = {
-    "aiohttp": {"downstream", "request", "proxy", "server", "admin", "health", "demo"},
+    "aiohttp": {
+        *("downstream", "request", "proxy", "server", "admin", "health", "demo"),
+        *("side_server", "controller", "providers.controller"),
+    },
     "docker": {"providers.swarm"},
+    "requests": {"providers.swarm"},  # what docker raises
     "httptools": {"upstream"},
     "mmh3": {"hashing"},
-    "pydantic": {"config", "options"},
+    "pydantic": {"config", "options", "codec", "providers.labels"},
     "uvloop": {"cli", "supervisor"},
 }
 """Libraries, and who alone may import them; nothing else from outside may be imported at all."""
