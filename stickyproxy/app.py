@@ -24,7 +24,6 @@ from stickyproxy.health import Health
 from stickyproxy.model import Snapshot
 from stickyproxy.providers import static
 from stickyproxy.providers.controller import ControllerProvider
-from stickyproxy.providers.swarm import SwarmProvider
 from stickyproxy.proxy import Proxy
 from stickyproxy.registry import Registry
 from stickyproxy.server import Server
@@ -64,6 +63,9 @@ def providers(
 ) -> Iterator[Provider]:
     """The providers that a configuration asks for; the static one needs no object."""
     if settings.swarm is not None:
+        # Only here: a proxy that follows a controller never even loads the docker SDK.
+        from stickyproxy.providers.swarm import SwarmProvider  # noqa: PLC0415
+
         yield SwarmProvider(settings.swarm, publish, forwards_here=forwards_here)
     if settings.follow is not None:
         yield ControllerProvider(settings.follow, publish)
@@ -239,6 +241,11 @@ class ControllerApp:
         missing = [ConfigProblem(name, "is required") for name in tables if tables[name] is None]
         if settings.controller is None or missing:
             raise ConfigError("a controller's configuration", missing)
+        if settings.swarm is not None and settings.swarm.proxy_service is None:
+            log.warning(
+                "providers.swarm.proxy_service is not set: no network is joined, and every "
+                "service counts as reachable"
+            )
         self._address = settings.controller.address
         self._config = settings
         self._controller = Controller(settings.controller.token)
