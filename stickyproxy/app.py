@@ -20,10 +20,10 @@ from stickyproxy.controller import Controller
 from stickyproxy.downstream import ClientServer, Limits
 from stickyproxy.errors import ConfigError, ConfigProblem, StickyproxyError
 from stickyproxy.headers import TrustedProxies
+from stickyproxy.health import Health
 from stickyproxy.model import Snapshot
 from stickyproxy.providers import static
 from stickyproxy.providers.controller import ControllerProvider
-from stickyproxy.providers.swarm import SwarmProvider
 from stickyproxy.proxy import Proxy
 from stickyproxy.registry import Registry
 from stickyproxy.server import Server
@@ -63,6 +63,9 @@ def providers(
 ) -> Iterator[Provider]:
     """The providers that a configuration asks for; the static one needs no object."""
     if settings.swarm is not None:
+        # Only here: a proxy that follows a controller never even loads the docker SDK.
+        from stickyproxy.providers.swarm import SwarmProvider  # noqa: PLC0415
+
         yield SwarmProvider(settings.swarm, publish, forwards_here=forwards_here)
     if settings.follow is not None:
         yield ControllerProvider(settings.follow, publish)
@@ -114,6 +117,8 @@ class App:
             retry_seconds=3 * proxy.connect_timeout,
             access_log=self._access_log,
         )
+        self._health = Health(self.proxy)
+        self.proxy.health = self._health
         self.registry = Registry(self.proxy, self._upstreams, proxy.pin_secret)
         self._admin = SideServer(admin.make_app(self.registry, self.proxy))
         self._server = Server(
@@ -170,6 +175,7 @@ class App:
         if cut:
             log.warning("%d connections did not finish within %g s and were cut", cut, grace)
         await _end(self._tasks)
+        await self._health.stop()
         await self._admin.stop()
         self._upstreams.close()
         if self._access_log is not None:
@@ -236,6 +242,11 @@ class ControllerApp:
         missing = [ConfigProblem(name, "is required") for name in tables if tables[name] is None]
         if settings.controller is None or missing:
             raise ConfigError("a controller's configuration", missing)
+        if settings.swarm is not None and settings.swarm.proxy_service is None:
+            log.warning(
+                "providers.swarm.proxy_service is not set: no network is joined, and every "
+                "service counts as reachable"
+            )
         self._address = settings.controller.address
         self._config = settings
         self._controller = Controller(settings.controller.token)

@@ -20,7 +20,7 @@ import os
 import time
 from collections.abc import Coroutine, Iterator
 from email.utils import formatdate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from aiohttp.web_protocol import RequestPayloadError
 
@@ -78,6 +78,16 @@ def _request_ids() -> Iterator[bytes]:
 _next_request_id = _request_ids().__next__
 
 
+class WatchesConnects(Protocol):
+    """Is told how connecting to endpoints goes."""
+
+    def connected(self, endpoint: Endpoint) -> None:
+        """A new connection was made."""
+
+    def failed(self, endpoint: Endpoint) -> None:
+        """None could be made."""
+
+
 class Proxy:
     """Answers requests by the table it holds. ``table`` may be replaced at any moment."""
 
@@ -90,6 +100,7 @@ class Proxy:
         self.info = info
         self.retry_seconds = retry_seconds
         self.access_log = access_log
+        self.health: WatchesConnects | None = None
         self._complained: dict[str, int] = {}
 
     def complain(self, cluster: Cluster, error: Exception) -> None:
@@ -195,9 +206,13 @@ class Exchange:
             try:
                 if upstream is None:
                     upstream = await pool.connect()
+                    if proxy.health is not None:
+                        proxy.health.connected(endpoint)
                 error = await self._exchange(request, route, cluster, upstream, relay)
             except ConnectError as refused:
                 error = refused
+                if proxy.health is not None:
+                    proxy.health.failed(endpoint)
             if error is None:
                 return not relay.close_client
             if relay.status:

@@ -27,7 +27,7 @@ FLOORS = (
     ("app", "demo", "diagnosis"),
     # CONTROL: what decides what is served, and where
     ("admin",),
-    ("controller", "registry", "server", "side_server"),
+    ("controller", "health", "registry", "server", "side_server"),
     ("providers.controller", "providers.static", "providers.swarm"),
     ("providers.networks",),
     ("providers.listing",),

@@ -141,6 +141,7 @@ class TestTasks:
 
 class TestNetworks:
     TWO: Json = task(addresses={"net-a": "10.0.1.1", "net-b": "10.0.2.1"})
+    OWN: Json = service("lb", marks={}, networks=[])
 
     @pytest.mark.parametrize("name", ["b", "net-b"])
     def test_named_by_the_label(self, name: str) -> None:
@@ -193,7 +194,7 @@ class TestNetworks:
     )
     def test_out_of_reach(self, service_name: str, remedy: str) -> None:
         here = Standpoint(frozenset(), service_name, "c" * 64)
-        reading = read(listing([service()], [task()]), here)
+        reading = read(listing([service(), self.OWN], [task()]), here)
         [shop] = reading.snapshot.services
         [said] = reading.snapshot.problems
         assert shop.endpoints == ()
@@ -284,6 +285,11 @@ class TestTraps:
         own = service("lb", marks={}, ports=[port(80, 80)])
         here = Standpoint(frozenset({"net-a"}), "lb")
         spec(listing([service(marks=labels(ip_hash="true")), own], [task()]), here)
+
+    def test_a_proxy_service_that_is_none(self) -> None:
+        found = problem(listing([service()], [task()]), Standpoint(service="proxi"))
+        assert found.service == "proxi"
+        assert "proxy_service" in found.reason
 
     def test_labels_on_containers(self) -> None:
         lost = service(marks={})

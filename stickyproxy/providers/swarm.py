@@ -32,7 +32,7 @@ from requests.exceptions import RequestException
 
 from stickyproxy.config import SwarmSettings
 from stickyproxy.errors import ProviderError
-from stickyproxy.model import Snapshot
+from stickyproxy.model import Problem, Snapshot
 from stickyproxy.providers.listing import Json, Listing, Reading, Standpoint, SwarmReader
 from stickyproxy.providers.networks import Change, NetworkPlanner
 
@@ -81,20 +81,15 @@ class Engine:
         self._raw: tuple[bytes, ...] = ()
         self._seen: frozenset[str] = frozenset()
         """Tasks that ran when last listed."""
-        self.cost = 0.0
-        """Seconds of CPU that the last look took."""
 
     def look(self) -> View | None:
         """List everything; None if nothing has changed. A fixed number of requests: services,
         tasks, networks, nodes and the own container, and one more while tasks are leaving."""
-        began = time.thread_time()
         try:
             return self._look()
         except _ERRORS as error:
             self.forget()
             raise ProviderError(_explained(self._settings.endpoint, error)) from error
-        finally:
-            self.cost = time.thread_time() - began
 
     def _look(self) -> View | None:
         if self._client is None:
@@ -431,6 +426,8 @@ class SwarmProvider:
         self._planner = NetworkPlanner(settings)
         self._reading: Reading | None = None
         self._view: View | None = None
+        self._told: tuple[Problem, ...] = ()
+        """Problems of the planner that have been published."""
         self._woken = asyncio.Event()
         self._failures = 0
         self._last_change = 0.0
@@ -462,7 +459,7 @@ class SwarmProvider:
         """Ask, publish and join; returns the seconds until that is due again, unless an event
         comes. However many come, listings do not take more than their share of the time."""
         try:
-            view = await worker.run(self._engine.look)
+            view, cost = await worker.run(self._see)
         except ProviderError as error:
             return self._failed(error)
         if self._failures:
@@ -471,12 +468,28 @@ class SwarmProvider:
         if view is not None:
             self._view = view
             self._last_change = time.monotonic()
-            self._reading = self._reader.read(view.listing, view.standpoint)
-            self._publish(self._with_own_problems(self._reading.snapshot))
+            self._tell()
         await self._join_networks(worker)
-        rest = min(self._engine.cost / LISTING_SHARE, self._settings.poll_interval)
+        rest = min(cost / LISTING_SHARE, self._settings.poll_interval)
         await asyncio.sleep(rest)
         return max(0.0, self._pause() - rest)
+
+    def _see(self) -> tuple[View | None, float]:
+        """What there is to see (None: the same as before), and the seconds of CPU it took to
+        find out. In the worker's thread: reading a large Swarm would hold up requests."""
+        began = time.thread_time()
+        view = self._engine.look()
+        if view is not None:
+            self._reading = self._reader.read(view.listing, view.standpoint)
+        return view, time.thread_time() - began
+
+    def _tell(self) -> None:
+        """Publish what was read, and what was not possible."""
+        if self._reading is None:
+            return
+        self._told = self._planner.problems()
+        snapshot = self._reading.snapshot
+        self._publish(replace(snapshot, problems=snapshot.problems + self._told))
 
     def _failed(self, error: ProviderError) -> float:
         """Nothing is published: what was, serves on."""
@@ -501,6 +514,8 @@ class SwarmProvider:
         change = self._planner.plan(
             view.listing, view.standpoint, self._reading.wanted, time.monotonic()
         )
+        if self._planner.problems() != self._told:
+            self._tell()
         if change is None:
             return
         log.info("swarm: %s", change)
@@ -508,12 +523,8 @@ class SwarmProvider:
             await worker.run(lambda: self._engine.apply(change, view.standpoint))
         except ProviderError as error:
             self._planner.failed(change, str(error), time.monotonic())
-            log.warning("swarm: %s failed: %s", change, error)
-            self._publish(self._with_own_problems(self._reading.snapshot))
+            self._tell()
         self._on_event()  # look at once what came of it
-
-    def _with_own_problems(self, snapshot: Snapshot) -> Snapshot:
-        return replace(snapshot, problems=snapshot.problems + self._planner.problems())
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

@@ -91,19 +91,23 @@ def run(
     cwd: Path | None = None,
     timeout: float = 300.0,
 ) -> str:
-    """Run a command and return what it prints. Raises CommandError if it fails."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        env=None if env is None else dict(env),
-        timeout=timeout,
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        check=False,
-        cwd=cwd,
-    )
+    """Run a command and return what it prints. Raises CommandError if it fails or takes too
+    long."""
+    shown = " ".join(str(part) for part in command)
+    try:
+        done = subprocess.run(
+            [str(part) for part in command],
+            env=None if env is None else dict(env),
+            timeout=timeout,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            check=False,
+            cwd=cwd,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(f"{shown}\ndid not end within {timeout:g} s") from error
     if done.returncode != 0:
-        shown = " ".join(str(part) for part in command)
         raise CommandError(
             f"{shown}\nexit status {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
         )
