@@ -162,11 +162,12 @@ class RoutingTable:
         return None
 
     def routes(self) -> Iterator[Route]:
-        """All routes, by host and then by context root, longest first; wildcards and defaults
-        last."""
-        for hosts in (self._hosts, self._wildcards):
-            for host in sorted(hosts):
-                yield from hosts[host]
+        """All routes, by host and then by context root, longest first; defaults last."""
+        hosts = self._hosts | {
+            b"*." + parent: self._wildcards[parent] for parent in self._wildcards
+        }
+        for host in sorted(hosts):
+            yield from hosts[host]
         yield from self._default
 
     def clusters(self) -> Iterator[Cluster]:
