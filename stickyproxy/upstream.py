@@ -322,7 +322,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _release(self) -> None:
         """After a whole answer: back into the pool, if there is no doubt about the connection."""
-        if not (self._keep_alive and self._request_sent):
+        if not self._request_sent:
+            self.transport.abort()  # close() would wait for the endpoint to take the rest
+            return
+        if not self._keep_alive:
             self.transport.close()
             return
         self._head_done = False
@@ -468,7 +471,9 @@ class Pool:
             if connection.tunnel is not None:
                 continue
             if connection.receiver is None:
-                if connection.quiet > idle_limit:
+                if connection.transport.is_closing():
+                    connection.transport.abort()  # it had a sweep's time to take the rest
+                elif connection.quiet > idle_limit:
                     connection.transport.close()
             elif connection.client_turn:
                 if connection.quiet > client_limit:

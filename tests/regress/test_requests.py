@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import select
+
 import pytest
 
 from tests.conftest import Behind, MakeClient
-from tests.scripted import get
+from tests.scripted import EndpointConnection, get, post, respond
 
 PIN = b"sp1.000000000000000000000000"
 
@@ -66,3 +69,23 @@ async def test_05_forwarded_of_an_untrusted_client(behind: Behind, client: MakeC
     await user.send(get(Forwarded="for=203.0.113.9"))
     assert (await user.response()).status == 200
     assert peer.requests[0].header("Forwarded") is None
+
+
+async def test_06_endpoint_answers_early_and_neither_reads_nor_closes(
+    behind: Behind, client: MakeClient
+) -> None:
+    """Its connection was kept for ever, with what it had not taken of the request."""
+
+    async def script(conn: EndpointConnection) -> None:
+        await conn.head()
+        await conn.send(respond("413 Content Too Large", ("Content-Length", "0")))
+        poller = select.poll()
+        poller.register(conn.sock, 0)  # tells only that the connection is gone
+        conn.tell(bool(await asyncio.to_thread(poller.poll, 10_000)))
+
+    proxy, peer = await behind(script)
+    user = await client(proxy.port)
+    sending = asyncio.create_task(user.send(post(b"x" * 8_000_000)))
+    assert (await user.response()).status == 413
+    sending.cancel()
+    assert await peer.told() is True
