@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from stickyproxy.access_log import AccessLog
 from stickyproxy.downstream import ClientServer, Limits
 from stickyproxy.headers import TrustedProxies
+from stickyproxy.health import Health
 from stickyproxy.proxy import Proxy
 from stickyproxy.registry import Registry
 from stickyproxy.server import Server
@@ -51,6 +52,7 @@ class DataPlane:
             retry_seconds=3 * proxy.connect_timeout,
             access_log=self._access_log,
         )
+        self._health = self.proxy.health = Health(self.proxy)
         self.registry = Registry(
             self.proxy, self._upstreams, proxy.pin_secret, tells_problems=tells_problems
         )
@@ -78,8 +80,9 @@ class DataPlane:
         if cut:
             log.warning("%d connections did not finish within %g s and were cut", cut, grace)
 
-    def close(self) -> None:
+    async def stop(self) -> None:
         """End."""
+        await self._health.stop()
         self._upstreams.close()
         if self._access_log is not None:
             self._access_log.close()

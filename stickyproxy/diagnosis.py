@@ -9,7 +9,6 @@ import socket
 from stickyproxy import report
 from stickyproxy.config import Address, SwarmSettings
 from stickyproxy.errors import StickyproxyError
-from stickyproxy.providers import swarm
 
 TIMEOUT = 5.0
 """Seconds an answer of the proxy may take."""
@@ -40,6 +39,8 @@ def found_by_proxy(admin: Address) -> list[report.Json]:
 
 def found_by_engine(settings: SwarmSettings) -> list[report.Json]:
     """The rows for what an engine lists. Raises ProviderError."""
+    from stickyproxy.providers import swarm  # noqa: PLC0415  # the docker SDK takes its time
+
     snapshot = swarm.list_once(settings)
     problems = (*snapshot.problems, *report.conflicts(snapshot.services))
     return report.rows([snapshot], problems)

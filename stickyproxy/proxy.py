@@ -19,7 +19,8 @@ import logging
 import os
 import time
 from collections.abc import Coroutine, Iterator
-from typing import TYPE_CHECKING
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Protocol
 
 from aiohttp.web_protocol import RequestPayloadError
 
@@ -77,6 +78,16 @@ def _request_ids() -> Iterator[bytes]:
 _next_request_id = _request_ids().__next__
 
 
+class WatchesConnects(Protocol):
+    """Is told how connecting to endpoints goes."""
+
+    def connected(self, endpoint: Endpoint) -> None:
+        """A new connection was made."""
+
+    def failed(self, endpoint: Endpoint) -> None:
+        """None could be made."""
+
+
 class Proxy:
     """Answers requests by the table it holds. ``table`` may be replaced at any moment."""
 
@@ -89,6 +100,7 @@ class Proxy:
         self.info = info
         self.retry_seconds = retry_seconds
         self.access_log = access_log
+        self.health: WatchesConnects | None = None
         self._complained: dict[str, int] = {}
 
     def complain(self, cluster: Cluster, error: Exception) -> None:
@@ -194,9 +206,13 @@ class Exchange:
             try:
                 if upstream is None:
                     upstream = await pool.connect()
+                    if proxy.health is not None:
+                        proxy.health.connected(endpoint)
                 error = await self._exchange(request, route, cluster, upstream, relay)
             except ConnectError as refused:
                 error = refused
+                if proxy.health is not None:
+                    proxy.health.failed(endpoint)
             if error is None:
                 return not relay.close_client
             if relay.status:
@@ -212,8 +228,10 @@ class Exchange:
                 return self._answer_failure(request, cluster, error)
             if monotonic() - self.started > proxy.retry_seconds:
                 return self._answer_failure(request, cluster, error)
-            fresh = reused
-            if not reused:
+            if reused:
+                fresh = True  # it was kept alive too long: ask the same endpoint anew
+            else:
+                fresh = False
                 tried = (*tried, endpoint)
 
     async def _exchange(
@@ -272,6 +290,7 @@ class Exchange:
         body = text.encode("ascii", "backslashreplace") + b"\n"
         head = [
             b"HTTP/1.1 %d %b" % (status, _REASONS[status]),
+            b"Date: " + formatdate(usegmt=True).encode(),
             b"Content-Type: text/plain; charset=utf-8",
             b"Content-Length: %d" % len(body),
             *fields,
@@ -300,7 +319,8 @@ class Exchange:
         return request.keep_alive
 
     def _answer_redirect(self, request: ClientRequest, route: Route) -> bool:
-        location = (route.redirect or b"") + request.target
+        target = b"/" if request.target == b"*" else request.target
+        location = (route.redirect or b"") + target
         self.answer(
             302,
             f"moved to {printable(location)}",

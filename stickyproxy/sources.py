@@ -18,7 +18,6 @@ from stickyproxy.errors import ConfigError
 from stickyproxy.model import Snapshot
 from stickyproxy.providers import static
 from stickyproxy.providers.controller import ControllerProvider
-from stickyproxy.providers.swarm import SwarmProvider
 
 log = logging.getLogger("stickyproxy")
 
@@ -44,7 +43,7 @@ class Provider(Protocol):
 
     name: str
     ready: asyncio.Event
-    """Set when it has published for the first time, or tried to."""
+    """Set when it has published for the first time."""
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -67,7 +66,7 @@ class Providers:
             self._tasks.append(task)
 
     async def ready(self, seconds: float) -> None:
-        """Wait until every one has published or tried to, but not for longer than that."""
+        """Wait until every one has published, but not for longer than that."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 for provider in self._providers:
@@ -84,6 +83,9 @@ def _providers(
     settings: Config, publish: Callable[[Snapshot], None], forwards_here: bool
 ) -> Iterator[Provider]:
     if settings.swarm is not None:
+        # Only here: a proxy that follows a controller never even loads the docker SDK.
+        from stickyproxy.providers.swarm import SwarmProvider  # noqa: PLC0415
+
         yield SwarmProvider(settings.swarm, publish, forwards_here=forwards_here)
     if settings.follow is not None:
         yield ControllerProvider(settings.follow, publish)
@@ -96,7 +98,6 @@ async def _keep_running(provider: Provider) -> None:
             await provider.run()
         except Exception:
             log.exception("provider %s failed: this is a bug in stickyproxy", provider.name)
-        provider.ready.set()
         await asyncio.sleep(RESTART_SECONDS)
 
 

@@ -274,6 +274,7 @@ class Supervisor:
         log_file = open_access_log(settings.access_log)  # better said once than by every worker
         if log_file is not None:
             log_file.close()
+        self._grace_period = settings.proxy.grace_period
         shown = _ShownTable()
         self.registry = Registry(shown, _NoConnections(), settings.proxy.pin_secret)
         self._sources = Sources(settings, file, self._publish, self._in_step)
@@ -316,7 +317,7 @@ class Supervisor:
         """Stop accepting, let requests under way finish for ``grace`` seconds (the configured
         grace period by default), then end."""
         if grace is None:
-            grace = self.config.proxy.grace_period
+            grace = self._grace_period
         self._listeners.close()
         for seat in self._seats:
             seat.drain(grace)
@@ -339,7 +340,7 @@ class Supervisor:
     async def run_until_signalled(self) -> None:
         """Serve until a signal, then stop gracefully."""
         await self._stop.wait()
-        log.info("stopping: requests under way get %g s", self.config.proxy.grace_period)
+        log.info("stopping: requests under way get %g s", self._grace_period)
         await self.stop()
 
     def _start_workers(self) -> None:

@@ -18,6 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
+import sys
+from contextlib import suppress
 from typing import Protocol, cast
 
 import httptools
@@ -95,6 +98,8 @@ class UpstreamConnection(asyncio.Protocol):
         "_head_done",
         "_keep_alive",
         "_length",
+        "_limited",
+        "_milliseconds",
         "_parser",
         "_pool",
         "_request_sent",
@@ -130,6 +135,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._body_left = 0
         """Bytes that are missing from a body of known length."""
         self._keep_alive = True
+        self._milliseconds = 0
+        self._limited = False
+        """Whether the kernel gives a silent peer up after so many milliseconds."""
 
     def __repr__(self) -> str:
         state = "tunnel" if self.tunnel else "busy" if self.receiver else "idle"
@@ -137,8 +145,32 @@ class UpstreamConnection(asyncio.Protocol):
 
     # --- sending a request ---
 
+    def expect_signs_of_life(self, seconds: float) -> None:
+        """Give the peer up when its kernel acknowledges nothing for that long. A replica that
+        ends says goodbye, but one whose node has died says nothing, and a request sent to it
+        would wait for ``response_timeout``."""
+        peer: socket.socket | None = self.transport.get_extra_info("socket")
+        if peer is None or peer.family == socket.AF_UNIX or sys.platform != "linux":
+            return
+        self._milliseconds = round(1000 * seconds)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(seconds)))
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+        self._limit_silence(True)
+
+    def _limit_silence(self, limited: bool) -> None:
+        """Not for request bodies and tunnels: Linux counts the time, too, in which a peer
+        acknowledges but takes nothing, and endpoints may be slow."""
+        self._limited = limited
+        peer: socket.socket = self.transport.get_extra_info("socket")
+        milliseconds = self._milliseconds if limited else 0
+        with suppress(OSError):  # it is closed: nothing to limit
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
     def send_head(self, head: bytes, receiver: Receiver, *, body_follows: bool) -> None:
         """Start an exchange."""
+        if self._milliseconds and self._limited == body_follows:
+            self._limit_silence(not body_follows)
         self.receiver = receiver
         self.quiet = 0
         self.answered = False
@@ -171,6 +203,8 @@ class UpstreamConnection(asyncio.Protocol):
         """Hand the connection over to a tunnel: from now on bytes are bytes."""
         self.receiver = None
         self.tunnel = tunnel
+        if self._limited:
+            self._limit_silence(False)
 
     def pause_reading(self) -> None:
         """The client cannot keep up."""
@@ -288,7 +322,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _release(self) -> None:
         """After a whole answer: back into the pool, if there is no doubt about the connection."""
-        if not (self._keep_alive and self._request_sent):
+        if not self._request_sent:
+            self.transport.abort()  # close() would wait for the endpoint to take the rest
+            return
+        if not self._keep_alive:
             self.transport.close()
             return
         self._head_done = False
@@ -394,9 +431,14 @@ class Pool:
             raise ConnectError(f"{address} accepted no connection within {timeout:g} s") from error
         except OSError as error:
             raise ConnectError(f"{address}: {error.strerror or error}") from error
+        connection.expect_signs_of_life(upstreams.connect_timeout)
         self._all.add(connection)
         self._upstreams.add(self)  # closed and emptied while we were connecting: still swept
         return connection
+
+    async def probe(self) -> None:
+        """Make a connection and keep it for a request. Raises ConnectError."""
+        self.put(await self.connect())
 
     def put(self, connection: UpstreamConnection) -> None:
         """Take back a connection that is fit for another exchange."""
@@ -429,7 +471,9 @@ class Pool:
             if connection.tunnel is not None:
                 continue
             if connection.receiver is None:
-                if connection.quiet > idle_limit:
+                if connection.transport.is_closing():
+                    connection.transport.abort()  # it had a sweep's time to take the rest
+                elif connection.quiet > idle_limit:
                     connection.transport.close()
             elif connection.client_turn:
                 if connection.quiet > client_limit:

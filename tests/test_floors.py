@@ -24,20 +24,29 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     # composition root: makes the parts and joins them
-    ("app", "demo"),
+    ("supervisor",),
+    ("app", "demo", "diagnosis", "worker"),
+    ("data_plane", "sources"),
     # CONTROL: what decides what is served, and where
-    ("registry", "server", "providers.static", "providers"),
+    ("admin",),
+    ("controller", "health", "registry", "server", "side_server"),
+    ("providers.controller", "providers.static", "providers.swarm"),
+    ("providers.networks",),
+    ("providers.listing",),
+    ("providers.labels",),
+    ("providers",),
     # DATA PLANE: what every request goes through
     ("access_log", "downstream", "proxy"),
     ("request", "response"),
     ("upgrade", "upstream"),
     # routing and choosing
-    ("table",),
+    ("report", "table"),
     ("balancers",),
     ("balancers.consistent_hash", "balancers.cookie", "balancers.ip_hash", "balancers.round_robin"),
     # the configuration
     ("config",),
-    ("options",),
+    ("channel", "codec", "options"),
+    ("settings",),
     # the ground: knows nobody
     ("build_info", "cookies"),
     ("errors", "hashing", "headers", "model"),
@@ -46,12 +55,17 @@ FLOORS = (
 """From top to bottom; peers on one floor do not import each other."""
 
 RESERVED = {
-    "aiohttp": {"downstream", "request", "proxy", "server", "admin", "health", "demo"},
+    "aiohttp": {
+        *("downstream", "proxy", "request"),
+        *("admin", "controller", "health", "providers.controller", "server", "side_server"),
+        "demo",
+    },
     "docker": {"providers.swarm"},
     "httptools": {"upstream"},
     "mmh3": {"hashing"},
-    "pydantic": {"config", "options"},
-    "uvloop": {"cli", "supervisor"},
+    "pydantic": {"codec", "config", "options", "providers.labels"},
+    "requests": {"providers.swarm"},  # docker's, whose exceptions come through
+    "uvloop": {"cli", "worker"},
 }
 """Libraries, and who alone may import them; nothing else from outside may be imported at all."""
 

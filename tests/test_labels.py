@@ -18,17 +18,17 @@ from stickyproxy.providers.labels import (
 )
 
 
-def declared(ports: tuple[int, ...] = (), **labels: str) -> Declaration:
+def declared(**labels: str) -> Declaration:
     """What a service on demo.local, port 80, with these labels declares."""
     values = {"hosts": "demo.local", "port": "80"} | labels
-    found = parse_service("shop", {PREFIX + key: values[key] for key in values}, ports)
+    found = parse_service("shop", {PREFIX + key: values[key] for key in values})
     assert found is not None
     return found
 
 
-def reasons(ports: tuple[int, ...] = (), **labels: str) -> dict[str, str]:
+def reasons(**labels: str) -> dict[str, str]:
     """{label without prefix: reason} of the problems."""
-    found = declared(ports, **labels).problems
+    found = declared(**labels).problems
     return {problem.label.removeprefix(PREFIX): problem.reason for problem in found}
 
 

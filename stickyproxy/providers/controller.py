@@ -40,7 +40,7 @@ class ControllerProvider:
 
     def __init__(self, settings: FollowSettings, publish: Callable[[Snapshot], None]) -> None:
         self.ready = asyncio.Event()
-        """Set when there is something published, or no controller answered."""
+        """Set when there is something published."""
         self._settings = settings
         self._publish = publish
         self._cache = None if settings.cache_file is None else Path(settings.cache_file)
@@ -60,7 +60,6 @@ class ControllerProvider:
                     if self._failures:
                         log.info("controller: it answers again")
                     self._failures = 0
-                    self.ready.set()
                 except ProviderError as error:
                     await self._wait_after(error)
 
@@ -78,6 +77,9 @@ class ControllerProvider:
                     text = body[:200].decode("ascii", "replace").strip()
                     raise ProviderError(f"{self._settings.url}: {response.status} {text}")
             self._take(body)
+        except aiohttp.ClientConnectorError as error:
+            reason = error.os_error.strerror or str(error.os_error)
+            raise ProviderError(f"{self._settings.url}: cannot connect: {reason}") from error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             reason = str(error) or "it does not answer in time"
             raise ProviderError(f"{self._settings.url}: {reason}") from error
@@ -87,7 +89,6 @@ class ControllerProvider:
         if self._failures == 1:
             kept = "routes are kept" if self._version else "no route is known yet"
             log.warning("controller: %s; %s, trying again", error, kept)
-        self.ready.set()
         first, most = BACKOFF
         longest = min(most, first * 2 ** min(self._failures - 1, 16))
         await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311  # not secret
@@ -95,8 +96,7 @@ class ControllerProvider:
     def _take(self, data: bytes) -> None:
         """Publish an encoded snapshot and keep it for the next start. Raises ValueError."""
         snapshot = codec.decode(data)
-        self._version = codec.version(data)
-        self._publish(replace(snapshot, provider=self.name))
+        self._accept(snapshot, codec.version(data))
         if self._cache is not None:
             try:
                 _write_whole(self._cache, data)
@@ -114,9 +114,12 @@ class ControllerProvider:
         except (OSError, ValueError) as error:
             log.warning("controller: %s is not used: %s", self._cache, error)
             return
-        self._version = codec.version(data)
-        self._publish(replace(snapshot, provider=self.name))
+        self._accept(snapshot, codec.version(data))
         log.info("controller: started from %s, version %s", self._cache, self._version)
+
+    def _accept(self, snapshot: Snapshot, version: str) -> None:
+        self._version = version
+        self._publish(replace(snapshot, provider=self.name))
         self.ready.set()
 
 

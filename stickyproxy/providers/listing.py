@@ -78,7 +78,7 @@ class SwarmReader:
                 wanted[found.network] = others | {found.spec.name}
         specs = sorted((found.spec for found in finds if found.spec), key=lambda spec: spec.name)
         problems = [problem for found in finds for problem in found.problems]
-        problems += _behind_ingress(swarm, specs)
+        problems += [*_behind_ingress(swarm, specs), *_no_such_proxies(swarm)]
         problems.sort(key=lambda problem: (problem.service, problem.label, problem.reason))
         return Reading(
             Snapshot(PROVIDER, tuple(specs), tuple(problems), listing.realm),
@@ -152,6 +152,7 @@ class _Swarm:
         self.own = next(
             (s for s in listing.services if s["Spec"]["Name"] == standpoint.service), None
         )
+        """The proxies' own service."""
         self._networks = {network["Id"]: network for network in listing.networks}
         self._nodes = {node["ID"]: node for node in listing.nodes}
         self._tasks: dict[str, list[Json]] = {}
@@ -189,9 +190,9 @@ class _Swarm:
         return {n["Id"]: n for n in found if n and n.get("Scope") == "swarm" and not n["Ingress"]}
 
     def _is_on_host_network(self, service: Json) -> bool:
+        """The host network has an id in the Swarm that no listing of networks shows."""
         attached = service["Spec"]["TaskTemplate"].get("Networks") or ()
-        drivers = {self._networks.get(each["Target"], {}).get("Driver") for each in attached}
-        return "host" in drivers or any(each["Target"] == "host" for each in attached)
+        return any(each["Target"] not in self._networks for each in attached)
 
     def _choose(
         self, service: Json, options: LabelOptions, choices: Mapping[str, Json]
@@ -223,9 +224,9 @@ class _Swarm:
 
     def _apart(self, name: str, network: Json) -> Problem:
         own = self.standpoint
-        if network.get("Attachable") and own.container:
+        if own.container and not own.service:
             remedy = f"docker network connect {network['Name']} {own.container[:12]}"
-        else:
+        else:  # the engine does not plug a network into a task on whose node nobody is on it
             proxy = own.service or "PROXY_SERVICE"
             remedy = f"docker service update --network-add {network['Name']} {proxy}"
         reason = f'cannot be reached: the proxy is not on its network "{network["Name"]}"'
@@ -341,6 +342,15 @@ def _near_misses(name: str, spec: Json, marks: Mapping[str, str]) -> tuple[Probl
     container = spec["TaskTemplate"].get("ContainerSpec") or {}
     misplaced = labels.on_containers(name, container.get("Labels") or {})
     return (*labels.lookalikes(name, marks), *([misplaced] if misplaced else []))
+
+
+def _no_such_proxies(swarm: _Swarm) -> list[Problem]:
+    """Without the proxies' service nobody knows which networks they are on."""
+    name = swarm.standpoint.service
+    if not name or swarm.own is not None:
+        return []
+    reason = "is no service of this Swarm: write the name of the proxies' service in proxy_service"
+    return [Problem(name, reason)]
 
 
 def _behind_ingress(swarm: _Swarm, specs: Iterable[ServiceSpec]) -> list[Problem]:

@@ -217,9 +217,10 @@ class NetworkPlanner:
         failure: the next listing decides."""
         for network in change.connect + change.add:
             attempt = self._attempts.setdefault(network, _Attempt())
-            attempt.error = reason
             if "out of sequence" in reason:
                 attempt.due = now + PATIENCE
+            else:
+                attempt.error = reason
         for network in change.disconnect + change.remove:
             self._idle_since[network] = now
 

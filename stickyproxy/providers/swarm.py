@@ -16,6 +16,7 @@ import logging
 import queue
 import random
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +32,7 @@ from requests.exceptions import RequestException
 
 from stickyproxy.config import SwarmSettings
 from stickyproxy.errors import ProviderError
-from stickyproxy.model import Snapshot
+from stickyproxy.model import Problem, Snapshot
 from stickyproxy.providers.listing import Json, Listing, Reading, Standpoint, SwarmReader
 from stickyproxy.providers.networks import Change, NetworkPlanner
 
@@ -47,7 +48,7 @@ closely."""
 SETTLE = 2.0
 """Seconds of close watching after an event: what it announces is listed a little later."""
 LISTING_SHARE = 0.1
-"""Part of the time that listings may take while polling fast."""
+"""Part of a core that listings may take while polling fast."""
 ENGINE_TIMEOUT = 10.0
 """Seconds an answer of the engine may take."""
 BACKOFF = (0.5, 10.0)
@@ -97,7 +98,7 @@ class Engine:
         raw = (
             self._get("/services"),
             *self._list_tasks(),
-            self._get("/networks"),
+            self._get("/networks", {"scope": ["swarm"]}),
             self._get("/nodes"),
             self._look_at_self(),
         )
@@ -168,14 +169,37 @@ class Engine:
         if client is None:
             return
         try:
-            for network in change.connect:
-                client.connect_container_to_network(standpoint.container, network)
+            self._plug_in(client, standpoint.container, change.connect)
             for network in change.disconnect:
                 client.disconnect_container_from_network(standpoint.container, network)
             if change.add or change.remove:
                 self._update_service(client, change, standpoint.service)
         except _ERRORS as error:
             raise ProviderError(_explained(self._settings.endpoint, error)) from error
+
+    def _plug_in(self, client: APIClient, container: str, networks: Iterable[str]) -> None:
+        """An overlay exists on a node only while something there is on it, and the engine does
+        not let the task of a service be the first. So, if need be, a container goes ahead that
+        does nothing and is removed as soon as we are in."""
+        absent = [n for n in networks if not _is_plugged(client, container, n)]
+        if not absent:
+            return
+        first, *others = absent
+        usher = client.create_container(
+            client.inspect_container(container)["Image"],
+            entrypoint=[sys.executable, "-c", "import time; time.sleep(30)"],
+            labels={"stickyproxy": "makes networks appear on this node, for a moment"},
+            host_config=client.create_host_config(network_mode=first, auto_remove=True),
+        )["Id"]
+        try:
+            for network in others:
+                client.connect_container_to_network(usher, network)
+            client.start(usher)
+            for network in absent:
+                client.connect_container_to_network(container, network)
+        finally:
+            with suppress(*_ERRORS):
+                client.remove_container(usher, force=True)
 
     def _update_service(self, client: APIClient, change: Change, service: str) -> None:
         """One update for all networks. The specification goes back as it came but for them, so
@@ -191,6 +215,15 @@ class Engine:
         client._raise_for_status(response)
 
 
+def _is_plugged(client: APIClient, container: str, network: str) -> bool:
+    """Try to connect a container; False if the network is not on this node."""
+    try:
+        client.connect_container_to_network(container, network)
+    except NotFound:
+        return False
+    return True
+
+
 def _standpoint_of_service(name: str, services: Iterable[Json]) -> Standpoint:
     """Where the tasks of a proxy service stand, or will when its last update is done."""
     for service in services:
@@ -202,13 +235,26 @@ def _standpoint_of_service(name: str, services: Iterable[Json]) -> Standpoint:
 
 
 def _connect(settings: SwarmSettings) -> APIClient:
+    """A client that speaks the engine's own version of the API."""
+    probe = _client(settings, "1.30")
+    version = probe.version(api_version=False)["ApiVersion"]
+    probe.close()
+    return _client(settings, str(version))
+
+
+def _client(settings: SwarmSettings, version: str) -> APIClient:
+    """With a fixed version, making a client asks nothing yet, so that it can be set up first:
+    CA_BUNDLE variables of the environment would take the place of ``tls_ca``, and proxies stand
+    between us and the engine."""
     tls: TLSConfig | bool = False
     if settings.tls_ca or settings.tls_cert:
         pair = (settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         tls = TLSConfig(client_cert=pair, ca_cert=settings.tls_ca, verify=bool(settings.tls_ca))
-    return APIClient(
-        base_url=settings.endpoint, version="auto", timeout=ENGINE_TIMEOUT, tls=tls, num_pools=2
+    client = APIClient(
+        base_url=settings.endpoint, version=version, timeout=ENGINE_TIMEOUT, tls=tls, num_pools=2
     )
+    client.trust_env = False
+    return client
 
 
 def _explained(endpoint: str, error: Exception) -> str:
@@ -227,6 +273,10 @@ def _explained(endpoint: str, error: Exception) -> str:
         )
     if "PermissionError" in text or "Permission denied" in text:
         return f"the engine at {endpoint} may not be used by this user: add it to group docker"
+    if "HTTP request to an HTTPS server" in text:
+        return f"the engine at {endpoint} wants TLS: set tls_ca, tls_cert and tls_key"
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"the engine at {endpoint} has a certificate that tls_ca does not vouch for"
     if "Connection refused" in text:
         return f"the engine at {endpoint} does not answer: connection refused"
     return f"the engine at {endpoint}: {text[:300]}"
@@ -368,7 +418,7 @@ class SwarmProvider:
         forwards_here: bool = True,
     ) -> None:
         self.ready = asyncio.Event()
-        """Set when the engine has been asked for the first time, with success or without."""
+        """Set when there is something published, and networks that can be joined at once are."""
         self._settings = settings
         self._publish = publish
         self._engine = Engine(settings, forwards_here=forwards_here)
@@ -376,6 +426,8 @@ class SwarmProvider:
         self._planner = NetworkPlanner(settings)
         self._reading: Reading | None = None
         self._view: View | None = None
+        self._told: tuple[Problem, ...] = ()
+        """Problems of the planner that have been published."""
         self._woken = asyncio.Event()
         self._failures = 0
         self._last_change = 0.0
@@ -389,7 +441,8 @@ class SwarmProvider:
         try:
             while True:
                 pause = await self._step(worker)
-                self.ready.set()
+                if self._reading is not None:
+                    self.ready.set()
                 self._woken.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
@@ -405,9 +458,8 @@ class SwarmProvider:
     async def _step(self, worker: Worker) -> float:
         """Ask, publish and join; returns the seconds until that is due again, unless an event
         comes. However many come, listings do not take more than their share of the time."""
-        began = time.monotonic()
         try:
-            view = await worker.run(self._engine.look)
+            view, cost = await worker.run(self._see)
         except ProviderError as error:
             return self._failed(error)
         if self._failures:
@@ -416,12 +468,28 @@ class SwarmProvider:
         if view is not None:
             self._view = view
             self._last_change = time.monotonic()
-            self._reading = self._reader.read(view.listing, view.standpoint)
-            self._publish(self._with_own_problems(self._reading.snapshot))
+            self._tell()
         await self._join_networks(worker)
-        rest = min((time.monotonic() - began) / LISTING_SHARE, self._settings.poll_interval)
+        rest = min(cost / LISTING_SHARE, self._settings.poll_interval)
         await asyncio.sleep(rest)
         return max(0.0, self._pause() - rest)
+
+    def _see(self) -> tuple[View | None, float]:
+        """What there is to see (None: the same as before), and the seconds of CPU it took to
+        find out. In the worker's thread: reading a large Swarm would hold up requests."""
+        began = time.thread_time()
+        view = self._engine.look()
+        if view is not None:
+            self._reading = self._reader.read(view.listing, view.standpoint)
+        return view, time.thread_time() - began
+
+    def _tell(self) -> None:
+        """Publish what was read, and what was not possible."""
+        if self._reading is None:
+            return
+        self._told = self._planner.problems()
+        snapshot = self._reading.snapshot
+        self._publish(replace(snapshot, problems=snapshot.problems + self._told))
 
     def _failed(self, error: ProviderError) -> float:
         """Nothing is published: what was, serves on."""
@@ -446,6 +514,8 @@ class SwarmProvider:
         change = self._planner.plan(
             view.listing, view.standpoint, self._reading.wanted, time.monotonic()
         )
+        if self._planner.problems() != self._told:
+            self._tell()
         if change is None:
             return
         log.info("swarm: %s", change)
@@ -453,12 +523,8 @@ class SwarmProvider:
             await worker.run(lambda: self._engine.apply(change, view.standpoint))
         except ProviderError as error:
             self._planner.failed(change, str(error), time.monotonic())
-            log.warning("swarm: %s failed: %s", change, error)
-            self._publish(self._with_own_problems(self._reading.snapshot))
+            self._tell()
         self._on_event()  # look at once what came of it
-
-    def _with_own_problems(self, snapshot: Snapshot) -> Snapshot:
-        return replace(snapshot, problems=snapshot.problems + self._planner.problems())
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

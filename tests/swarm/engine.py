@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 ROOT = Path(tempfile.gettempdir()) / "stickyproxy-swarm"
 """Short on purpose: unix sockets below it have 107 bytes for their path."""
@@ -72,7 +73,7 @@ def eventually(what: str, ask: Callable[[], T], *, within: float = 60.0, every: 
             if answer:
                 return answer
             last = answer
-        except (CommandError, AssertionError, OSError) as error:
+        except (CommandError, AssertionError, OSError, http.client.HTTPException) as error:
             last = error
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {within:g} s; last: {last}")
@@ -90,19 +91,23 @@ def run(
     cwd: Path | None = None,
     timeout: float = 300.0,
 ) -> str:
-    """Run a command and return what it prints. Raises CommandError if it fails."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        env=None if env is None else dict(env),
-        timeout=timeout,
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        check=False,
-        cwd=cwd,
-    )
+    """Run a command and return what it prints. Raises CommandError if it fails or takes too
+    long."""
+    shown = " ".join(str(part) for part in command)
+    try:
+        done = subprocess.run(
+            [str(part) for part in command],
+            env=None if env is None else dict(env),
+            timeout=timeout,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            check=False,
+            cwd=cwd,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(f"{shown}\ndid not end within {timeout:g} s") from error
     if done.returncode != 0:
-        shown = " ".join(str(part) for part in command)
         raise CommandError(
             f"{shown}\nexit status {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
         )
@@ -186,13 +191,7 @@ class Node:
     def _engine_answers(self) -> bool:
         if self._daemon is None or self._daemon.poll() is not None:
             raise SystemError(f"dockerd of {self.name} ended:\n{self.log()}")
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(5)
-            connection.connect(str(self.socket))
-            client = http.client.HTTPConnection("engine")
-            client.sock = connection
-            client.request("GET", "/_ping")
-            return client.getresponse().status == http.HTTPStatus.OK
+        return self._get("/_ping") == b"OK"
 
     def stop_engine(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End dockerd alone and wait for it. On SIGTERM it stops its containers first; on
@@ -261,25 +260,41 @@ class Node:
             timeout=timeout,
         )
 
-    def json(self, *arguments: str) -> list[dict[str, Any]]:
-        """Run a docker command that takes ``--format`` and read its lines as JSON."""
-        lines = self.docker(*arguments, "--format", "{{json .}}").splitlines()
-        return [json.loads(line) for line in lines]
+    def api(self, path: str, **filters: str) -> Any:
+        """What the engine answers to a GET. For what is asked again and again: a docker command
+        is a process each time."""
+        query = f"filters={quote(json.dumps({key: [value] for key, value in filters.items()}))}"
+        return json.loads(self._get(f"/v1.41{path}{'&' if '?' in path else '?'}{query}"))
 
-    def inspect(self, kind: str, *names: str) -> list[dict[str, Any]]:
-        """``docker KIND inspect NAMES``, for tasks without KIND; an empty list for no names."""
-        found: list[dict[str, Any]] = json.loads(
-            self.docker(*kind.split(), "inspect", *names) if names else "[]"
-        )
+    def _get(self, path: str) -> bytes:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(str(self.socket))
+            client = http.client.HTTPConnection("engine")
+            client.sock = connection
+            client.request("GET", path, headers={"Connection": "close"})
+            with client.getresponse() as answer:
+                body = answer.read()
+        if answer.status != http.HTTPStatus.OK:
+            raise CommandError(f"GET {path}: {answer.status} {body!r}")
+        return body
+
+    def tasks(self, service: str) -> dict[str, dict[str, Any]]:
+        """Instance -> task, of every task of a service that has or had a container. The instance
+        is the container's short id, which is its host name too."""
+        found = {}
+        for task in self.api("/tasks", service=service):
+            container = task["Status"].get("ContainerStatus", {}).get("ContainerID", "")
+            if container:
+                found[container[:12]] = task
         return found
 
-    def tasks(self, service: str, state: str = "running") -> dict[str, dict[str, Any]]:
-        """Task id -> task, of a service's tasks that are, and are meant to be, in that state."""
-        found = self.docker("service", "ps", "-q", "--no-trunc", service).split()
+    def running(self, service: str) -> dict[str, dict[str, Any]]:
+        """Those that run and are meant to."""
         return {
-            task["ID"]: task
-            for task in self.inspect("", *found)
-            if task["Status"]["State"] == state and task["DesiredState"] == state
+            instance: task
+            for instance, task in self.tasks(service).items()
+            if task["Status"]["State"] == task["DesiredState"] == "running"
         }
 
 
@@ -355,8 +370,8 @@ class Swarm:
         eventually("every node is ready", self._all_ready, within=60)
 
     def _all_ready(self) -> bool:
-        states = [node["Status"] for node in self.manager.json("node", "ls")]
-        return len(states) == len(self.nodes) and set(states) == {"Ready"}
+        states = [node["Status"]["State"] for node in self.manager.api("/nodes")]
+        return len(states) == len(self.nodes) and set(states) == {"ready"}
 
     def as_client(self, *command: str | Path) -> list[str]:
         """That command, to run where the clients are."""

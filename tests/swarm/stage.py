@@ -15,7 +15,7 @@ from tests.swarm.load import Report
 HEALTH = (
     "--env=STICKYPROXY_HEALTH=127.0.0.1:8080",
     "--health-cmd=python3 -ES /opt/stickyproxy/healthcheck.py",
-    "--health-interval=1s",
+    "--health-interval=3s",  # each check starts a process in the container, which is not cheap
 )
 """Options that give the demo application a health check."""
 
@@ -62,29 +62,26 @@ def deploy(swarm: Swarm, stack: str = "stack.yml", name: str = "stickyproxy") ->
     eventually(f"{name} runs", lambda: settled(swarm.manager, name), within=90)
 
 
-def settled(node: Node, stack: str | None = None) -> bool:
-    """Whether as many tasks run as are wanted, of every service (of a stack)."""
-    only = [f"--filter=label=com.docker.stack.namespace={stack}"] if stack else []
-    counts = [service["Replicas"].split()[0] for service in node.json("service", "ls", *only)]
-    return bool(counts) and all(run == wanted for run, _, wanted in map(_halves, counts))
-
-
-def _halves(count: str) -> tuple[str, str, str]:
-    return count.partition("/")
+def settled(node: Node, stack: str) -> bool:
+    """Whether as many tasks run as are wanted, of every service of a stack, and no more."""
+    services = node.api("/services?status=true", label=f"com.docker.stack.namespace={stack}")
+    return bool(services) and all(
+        service_settled(node, service["Spec"]["Name"], service["ServiceStatus"]["DesiredTasks"])
+        for service in services
+    )
 
 
 def service_settled(node: Node, service: str, replicas: int) -> bool:
-    """Whether a service runs exactly that many tasks, all of its present definition, and no
-    update is under way."""
-    [found] = node.inspect("service", service)
+    """Whether a service runs exactly that many tasks, none is leaving, and no update is under
+    way."""
+    found = node.api(f"/services/{service}")
     if found.get("UpdateStatus", {}).get("State") == "updating":
         return False
-    running = node.tasks(service)
-    leaving = node.docker(
-        *("service", "ps", "-q", "--filter", "desired-state=shutdown", service)
-    ).split()
-    still = [task for task in node.inspect("", *leaving) if task["Status"]["State"] == "running"]
-    return len(running) == replicas and not still
+    states = [
+        (task["DesiredState"], task["Status"]["State"]) for task in node.tasks(service).values()
+    ]
+    busy = [each for each in states if "running" in each]
+    return busy == [("running", "running")] * replicas
 
 
 def create_demo(
@@ -131,15 +128,20 @@ def published(swarm: Swarm, *targets: str, host: str = "demo.local", within: flo
 
 
 def proxy_logs(node: Node) -> str:
-    """What the proxies and the controller have logged, the newest last."""
-    names = [service["Name"] for service in node.json("service", "ls")]
+    """What the proxies and the controller have logged, the newest last, but for requests that
+    went well."""
     logs = []
-    for name in names:
+    for service in node.api("/services"):
+        name = service["Spec"]["Name"]
         if name.startswith("stickyproxy_"):
             try:
-                logs.append(node.docker("service", "logs", "--no-trunc", "--tail", "60", name))
+                # A node that is gone keeps the engine waiting for its part of the log.
+                command = f"docker service logs --no-trunc --tail 20000 {name}"
+                text = node.shell(command, timeout=15)
             except CommandError as error:
-                logs.append(str(error))
+                text = str(error)
+            lines = [line for line in text.splitlines() if '" 200 ' not in line]
+            logs += sorted(lines[-60:])
     return "\n".join(logs)
 
 
@@ -160,15 +162,11 @@ class Instances:
     def note(self) -> None:
         """Look at the tasks there are."""
         try:
-            ids = self._node.docker("service", "ps", "-q", "--no-trunc", self._service).split()
+            listed = self._node.tasks(self._service)
         except CommandError:
-            ids = []  # no such service
-        self._listed = set()
-        for task in self._node.inspect("", *ids):
-            container = task["Status"].get("ContainerStatus", {}).get("ContainerID", "")
-            if container:
-                self._tasks[container[:12]] = task
-                self._listed.add(container[:12])
+            listed = {}  # there is no such service at present
+        self._listed = set(listed)
+        self._tasks.update(listed)
 
     @property
     def gone(self) -> set[str]:
