@@ -38,6 +38,8 @@ class Workload:
     variants: tuple[Variant, ...] = ()
     quick: bool = False
     """Part of the quick run too."""
+    least_seconds: int = 1
+    """Shorter runs would show little but the beginning."""
 
 
 WORKLOADS = (
@@ -77,7 +79,12 @@ WORKLOADS = (
     Workload("1-connection", "116 B, 1 connection", "latency alone", connections=1),
     Workload("256-connections", "116 B, 256 connections", "fairness", connections=256, quick=True),
     Workload(
-        "2000-connections", "116 B, 2,000 connections", "crowds", connections=2000, quick=True
+        "2000-connections",
+        "116 B, 2,000 connections",
+        "crowds",
+        connections=2000,
+        quick=True,
+        least_seconds=3,
     ),
     Workload(
         "new-connections",
