@@ -183,8 +183,10 @@ class Seat:
         inherited = {fd for share in self._begin.shares for fd in share} | {theirs.fileno()}
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "stickyproxy.worker", str(theirs.fileno())),
+                *(sys.executable, "-P", "-m", "stickyproxy.worker", str(theirs.fileno())),
                 stdin=DEVNULL,
+                # Modules from where we have them, and not from the folder we were started in.
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 pass_fds=tuple(inherited),
                 start_new_session=True,  # Ctrl-C is for us; we tell the workers
             )
