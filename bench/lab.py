@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench import load, results
+from bench import goals, load, results
 from bench.environment import environment, raise_file_limit
 from bench.processes import Child, StartError, cpu_seconds, free_port, memory_kib
 from bench.proxies import IN_SPEED_LAB, OURS, PEERS, Proxy, RunningProxy, installed_version
@@ -139,7 +139,7 @@ def _write(tables: Sequence[Table], command: str, plan: Plan) -> None:
         "workloads": [results.as_json(table) for table in tables],
     }
     (RESULTS / "speed.json").write_text(json.dumps(document, indent=1) + "\n")
-    (RESULTS / "speed.md").write_text(results.markdown(tables, lines, []))
+    (RESULTS / "speed.md").write_text(results.markdown(tables, lines, goals.markdown(tables)))
     (RESULTS / "speed.svg").write_text(results.chart(tables))
 
 
@@ -268,10 +268,10 @@ class Arena:
 
     def _requests(self, contender: Contender, running: RunningProxy) -> Path:
         """What wrk sends: a few sessions in turn, each with the cookies it was given."""
-        workload, hosts = self._workload, _hosts(contender.variant.services)
+        workload, hosts = self._workload, _hosts(contender.variant.loaded)
         requests = []
         for number in range(1 if workload.upload else SESSIONS):
-            host = hosts[number * len(hosts) // SESSIONS]
+            host = hosts[number % len(hosts)]
             first = load.request("/116", host=host, user=f"user-{number}", close=True)
             cookie = _cookies(_get(running.port, first)) if workload.policy == "cookie" else ""
             if workload.policy == "cookie" and not cookie:

@@ -13,6 +13,8 @@ class Variant:
     asked: tuple[str, ...] = ()
     """Words for its template: see ``peers/stickyproxy.toml``."""
     services: int = 1
+    loaded: int = 1
+    """How many of the services get requests."""
     swaps: float = 0
     """How often in a second the routing table is replaced."""
 
@@ -98,7 +100,11 @@ WORKLOADS = (
         "services",
         "116 B, 1,000 services of 10 endpoints in the table",
         "the cost per request must not grow",
-        variants=(PLAIN, Variant("1,000 services", services=1000)),
+        variants=(
+            PLAIN,
+            Variant("1,000 services", services=1000),
+            Variant("1,000 services, load on 20", services=1000, loaded=20),
+        ),
         quick=True,
     ),
     Workload(
@@ -110,6 +116,12 @@ WORKLOADS = (
             Variant("100 services, 20 swaps/s", services=100, swaps=20),
         ),
         quick=True,
+    ),
+    Workload(
+        "workers",
+        "116 B, two worker processes on the core of one",
+        "CPU per request must not grow",
+        variants=(PLAIN, Variant("2 workers", asked=("two_workers",))),
     ),
     Workload(
         "access-log",
