@@ -4,7 +4,8 @@ Text, in this order: client - - [time] "request" status bytes "referer" "user ag
 service, endpoints contacted, seconds until their response heads, seconds in all, how affinity was
 decided and the request id; ``-`` for what there is none of.
 
-Lines of one turn of the event loop are written together. An access log that cannot be written
+Lines of one turn of the event loop are written together; no write ends inside a line, so that the
+lines of several processes do not mix. An access log that cannot be written
 says so once and does not stop the proxy.
 """
 
@@ -14,6 +15,8 @@ import asyncio
 import json
 import logging
 import os
+import select
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -46,6 +49,9 @@ class AccessLog:
         self._lines: list[str] = []
         self._broken = False
         self._fd = self._open()
+        is_pipe = stat.S_ISFIFO(os.fstat(self._fd).st_mode)
+        self._at_once = select.PIPE_BUF if is_pipe else sys.maxsize
+        """How many bytes the kernel takes in one piece, whoever else writes."""
 
     def write(self, exchange: Exchange) -> None:
         """Note one request that has been answered."""
@@ -61,7 +67,7 @@ class AccessLog:
         self._lines.clear()
         try:
             while data:
-                data = data[os.write(self._fd, data) :]
+                data = data[os.write(self._fd, data[: whole_lines(data, self._at_once)]) :]
             self._broken = False
         except OSError as error:
             if not self._broken:
@@ -90,6 +96,13 @@ class AccessLog:
             raise ListenError(
                 f"access log {self._path} cannot be opened: {error.strerror}"
             ) from error
+
+
+def whole_lines(data: bytes, limit: int) -> int:
+    """Length of the lines at the beginning that fit into ``limit`` bytes; at least of one."""
+    if len(data) <= limit:
+        return len(data)
+    return (data.rfind(b"\n", 0, limit) + 1) or (data.index(b"\n") + 1)
 
 
 class Record:

@@ -209,6 +209,7 @@ class Seat:
                     told[key] = order
                     channel.write(order)
                     self._unconfirmed += 1
+            self._note_step()
             await channel.flush()
             await self._news.wait()
 
@@ -218,12 +219,15 @@ class Seat:
             match message:
                 case Applied():
                     self._unconfirmed -= 1
-                    if self._unconfirmed == 0 and not self._news.is_set():
-                        self._in_step.set()
+                    self._note_step()
                 case Accepting():
                     self._set_accepting(True)
                 case Leaving():
                     self._set_accepting(False)
+
+    def _note_step(self) -> None:
+        if self._unconfirmed == 0 and not self._news.is_set():
+            self._in_step.set()
 
     def _set_accepting(self, accepting: bool) -> None:
         if self.accepting != accepting:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from stickyproxy.access_log import whole_lines
 from stickyproxy.app import App
 from stickyproxy.config import AccessLogSettings, Config
 from stickyproxy.errors import ListenError
@@ -636,3 +637,18 @@ async def test_lines_of_many_at_once(
     await asyncio.gather(*(ask(user, number) for number, user in enumerate(users)))
     requests = {line["request"] for line in await log.text()}
     assert requests == {f"GET /{n}/{turn} HTTP/1.1" for n in range(20) for turn in range(10)}
+
+
+@pytest.mark.parametrize(
+    ("data", "limit", "length"),
+    [
+        (b"one\ntwo\n", 8, 8),
+        (b"one\ntwo\n", 7, 4),
+        (b"one\ntwo\n", 4, 4),
+        (b"one\ntwo\n", 3, 4),  # longer than the limit: whole nevertheless
+        (b"one\ntwo\nthree\n", 9, 8),
+    ],
+)
+def test_no_write_ends_inside_a_line(data: bytes, limit: int, length: int) -> None:
+    """A pipe takes so many bytes in one piece; workers that share it must not mix their lines."""
+    assert whole_lines(data, limit) == length
