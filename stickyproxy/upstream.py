@@ -25,6 +25,7 @@ from typing import Protocol, cast
 
 import httptools
 
+from stickyproxy import sockets
 from stickyproxy.errors import (
     ClientStalled,
     ConnectError,
@@ -323,7 +324,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _release(self) -> None:
         """After a whole answer: back into the pool, if there is no doubt about the connection."""
         if not self._request_sent:
-            self.transport.abort()  # close() would wait for the endpoint to take the rest
+            sockets.reset(self.transport)  # close() would wait for the endpoint to take the rest
             return
         if not self._keep_alive:
             self.transport.close()
@@ -472,7 +473,7 @@ class Pool:
                 continue
             if connection.receiver is None:
                 if connection.transport.is_closing():
-                    connection.transport.abort()  # it had a sweep's time to take the rest
+                    sockets.reset(connection.transport)  # it had a sweep's time to take the rest
                 elif connection.quiet > idle_limit:
                     connection.transport.close()
             elif connection.client_turn:

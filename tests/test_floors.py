@@ -46,7 +46,7 @@ FLOORS = (
     ("codec", "options"),
     # the ground: knows nobody
     ("build_info", "cookies"),
-    ("errors", "hashing", "headers", "model"),
+    ("errors", "hashing", "headers", "model", "sockets"),
     ("",),  # stickyproxy itself: the version
 )
 """From top to bottom; peers on one floor do not import each other."""
