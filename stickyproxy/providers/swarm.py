@@ -123,7 +123,7 @@ class Engine:
         self._running = frozenset(
             task["ID"] for task in listing.tasks if task["Status"]["State"] == "running"
         )
-        return View(listing, self._standpoint(services, own))
+        return View(listing, self._standpoint(services, listing.tasks, own))
 
     def _get_leaving(self) -> bytes:
         """Tasks that ran just now and are not to run any longer. The engine remembers many more
@@ -146,11 +146,13 @@ class Engine:
             str(own["Id"]),
         )
 
-    def _standpoint(self, services: Iterable[Json], own: Standpoint | None) -> Standpoint:
+    def _standpoint(
+        self, services: Iterable[Json], tasks: Iterable[Json], own: Standpoint | None
+    ) -> Standpoint:
         named = self._settings.proxy_service
         if named is None or (own is not None and own.service == named):
             return own or Standpoint()
-        return _standpoint_of_service(named, services)
+        return _standpoint_of_service(named, services, tasks)
 
     def forget(self) -> None:
         """Connect anew for the next request, and take nothing for known."""
@@ -235,13 +237,23 @@ def _is_plugged(client: APIClient, container: str, network: str) -> bool:
     return True
 
 
-def _standpoint_of_service(name: str, services: Iterable[Json]) -> Standpoint:
-    """Where the tasks of a proxy service stand, or will when its last update is done."""
+def _standpoint_of_service(
+    name: str, services: Iterable[Json], tasks: Iterable[Json]
+) -> Standpoint:
+    """Where the proxies stand that are tasks of a service: on the networks that any of them is on,
+    which are not those of its specification while that is being rolled out. When none runs, those
+    count that are on their way: they are given their networks before they start."""
     for service in services:
         if name in (service["Spec"]["Name"], service["ID"]):
-            attached = service["Spec"]["TaskTemplate"].get("Networks") or ()
-            ids = frozenset(str(each["Target"]) for each in attached)
-            return Standpoint(ids, str(service["Spec"]["Name"]))
+            own = [task for task in tasks if task.get("ServiceID") == service["ID"]]
+            running = [task for task in own if task["Status"]["State"] == "running"]
+            wanted = [task for task in own if task["DesiredState"] in ("running", "ready")]
+            ids = (
+                str(attachment["Network"]["ID"])
+                for task in running or wanted
+                for attachment in task.get("NetworksAttachments") or ()
+            )
+            return Standpoint(frozenset(ids), str(service["Spec"]["Name"]))
     return Standpoint(service=name)
 
 
