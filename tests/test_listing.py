@@ -238,6 +238,12 @@ class TestVip:
         found = spec(listing([vip], [task("t1"), task("t2")]))
         assert found.endpoints == (EndpointSpec("id-shop", "10.0.0.2:80"),)
 
+    def test_a_service_that_has_none(self) -> None:
+        round_robin = service(marks=labels(backend_mode="vip")) | {"Endpoint": {}}
+        found = problem(listing([round_robin], [task()]))
+        assert found.label == "com.docker.lb.backend_mode"
+        assert "dnsrr" in found.reason
+
     def test_none_without_a_running_task(self) -> None:
         vip = service(marks=labels(backend_mode="vip"))
         assert addresses(listing([vip], [task(state="failed")])) == []
