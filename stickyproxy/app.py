@@ -101,6 +101,7 @@ class App:
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         proxy = settings.proxy
+        self._grace_period = proxy.grace_period
         access_log = settings.access_log
         self._access_log = (
             None if access_log.format == "off" else AccessLog(access_log.format, access_log.path)
@@ -169,7 +170,7 @@ class App:
         """Stop accepting, let requests under way finish for ``grace`` seconds (the configured
         grace period by default), then end."""
         if grace is None:
-            grace = self._config.proxy.grace_period
+            grace = self._grace_period
         cut = await self._server.drain(grace)  # routes are kept in step meanwhile
         if cut:
             log.warning("%d connections did not finish within %g s and were cut", cut, grace)
@@ -189,7 +190,7 @@ class App:
     async def run_until_signalled(self) -> None:
         """Serve until a signal, then stop gracefully."""
         await self._stop.wait()
-        log.info("stopping: requests under way get %g s", self._config.proxy.grace_period)
+        log.info("stopping: requests under way get %g s", self._grace_period)
         await self.stop()
 
     def reload(self) -> None:

@@ -197,7 +197,7 @@ async def _serve_until_signalled(path: Path) -> None:
     app.handle_signals()
     addresses = await app.start()
     logging.getLogger("stickyproxy").info(
-        "%s serves %d services on %s",
+        "%s, services: %d, serves on %s",
         build_info.server_info(),
         sum(len(snapshot.services) for snapshot in app.registry.snapshots()),
         ", ".join(addresses),
@@ -309,9 +309,9 @@ def _demo_text(address: str, replicas: Sequence[str], policy: str) -> str:
         "One session, one replica: the first answer already pins (look at x-upstream-addr).",
         f"  curl -vs -c cookie.txt -b cookie.txt {curl}",
         "Twenty requests of that session:",
-        f"  for i in $(seq 20); do curl -sw '\\n' -c cookie.txt -b cookie.txt {curl}; done",
+        f"  for i in $(seq 20); do curl -s -c cookie.txt -b cookie.txt {curl}; done",
         "Without a cookie jar every request is a new session, and the replicas take turns:",
-        f"  for i in $(seq 10); do curl -sw '\\n' {curl}; done",
+        f"  for i in $(seq 10); do curl -s {curl}; done",
         f"Or see it: open http://{address}/ in a browser.",
         "",
         "Ctrl-C ends it.",

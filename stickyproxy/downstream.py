@@ -40,8 +40,8 @@ LINGER_BYTES = 1 << 20
 
 _LINGER_OFF = struct.pack("ii", 1, 0)
 
-# aiohttp's limits count a line's bytes without its end; telling them apart by their value is the
-# only way to know which one was passed.
+# aiohttp says of a line that is too long only which limit it passed. With limits that differ, that
+# tells a request target (414) from a header field (431).
 _TARGET_LIMIT_IS_LOWER_BY = 1
 
 
@@ -89,8 +89,9 @@ class ClientServer(web.Server):
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
-            # Until the first request; then see _rearm_keepalive.
-            keepalive_timeout=min(limits.head_timeout, limits.keepalive_timeout),
+            # Until the first request; then see _rearm_keepalive. A head that was begun in time is
+            # answered 408 by its own timer, which must be given the chance.
+            keepalive_timeout=min(2 * limits.head_timeout, limits.keepalive_timeout),
             max_line_size=limits.max_head_line - _TARGET_LIMIT_IS_LOWER_BY,
             max_field_size=limits.max_head_line,
             max_headers=limits.max_headers,

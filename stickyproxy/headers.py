@@ -44,6 +44,7 @@ _HOP_BY_HOP = {
 }
 
 _FORWARDED = (
+    b"forwarded",
     b"x-forwarded-for",
     b"x-forwarded-proto",
     b"x-forwarded-host",

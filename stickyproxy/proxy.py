@@ -19,6 +19,7 @@ import logging
 import os
 import time
 from collections.abc import Coroutine, Iterator
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
 
 from aiohttp.web_protocol import RequestPayloadError
@@ -227,8 +228,10 @@ class Exchange:
                 return self._answer_failure(request, cluster, error)
             if monotonic() - self.started > proxy.retry_seconds:
                 return self._answer_failure(request, cluster, error)
-            fresh = reused
-            if not reused:
+            if reused:
+                fresh = True  # it was kept alive too long: ask the same endpoint anew
+            else:
+                fresh = False
                 tried = (*tried, endpoint)
 
     async def _exchange(
@@ -287,6 +290,7 @@ class Exchange:
         body = text.encode("ascii", "backslashreplace") + b"\n"
         head = [
             b"HTTP/1.1 %d %b" % (status, _REASONS[status]),
+            b"Date: " + formatdate(usegmt=True).encode(),
             b"Content-Type: text/plain; charset=utf-8",
             b"Content-Length: %d" % len(body),
             *fields,
@@ -315,7 +319,8 @@ class Exchange:
         return request.keep_alive
 
     def _answer_redirect(self, request: ClientRequest, route: Route) -> bool:
-        location = (route.redirect or b"") + request.target
+        target = b"/" if request.target == b"*" else request.target
+        location = (route.redirect or b"") + target
         self.answer(
             302,
             f"moved to {printable(location)}",

@@ -116,6 +116,8 @@ class ClientRequest:
         if not self.http11 and version != HttpVersion10:
             status = 400 if version < HttpVersion10 else 505
             raise BadRequest(status, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        if self.method == "CONNECT":
+            raise BadRequest(405, "CONNECT is for forward proxies; this is a reverse proxy")
         if not self.target.startswith(b"/"):
             self._take_special_target()
         if believed:
@@ -142,7 +144,11 @@ class ClientRequest:
             elif kind == Kind.CONNECTION:
                 named |= named_in_connection(value)
             elif kind == Kind.FORWARDED:
-                if self._peer.trusted:
+                if not self._peer.trusted:
+                    continue
+                if name.lower() == b"forwarded":  # RFC 7239: passed on as it is
+                    lines.append(name + b": " + value)
+                else:
                     self._note_forwarded(name.lower(), value)
             elif kind == Kind.TRANSFER_ENCODING:
                 if value.lower() != b"chunked":
@@ -150,7 +156,7 @@ class ClientRequest:
             elif kind == Kind.UPGRADE:
                 self.upgrade = _without_h2c(value)
         if named:
-            self._drop_named(named)
+            self._keep_lines(lambda name: name not in named)
         if self.upgrade is not None and not self.message.upgrade:
             self.upgrade = None  # no "Connection: upgrade" along with it
         return self._forwarded
@@ -163,9 +169,6 @@ class ClientRequest:
         elif name == b"x-forwarded-for":
             self._forwarded[name] += b", " + value
 
-    def _drop_named(self, named: frozenset[bytes]) -> None:
-        self._lines = [line for line in self._lines if line.partition(b":")[0].lower() not in named]
-
     def _keep_lines(self, keep: Callable[[bytes], bool]) -> None:
         """Drop the fields whose lower-case name is not to be kept."""
         names = [line.partition(b":")[0].lower() for line in self._lines]
@@ -176,8 +179,6 @@ class ClientRequest:
     def _take_special_target(self) -> None:
         """Absolute form, whose authority replaces the Host field (RFC 9112 section 3.2.2), or
         the asterisk of OPTIONS."""
-        if self.method == "CONNECT":
-            raise BadRequest(405, "CONNECT is for forward proxies; this is a reverse proxy")
         if self.target == b"*" and self.method == "OPTIONS":
             return
         absolute = split_absolute(self.target)

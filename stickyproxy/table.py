@@ -125,9 +125,10 @@ class RoutingTable:
     def __init__(
         self, hosts: dict[bytes, tuple[Route, ...]], default: tuple[Route, ...] = ()
     ) -> None:
-        self._hosts = hosts
+        self._hosts = {host: hosts[host] for host in hosts if not host.startswith(b"*.")}
+        self._wildcards = {host[2:]: hosts[host] for host in hosts if host.startswith(b"*.")}
+        """By the part behind ``*.``."""
         self._default = default
-        self._wildcards = any(host.startswith(b"*.") for host in hosts)
 
     def match(self, host: bytes, target: bytes) -> Route | None:
         """The route for a Host field value as received and an origin-form target.
@@ -154,7 +155,7 @@ class RoutingTable:
     def _find_wildcard(self, host: bytes) -> tuple[Route, ...] | None:
         _, dot, parent = host.partition(b".")
         while dot:
-            routes = self._hosts.get(b"*." + parent)
+            routes = self._wildcards.get(parent)
             if routes is not None:
                 return routes
             _, dot, parent = parent.partition(b".")
@@ -162,8 +163,11 @@ class RoutingTable:
 
     def routes(self) -> Iterator[Route]:
         """All routes, by host and then by context root, longest first; defaults last."""
-        for host in sorted(self._hosts):
-            yield from self._hosts[host]
+        hosts = self._hosts | {
+            b"*." + parent: self._wildcards[parent] for parent in self._wildcards
+        }
+        for host in sorted(hosts):
+            yield from hosts[host]
         yield from self._default
 
     def clusters(self) -> Iterator[Cluster]:

@@ -26,21 +26,24 @@ FLOORS = (
     # composition root: makes the parts and joins them
     ("app", "demo", "diagnosis"),
     # CONTROL: what decides what is served, and where
-    ("admin", "controller", "providers.controller", "providers.swarm"),
-    ("registry", "server", "side_server", "providers.static", "providers.networks", "providers"),
-    ("codec", "report", "providers.listing"),
+    ("admin",),
+    ("controller", "health", "registry", "server", "side_server"),
+    ("providers.controller", "providers.static", "providers.swarm"),
+    ("providers.networks",),
+    ("providers.listing",),
     ("providers.labels",),
+    ("providers",),
     # DATA PLANE: what every request goes through
     ("access_log", "downstream", "proxy"),
     ("request", "response"),
     ("upgrade", "upstream"),
     # routing and choosing
-    ("table",),
+    ("report", "table"),
     ("balancers",),
     ("balancers.consistent_hash", "balancers.cookie", "balancers.ip_hash", "balancers.round_robin"),
     # the configuration
     ("config",),
-    ("options",),
+    ("codec", "options"),
     # the ground: knows nobody
     ("build_info", "cookies"),
     ("errors", "hashing", "headers", "model"),
@@ -50,14 +53,15 @@ FLOORS = (
 
 RESERVED = {
     "aiohttp": {
-        *("downstream", "request", "proxy", "server", "admin", "health", "demo"),
-        *("side_server", "controller", "providers.controller"),
+        *("downstream", "proxy", "request"),
+        *("admin", "controller", "health", "providers.controller", "server", "side_server"),
+        "demo",
     },
     "docker": {"providers.swarm"},
-    "requests": {"providers.swarm"},  # what docker raises
     "httptools": {"upstream"},
     "mmh3": {"hashing"},
-    "pydantic": {"config", "options", "codec", "providers.labels"},
+    "pydantic": {"codec", "config", "options", "providers.labels"},
+    "requests": {"providers.swarm"},  # docker's, whose exceptions come through
     "uvloop": {"cli", "supervisor"},
 }
 """Libraries, and who alone may import them; nothing else from outside may be imported at all."""

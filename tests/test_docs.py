@@ -1,0 +1,316 @@
+"""The documentation keeps its promises: what it names exists, and what exists is named."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+import stickyproxy
+from stickyproxy import cli, config
+from stickyproxy.access_log import Record
+from stickyproxy.config import Address
+from stickyproxy.errors import ConfigError
+from stickyproxy.model import Affinity
+from stickyproxy.options import duration
+from stickyproxy.providers.labels import KNOWN
+from tests.test_floors import FLOORS
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "stickyproxy"
+DOCS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")
+TEXT = {name: (ROOT / name).read_text("utf-8") for name in DOCS}
+README, ARCHITECTURE, CHANGELOG = TEXT.values()
+
+MADE_BY_READERS = frozenset(
+    ("config.toml", "second.toml", "typo.toml", "cookie.txt", "access.log", "second.log")
+)
+"""Files that the tutorials make, and no file of ours."""
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of that language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def spans(text: str) -> list[str]:
+    """What stands in backticks outside of blocks."""
+    return re.findall(r"`([^`\n]+)`", without_blocks(text))
+
+
+def section(text: str, heading: str) -> str:
+    """What stands below a heading, up to the next one of any level."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"there is no section {heading!r}"
+    return found[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of all tables' rows, heads included."""
+    lines = re.findall(r"^\|(.*)\|$", text, re.MULTILINE)
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)] for line in lines]
+
+
+# --- links and paths ------------------------------------------------------------------------------
+
+
+def anchors(text: str) -> set[str]:
+    """Of all headings, as GitHub and its like make them."""
+    headings = re.findall(r"^#+ (.*)$", without_blocks(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("doc", DOCS)
+def test_links_lead_somewhere(doc: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_blocks(TEXT[doc])):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        assert not path or (ROOT / path).exists(), f"{doc}: {target}"
+        if anchor:
+            text = (ROOT / path).read_text("utf-8") if path else TEXT[doc]
+            assert anchor in anchors(text), f"{doc}: {target}"
+
+
+def named_files(doc: str) -> Iterator[str]:
+    """What in backticks or a command looks like the path of a file of ours."""
+    words = {word for span in spans(TEXT[doc]) for word in span.split()}
+    words.update(word for block in blocks(TEXT[doc], "sh") for word in block.split())
+    for word in words:
+        is_path = re.fullmatch(r"(?:[\w.-]+/)*[\w.-]+\.(?:py|toml|md|txt|yml|html)", word)
+        is_folder = re.fullmatch(r"(?:[\w-]+/)+", word)
+        if (is_path or is_folder) and word not in MADE_BY_READERS:
+            yield word
+
+
+@pytest.mark.parametrize("doc", DOCS)
+def test_named_files_exist(doc: str) -> None:
+    missing = [
+        path
+        for path in named_files(doc)
+        if not any((base / path).exists() for base in (ROOT, PACKAGE))
+    ]
+    assert not missing, f"{doc} names files that are not there: {missing}"
+
+
+# --- README: the configuration --------------------------------------------------------------------
+
+KEYS = [
+    (table, key)
+    for table, model in config.TABLES.items()
+    for key in model.model_fields
+    if (f"{table}.{key}" if table else key) not in config.TABLES
+]
+"""(table, key) of every key whose value is no table."""
+
+LISTS_OF_TABLES = ("listeners", "services")
+
+
+def heading(table: str) -> str:
+    return f"`[[{table}]]`" if table in LISTS_OF_TABLES else f"`[{table}]`"
+
+
+def reference(table: str) -> dict[str, list[str]]:
+    """The README's row for each key of a table: type, default and meaning."""
+    found = rows(section(README, heading(table)))
+    return {key.strip("`"): rest for key, *rest in found if key.startswith("`")}
+
+
+def default_of(model: type[BaseModel], key: str) -> object:
+    field = model.model_fields[key]
+    return None if field.default is PydanticUndefined else field.default
+
+
+def says_default(cell: str, value: object) -> bool:
+    """True if the cell of a table says that this is the default."""
+    match value:
+        case bool():
+            return cell == f"`{str(value).lower()}`"
+        case float():
+            return duration(cell.strip('`"')) == value
+        case int():
+            return cell == f"`{value}`"
+        case str() | Address():
+            return cell == f'`"{value}"`'
+        case ():
+            return cell == "`[]`"
+        case _:
+            return cell == "none"
+
+
+@pytest.mark.parametrize("table", [name for name in config.TABLES if name not in ("", "providers")])
+def test_every_key_of_a_table_is_in_the_reference(table: str) -> None:
+    assert set(reference(table)) == {key for of, key in KEYS if of == table}
+
+
+@pytest.mark.parametrize(("table", "key"), KEYS)
+def test_the_reference_knows_types_and_defaults(table: str, key: str) -> None:
+    type_, default, meaning = reference(table)[key]
+    assert type_
+    assert meaning
+    if config.TABLES[table].model_fields[key].is_required():
+        assert default == "required"
+    else:
+        value = default_of(config.TABLES[table], key)
+        assert says_default(default, value), f"{key}: {default}, but it is {value!r}"
+
+
+def test_every_label_is_named() -> None:
+    assert {*KNOWN} <= {*spans(README)}
+
+
+@pytest.mark.parametrize("text", blocks(README, "toml"))
+def test_examples_are_valid(text: str) -> None:
+    assert config.parse(text)
+
+
+def test_the_config_that_is_wrong_is_wrong_as_shown() -> None:
+    [shown] = [block for block in blocks(README, "console") if "typo.toml: " in block]
+    [example] = [block for block in blocks(README, "toml") if 'name = "demo"' in block]
+    hashed = 'hash_cookie = "session"\nhash_cookie_ttl = "60s"'
+    text = example.replace('sticky_session_cookie = "session"', hashed)
+    text = text.replace("hash_cookie =", "hash_cokie =").replace('"60s"', "60")
+    with pytest.raises(ConfigError) as raised:
+        config.parse(text, "typo.toml")
+    assert shown.splitlines()[1:] == str(raised.value).splitlines()
+
+
+# --- README: commands -----------------------------------------------------------------------------
+
+
+def subcommands() -> dict[str, argparse.ArgumentParser]:
+    [action] = [a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    return dict(action.choices)
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    return {text for action in parser._actions for text in action.option_strings}
+
+
+def typed(text: str) -> Iterator[str]:
+    """The lines of console and sh blocks that a reader types, joined where they go on."""
+    for block in blocks(text, "console"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith("$ "):
+                yield line.removeprefix("$ ")
+    for block in blocks(text, "sh"):
+        yield from (line.partition(" #")[0] for line in block.splitlines())
+
+
+def our_arguments(line: str) -> Iterator[list[str]]:
+    """The arguments of each ``stickyproxy`` command in a line of shell."""
+    words = shlex.split(re.sub(r"\$\(\(.*?\)\)", "1", line))
+    for at, word in enumerate(words):
+        before = words[at - 1] if at else "do"
+        is_command = before in ("do", "&", "|") or "=" in before or before.endswith((";", ")"))
+        if word == "stickyproxy" and is_command:
+            rest = words[at + 1 :]
+            end = next((n for n, each in enumerate(rest) if each in ("&", ">", "|", ";")), None)
+            yield rest[:end]
+
+
+COMMAND_LINES = [arguments for line in typed(README) for arguments in our_arguments(line)]
+
+
+def test_the_tutorials_have_commands_of_ours() -> None:
+    assert {arguments[0] for arguments in COMMAND_LINES} >= {"serve", "check", "demo-app"}
+
+
+@pytest.mark.parametrize("arguments", COMMAND_LINES, ids=" ".join)
+def test_commands_are_understood(arguments: list[str]) -> None:
+    cli._parser().parse_args(arguments)  # exits if not
+
+
+@pytest.mark.parametrize("doc", DOCS)
+def test_commands_named_in_text_exist(doc: str) -> None:
+    parsers = subcommands()
+    for span in spans(TEXT[doc]):
+        words = span.split()
+        if len(words) < 2 or words[0] != "stickyproxy":
+            continue
+        if words[1].startswith("--"):
+            assert words[1] in options_of(cli._parser()), span
+            continue
+        assert words[1] in parsers, span
+        named = {word for word in words if word.startswith("--")}
+        assert named <= options_of(parsers[words[1]]), span
+
+
+def test_every_command_and_option_is_in_the_table_of_commands() -> None:
+    table = {cells[0].strip("`"): " ".join(cells) for cells in rows(section(README, "Commands"))}
+    for name, parser in subcommands().items():
+        [row] = [text for command, text in table.items() if command.split()[1:2] == [name]]
+        options = {o for o in options_of(parser) if o.startswith("--")} - {"--help"}
+        missing = [option for option in options if not re.search(rf"{option}\b", row)]
+        assert not missing, f"{name}: {missing}"
+
+
+def test_every_option_named_there_exists() -> None:
+    known = options_of(cli._parser()).union(*map(options_of, subcommands().values()))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", section(README, "Commands")))
+    assert named <= known
+
+
+@pytest.mark.parametrize("doc", DOCS)
+def test_make_targets_exist(doc: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    code = [*spans(TEXT[doc]), *typed(TEXT[doc])]
+    named = {found[1] for each in code if (found := re.match(r"make ([a-z-]+)", each))}
+    assert named <= targets
+
+
+# --- README: answers and logs ---------------------------------------------------------------------
+
+
+def test_every_field_of_the_access_log_is_named() -> None:
+    assert {"time", *Record.__slots__} <= {*spans(section(README, "Access log"))}
+
+
+def test_every_word_for_affinity_is_explained() -> None:
+    explained = {cells[0].strip("`") for cells in rows(section(README, "Access log"))}
+    assert {affinity.value for affinity in Affinity} <= explained
+
+
+# --- ARCHITECTURE ---------------------------------------------------------------------------------
+
+
+def path_of(module: str) -> Path:
+    """The file of ``balancers.cookie``, relative to the package."""
+    path = Path(*module.split(".")) if module else Path()
+    return path / "__init__.py" if (PACKAGE / path).is_dir() else path.with_suffix(".py")
+
+
+def test_every_module_is_named() -> None:
+    modules = [path for path in PACKAGE.rglob("*.py") if path.read_text("utf-8")]
+    missing = {str(path.relative_to(PACKAGE)) for path in modules} - {*spans(ARCHITECTURE)}
+    assert not missing
+
+
+def test_the_floors_are_those_that_are_tested() -> None:
+    floors = [{path_of(module) for module in floor} for floor in FLOORS]
+    # A file without a line in it is no sight.
+    floors = [{path for path in floor if (PACKAGE / path).read_text("utf-8")} for floor in floors]
+    told = [
+        {Path(name) for name in re.findall(r"`([\w/]+\.py)`", cells[0])}
+        for cells in rows(section(ARCHITECTURE, "Floors"))
+        if "`" in cells[0]
+    ]
+    assert told == [floor for floor in floors if floor]
+
+
+# --- CHANGELOG ------------------------------------------------------------------------------------
+
+
+def test_the_version_is_in_the_changelog() -> None:
+    assert "## [Unreleased]" in CHANGELOG
+    assert stickyproxy.__version__ in CHANGELOG
