@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StickyproxyError as error:
         print(error, file=sys.stderr)
         return 1
+    except BrokenPipeError:  # who reads our output, like head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return 130
 

@@ -111,7 +111,7 @@ class SwarmReader:
         if options is None or self._is_for_others(options):
             return _Found(problems=problems if options is None else ())
         way = swarm.way_to(service, options, ports)
-        problems += way.problems
+        problems += (*way.problems, *_without_vip(service, options, way))
         tasks = swarm.tasks_of(service["ID"])
         endpoints = () if way.blocked else swarm.endpoints(service, options, way, tasks)
         return _Found(
@@ -342,6 +342,16 @@ def _near_misses(name: str, spec: Json, marks: Mapping[str, str]) -> tuple[Probl
     container = spec["TaskTemplate"].get("ContainerSpec") or {}
     misplaced = labels.on_containers(name, container.get("Labels") or {})
     return (*labels.lookalikes(name, marks), *([misplaced] if misplaced else []))
+
+
+def _without_vip(service: Json, options: LabelOptions, way: _Way) -> list[Problem]:
+    if options.backend_mode != "vip" or way.blocked or _virtual_ip(service, way.network):
+        return []
+    name, label = service["Spec"]["Name"], labels.PREFIX + "backend_mode"
+    place = "has no virtual IP there (endpoint mode dnsrr)" if way.network else "is on no overlay"
+    remedy = f"docker service update --label-rm {label} {name}"
+    reason = f"is of no use: the service {place}; remove it"
+    return [Problem(name, reason, label, '"vip"', remedy, fatal=bool(way.network))]
 
 
 def _no_such_proxies(swarm: _Swarm) -> list[Problem]:

@@ -24,6 +24,7 @@ from tests.swarm.stage import (
     published,
     service_settled,
     settled,
+    told,
     unjustified,
 )
 
@@ -106,7 +107,7 @@ def test_a_killed_controller_is_not_noticed(three: Swarm) -> None:
         eventually("a new controller runs", lambda: settled(node, "stickyproxy"))
         before = load.beats
         eventually("everybody asks on", lambda: load.beats >= before + 6)
-    print(f"controller killed: {load.report}")
+    told.append(f"controller killed: {load.report}")
     assert load.report.failures == []
     assert load.report.moves == []
     # And it is a good one: what changes now arrives.
@@ -137,7 +138,7 @@ def test_a_stopped_engine_fails_no_request(three: Swarm) -> None:
         )
         instances.note()
         _all_in_rotation(three, others, REPLICAS)
-    print(moves_table(f"engine of {stopped.name} stopped for 20 s", load.report, instances))
+    told.append(moves_table(f"engine of {stopped.name} stopped for 20 s", load.report, instances))
     assert load.report.failures == []
     assert unjustified(load.report, instances) == []
     assert {move.came_from for move in load.report.moves} <= lost | {victim}
@@ -160,6 +161,6 @@ def test_a_dead_node_takes_only_its_own_sessions(three: Swarm) -> None:
         )
         until = load.beats + 2
         eventually("every session asked twice more", lambda: load.beats >= until)
-    print(moves_table(f"{dead.name} died", load.report, instances))
+    told.append(moves_table(f"{dead.name} died", load.report, instances))
     assert load.report.failures == []
     assert {move.came_from for move in load.report.moves} == lost
