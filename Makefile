@@ -8,11 +8,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# The labs run in a venv of their own, by default on the system's Python: distributions build it
+# with profile-guided optimization, which many self-built ones lack. Or: make bench BENCH_PYTHON=...
+BENCH_PYTHON ?= $(shell /usr/bin/python3 -c 'import ensurepip, sys, venv; \
+	sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
+	&& echo /usr/bin/python3 || echo $(PYTHON))
+BENCH_VENV := .venv-bench
+BENCH_READY := $(BENCH_VENV)/.ready
+
 .DEFAULT_GOAL := help
-.PHONY: help demo swarm test test-swarm lint fmt bench clean
+.PHONY: help demo swarm test test-swarm lint fmt bench \
+	bench-affinity bench-pick clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "stickyproxy needs Python 3.11, 3.12 or 3.13; none was found. Name one: make PYTHON=/path/to/python3"; exit 1; }
@@ -25,6 +34,10 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing stickyproxy and its tools into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(BENCH_READY): pyproject.toml constraints.txt bench/requirements.txt bench/install.sh
+	@bench/install.sh $(BENCH_PYTHON) $(BENCH_VENV)
 	@touch $@
 
 demo: $(READY) ## the proxy with five demo replicas on 127.0.0.1:8080
@@ -48,8 +61,14 @@ fmt: $(READY) ## format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## time per pick and per rebuild of each policy
+bench: $(BENCH_READY) ## speed next to other proxies (40 minutes; QUICK=1: under 5)
+	$(BENCH_VENV)/bin/python -m bench.lab $(if $(QUICK),--quick) $(ARGS)
+
+bench-affinity: $(BENCH_READY) ## stickiness next to other proxies
+	$(BENCH_VENV)/bin/python -m bench.affinity $(if $(QUICK),--quick) $(ARGS)
+
+bench-pick: $(READY) ## time per pick and per rebuild of each policy
 	$(BIN)/python -m bench.pick
 
 clean: ## remove what make made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

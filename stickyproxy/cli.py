@@ -16,7 +16,7 @@ from typing import Any
 
 import uvloop
 
-from stickyproxy import build_info, config, report, table
+from stickyproxy import build_info, config, report, supervisor, table
 from stickyproxy.app import App, ControllerApp
 from stickyproxy.config import AccessLogSettings, Address, Config, Listener, SwarmSettings
 from stickyproxy.demo import DemoOptions, DemoReplica
@@ -193,7 +193,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 async def _serve_until_signalled(path: Path) -> None:
-    app = App.from_file(path)
+    app = supervisor.from_file(path)
     app.handle_signals()
     addresses = await app.start()
     logging.getLogger("stickyproxy").info(

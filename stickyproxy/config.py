@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_interface
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,9 +39,22 @@ from stickyproxy.options import (
     port_number,
     shown,
 )
+from stickyproxy.settings import AccessLogSettings, LogFormat, Network, ProxySettings
 
-Network = IPv4Network | IPv6Network
-LogFormat = Literal["off", "text", "json"]
+__all__ = [
+    "ADMIN_ADDRESS",
+    "TABLES",
+    "AccessLogSettings",
+    "Address",
+    "Config",
+    "ControllerSettings",
+    "FollowSettings",
+    "Listener",
+    "ProxySettings",
+    "SwarmSettings",
+    "load",
+    "parse",
+]
 
 # --- what the rest of the program sees ------------------------------------------------------
 
@@ -95,44 +108,6 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
-class ProxySettings:
-    """How requests are proxied; all times are in seconds."""
-
-    trusted_proxies: tuple[Network, ...] = ()
-    """Peers whose X-Forwarded-* are believed and extended."""
-    trust_unix: bool = False
-    """Believe those of peers on unix socket listeners too."""
-    hide_info_headers: bool = False
-    pin_secret: bytes | None = field(default=None, repr=False)
-    """The key of the pins, from ``secret`` or the file ``secret_file``; None: the default key."""
-    connect_timeout: float = 3.0
-    response_timeout: float = 60.0
-    """Silence of the endpoint until its response head, and between two reads of a body."""
-    client_timeout: float = 60.0
-    """How long a client may neither send nor take a byte of a body."""
-    keepalive_timeout: float = 75.0
-    """How long an idle client connection is kept."""
-    head_timeout: float = 15.0
-    """How long a client may take to send the head of a request."""
-    upstream_idle_timeout: float = 4.0
-    """How long an idle connection to an endpoint is kept for reuse."""
-    grace_period: float = 30.0
-    """How long requests under way may last after SIGTERM."""
-    max_head_line: int = 8190
-    """Bytes of a request line and of one header field."""
-    max_headers: int = 128
-
-
-@dataclass(frozen=True, slots=True)
-class AccessLogSettings:
-    """What is logged of each request, and where."""
-
-    format: LogFormat = "text"
-    path: str = "-"
-    """A file; ``-`` is standard output."""
-
-
-@dataclass(frozen=True, slots=True)
 class SwarmSettings:
     """The Swarm whose labelled services are published; times are in seconds."""
 
@@ -179,8 +154,8 @@ class Config:
     """A whole, valid configuration."""
 
     listeners: tuple[Listener, ...] = (Listener(Address("0.0.0.0", 80)),)  # noqa: S104
-    proxy: ProxySettings = ProxySettings()
-    access_log: AccessLogSettings = AccessLogSettings()
+    proxy: ProxySettings = ProxySettings()  # noqa: RUF009  # frozen
+    access_log: AccessLogSettings = AccessLogSettings()  # noqa: RUF009
     services: tuple[ServiceSpec, ...] = ()
     admin: Address | None = None
     """Where the admin page listens; None: nowhere."""
@@ -437,6 +412,7 @@ class _ListenerTable(_Table):
 
 
 class _ProxyTable(_Table):
+    workers: Annotated[StrictInt, Field(ge=0, le=256)] = _PROXY.workers
     trusted_proxies: tuple[
         Annotated[Network | Literal["unix:"], PlainValidator(_trusted_proxy)], ...
     ] = ()
@@ -462,6 +438,7 @@ class _ProxyTable(_Table):
 
     def settings(self) -> ProxySettings:
         return ProxySettings(
+            workers=self.workers,
             trusted_proxies=tuple(p for p in self.trusted_proxies if not isinstance(p, str)),
             trust_unix="unix:" in self.trusted_proxies,
             hide_info_headers=self.hide_info_headers,

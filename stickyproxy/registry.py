@@ -6,9 +6,8 @@ import logging
 from typing import Protocol
 
 from stickyproxy import hashing, report, table
-from stickyproxy.model import Endpoint, EndpointSpec, Problem, Snapshot
+from stickyproxy.model import Connections, Endpoint, EndpointSpec, Problem, Snapshot
 from stickyproxy.table import RoutingTable
-from stickyproxy.upstream import Upstreams
 
 log = logging.getLogger("stickyproxy")
 
@@ -19,15 +18,31 @@ class HoldsTable(Protocol):
     table: RoutingTable
 
 
+class Upstreams(Protocol):
+    """Where an endpoint's connections come from."""
+
+    def pool(self, address: str) -> Connections:
+        """A pool that nobody else has."""
+
+
 class Registry:
     """Merges the snapshots of all providers into one table and hands it over in one assignment.
 
     A provider that says nothing keeps what it published last.
     """
 
-    def __init__(self, proxy: HoldsTable, upstreams: Upstreams, pin_secret: bytes | None) -> None:
+    def __init__(
+        self,
+        proxy: HoldsTable,
+        upstreams: Upstreams,
+        pin_secret: bytes | None,
+        *,
+        tells_problems: bool = True,
+    ) -> None:
+        """``tells_problems``: log them. One of several processes with the same snapshots should."""
         self._proxy = proxy
         self._upstreams = upstreams
+        self._tells_problems = tells_problems
         self._secret = pin_secret
         self._snapshots: dict[str, Snapshot] = {}
         self._keys: dict[str, bytes] = {}
@@ -44,7 +59,8 @@ class Registry:
         self._snapshots[snapshot.provider] = snapshot
         if before is None or (before.services, before.realm) != (snapshot.services, snapshot.realm):
             self._rebuild()
-        self._report()
+        if self._tells_problems:
+            self._report()
 
     def snapshots(self) -> list[Snapshot]:
         """The state of each provider, by its name."""

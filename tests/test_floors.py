@@ -23,8 +23,10 @@ FLOORS = (
     # the command line
     ("__main__",),
     ("cli",),
-    # composition root: makes the parts and joins them
+    # composition roots: make the parts of a process and join them
+    ("supervisor", "worker"),
     ("app", "demo", "diagnosis"),
+    ("data_plane", "sources"),
     # CONTROL: what decides what is served, and where
     ("admin",),
     ("controller", "health", "registry", "server", "side_server"),
@@ -42,8 +44,8 @@ FLOORS = (
     ("balancers",),
     ("balancers.consistent_hash", "balancers.cookie", "balancers.ip_hash", "balancers.round_robin"),
     # the configuration
-    ("config",),
-    ("codec", "options"),
+    ("channel", "config"),
+    ("codec", "options", "settings"),
     # the ground: knows nobody
     ("build_info", "cookies"),
     ("errors", "hashing", "headers", "model", "sockets"),
@@ -62,7 +64,7 @@ RESERVED = {
     "mmh3": {"hashing"},
     "pydantic": {"codec", "config", "options", "providers.labels"},
     "requests": {"providers.swarm"},  # docker's, whose exceptions come through
-    "uvloop": {"cli", "supervisor"},
+    "uvloop": {"cli", "worker"},
 }
 """Libraries, and who alone may import them; nothing else from outside may be imported at all."""
 

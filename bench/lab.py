@@ -1,0 +1,362 @@
+"""The speed lab: ``python -m bench.lab [--quick]``, or ``make bench``.
+
+For each workload it starts the endpoints and every proxy, gives each its load in turn, several
+rounds, and writes ``bench/results/speed.md``, ``.json`` and ``.svg``. Everything listens on
+127.0.0.1 and ends with the lab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bench import load, results
+from bench.environment import environment, raise_file_limit
+from bench.processes import Child, StartError, cpu_seconds, free_port, memory_kib
+from bench.proxies import IN_SPEED_LAB, OURS, PEERS, Proxy, RunningProxy, installed_version
+from bench.results import Row, Sample, Table
+from bench.templates import Target, render
+from bench.workloads import PLAIN, WORKLOADS, Variant, Workload
+
+RESULTS = Path(__file__).parent / "results"
+PROXY_CORE, LOAD_CORE = 0, 1
+ENDPOINTS = 5
+MANY_ENDPOINTS = 10
+"""Ports that the endpoints listen on: services of the large tables have so many."""
+SESSIONS = 20
+SPARE_FILES = 2000
+QUICK_IDLE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how often."""
+
+    seconds: int
+    rounds: int
+    warm_up: int
+    idle: int
+    """At most so many idle clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """What a row is about: a proxy, and how it is run."""
+
+    name: str
+    proxy: Proxy
+    variant: Variant = PLAIN
+
+
+def main() -> None:
+    options = _options()
+    if len(os.sched_getaffinity(0)) < 2:
+        sys.exit("The lab needs two cores: one for the proxy, one for the load.")
+    if missing := [name for name in ("wrk", "nginx", "taskset") if _missing(name)]:
+        sys.exit(f"The lab needs {', '.join(missing)}. On Debian: apt-get install wrk nginx-light")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    files = raise_file_limit()
+    os.sched_setaffinity(0, {LOAD_CORE})
+    idle = QUICK_IDLE if options.quick else files - SPARE_FILES
+    plan = Plan(options.seconds, options.rounds, 0 if options.quick else 2, idle)
+    command = "QUICK=1 make bench" if options.quick else "make bench"
+    started = time.monotonic()
+    tables: list[Table] = []
+    for workload in _chosen(options.only, options.quick):
+        print(f"{workload.title} ...", flush=True)
+        tables.append(measure(workload, plan, options.proxies))
+        _write(tables, command, plan)
+    minutes = (time.monotonic() - started) / 60
+    print(f"Written to bench/results/speed.md, .json and .svg after {minutes:.1f} minutes.")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.lab", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer workloads, short runs")
+    parser.add_argument("--seconds", type=int, help="of each run (5; quick: 1)")
+    parser.add_argument("--rounds", type=int, help="runs of each contender (5; quick: 3)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="WORKLOAD",
+        choices=[workload.key for workload in WORKLOADS],
+        help=", ".join(workload.key for workload in WORKLOADS),
+    )
+    parser.add_argument(
+        "--proxies",
+        nargs="+",
+        metavar="NAME",
+        choices=[proxy.name for proxy in IN_SPEED_LAB],
+        default=[proxy.name for proxy in IN_SPEED_LAB],
+        help=", ".join(proxy.name for proxy in IN_SPEED_LAB),
+    )
+    options = parser.parse_args()
+    options.seconds = options.seconds or (1 if options.quick else 5)
+    options.rounds = options.rounds or (3 if options.quick else 5)
+    return options
+
+
+def _missing(name: str) -> bool:
+    return shutil.which(name) is None and shutil.which(name, path="/usr/sbin") is None
+
+
+def _chosen(only: Sequence[str] | None, quick: bool) -> list[Workload]:
+    if only:
+        return [workload for workload in WORKLOADS if workload.key in only]
+    return [workload for workload in WORKLOADS if workload.quick or not quick]
+
+
+def _write(tables: Sequence[Table], command: str, plan: Plan) -> None:
+    """After each workload, so that a run that is stopped leaves what it has."""
+    about = environment(command)
+    versions = {proxy.name: installed_version(proxy) for proxy in IN_SPEED_LAB}
+    listed = ", ".join(
+        f"{name} {version or 'absent'}" for name, version in versions.items() if name != OURS
+    )
+    lines = [*about.lines(), f"- Runs: {plan.rounds} rounds of {plan.seconds} s", f"- {listed}"]
+    RESULTS.mkdir(exist_ok=True)
+    document = {
+        "environment": {**asdict(about), "rounds": plan.rounds, "seconds": plan.seconds},
+        "versions": versions,
+        "workloads": [results.as_json(table) for table in tables],
+    }
+    (RESULTS / "speed.json").write_text(json.dumps(document, indent=1) + "\n")
+    (RESULTS / "speed.md").write_text(results.markdown(tables, lines, []))
+    (RESULTS / "speed.svg").write_text(results.chart(tables))
+
+
+# --- one workload ---------------------------------------------------------------------------
+
+
+def measure(workload: Workload, plan: Plan, proxies: Sequence[str]) -> Table:
+    """Run one workload against everything it is for."""
+    table = Table(workload.key, workload.title, workload.why, bool(workload.variants))
+    with tempfile.TemporaryDirectory(prefix="stickyproxy-bench-") as name, ExitStack() as stack:
+        directory = Path(name)
+        targets = stack.enter_context(endpoints(directory))
+        arena = Arena(workload, plan, directory, targets, stack)
+        contenders = [
+            contender for contender in _contenders(workload) if contender.proxy.name in proxies
+        ]
+        for contender in contenders:
+            table.rows.append(arena.enter(contender))
+        if workload.idle:
+            arena.hold_idle()
+        else:
+            arena.run_rounds()
+    return table
+
+
+def _contenders(workload: Workload) -> list[Contender]:
+    if workload.variants:
+        ours = next(proxy for proxy in IN_SPEED_LAB if proxy.name == OURS)
+        return [Contender(variant.name, ours, variant) for variant in workload.variants]
+    return [Contender(proxy.name, proxy) for proxy in IN_SPEED_LAB]
+
+
+class Arena:
+    """Endpoints, proxies and loads of one workload; ``stack`` ends what is started."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        plan: Plan,
+        directory: Path,
+        targets: Sequence[Target],
+        stack: ExitStack,
+    ) -> None:
+        self._workload = workload
+        self._plan = plan
+        self._directory = directory
+        self._targets = targets
+        self._stack = stack
+        self._running: list[tuple[Row, RunningProxy, Path]] = []
+
+    def enter(self, contender: Contender) -> Row:
+        """Start a contender, unless it is absent: then its row says so."""
+        row = Row(contender.name)
+        if contender.proxy.find() is None:
+            row.absent = "absent: not installed"
+        elif self._workload.policy not in contender.proxy.policies:
+            row.absent = "has no such policy"
+        else:
+            try:
+                running = self._start(contender)
+                asked = self._requests(contender, running)
+            except (StartError, load.LoadError) as error:
+                row.absent = "did not start"
+                print(f"  {contender.name}: {error}", file=sys.stderr)
+                return row
+            self._running.append((row, running, asked))
+        return row
+
+    def run_rounds(self) -> None:
+        """Everybody's load in turn, each round beginning with somebody else."""
+        for _, running, asked in self._running:
+            if self._plan.warm_up:
+                self._load(running, asked, self._plan.warm_up)
+        for number in range(self._plan.rounds):
+            first = number % max(1, len(self._running))
+            for row, running, asked in self._running[first:] + self._running[:first]:
+                before = cpu_seconds(running.pid)
+                found = self._load(running, asked, self._plan.seconds)
+                row.samples.append(Sample(found, cpu_seconds(running.pid) - before))
+                row.peak_kib = memory_kib(running.pid)
+
+    def hold_idle(self) -> None:
+        """Memory with many idle clients, less that without."""
+        count = min(self._workload.idle, self._plan.idle)
+        for row, running, _ in self._running:
+            _get(running.port, load.request(self._workload.path))
+            before = memory_kib(running.pid, "VmRSS")
+            found = asyncio.run(_hold(running, count, load.request(self._workload.path)))
+            row.idle_clients, row.idle_failures, with_clients = found
+            row.idle_kib = (with_clients - before) / max(1, row.idle_clients)
+            row.peak_kib = memory_kib(running.pid)
+
+    def _load(self, running: RunningProxy, asked: Path, seconds: int) -> load.Load:
+        return load.wrk(
+            running.port,
+            asked,
+            connections=self._workload.connections,
+            seconds=seconds,
+            core=LOAD_CORE,
+        )
+
+    def _start(self, contender: Contender) -> RunningProxy:
+        directory = self._directory / re.sub(r"\W+", "-", contender.name)
+        variant = contender.variant
+        command = None
+        if variant.swaps:
+            config = str(directory / "config.toml")
+            command = [sys.executable, "-m", "bench.runner", "swaps", config, str(variant.swaps)]
+        # the last endpoint comes and goes, and is not one of those with sessions
+        count = ENDPOINTS + 1 if variant.swaps else ENDPOINTS
+        running = RunningProxy(
+            contender.proxy,
+            directory,
+            [self._workload.policy, *variant.asked],
+            {"endpoints": self._targets[:count]},
+            core=PROXY_CORE,
+            command=command,
+            extra=_more_services(variant.services, self._targets),
+        )
+        self._stack.callback(running.stop)
+        running.start()
+        return running
+
+    def _requests(self, contender: Contender, running: RunningProxy) -> Path:
+        """What wrk sends: a few sessions in turn, each with the cookies it was given."""
+        workload, hosts = self._workload, _hosts(contender.variant.services)
+        requests = []
+        for number in range(1 if workload.upload else SESSIONS):
+            host = hosts[number * len(hosts) // SESSIONS]
+            first = load.request("/116", host=host, user=f"user-{number}", close=True)
+            cookie = _cookies(_get(running.port, first)) if workload.policy == "cookie" else ""
+            if workload.policy == "cookie" and not cookie:
+                cookie = f"session=app-session-{number}"  # the proxy hashes what the app sets
+            requests.append(
+                load.request(
+                    workload.path,
+                    host=host,
+                    cookie=cookie,
+                    user=f"user-{number}" if workload.policy == "consistent_hash" else "",
+                    upload=workload.upload,
+                    close=workload.fresh,
+                )
+            )
+        name = f"requests-{re.sub(r'[^a-z0-9]+', '-', contender.name.lower())}"
+        return load.write_requests(self._directory / name, requests)
+
+
+async def _hold(running: RunningProxy, count: int, asked: bytes) -> tuple[int, int, int]:
+    """Clients connected, clients that failed, and the proxy's memory meanwhile."""
+    async with load.crowd(running.port, count, asked) as crowd:
+        await asyncio.sleep(1)
+        return crowd.connected, crowd.failed, memory_kib(running.pid, "VmRSS")
+
+
+def _get(port: int, request: bytes) -> http.client.HTTPMessage:
+    """The head of the answer, once it is a good one: some proxies listen before they have their
+    routes. Raises LoadError."""
+    lines = request.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+    deadline = time.monotonic() + 10
+    status = 0
+    while time.monotonic() < deadline:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", lines[0].split()[1], headers=headers)
+            answer = connection.getresponse()
+            answer.read()
+            status = answer.status
+            if status == 200:
+                return answer.headers
+        except OSError:
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.05)
+    raise load.LoadError(f"no good answer within 10 s, the last status was {status}")
+
+
+def _cookies(headers: http.client.HTTPMessage) -> str:
+    """The cookies that a browser would send back."""
+    return "; ".join(value.split(";")[0] for value in headers.get_all("Set-Cookie", []))
+
+
+# --- endpoints and large tables -------------------------------------------------------------
+
+
+@contextmanager
+def endpoints(directory: Path) -> Iterator[list[Target]]:
+    """nginx on the load's core, answering on several ports of 127.0.0.1."""
+    home = directory / "endpoints"
+    files = home / "files"
+    files.mkdir(parents=True)
+    (files / "10k").write_bytes(b"x" * 10_000)
+    (files / "1m").write_bytes(b"x" * (1 << 20))
+    targets = [Target(f"e{number}", free_port()) for number in range(1, MANY_ENDPOINTS + 1)]
+    values = {"dir": str(home), "user": getpass.getuser(), "body": "x" * 115 + "\\n"}
+    config = home / "nginx.conf"
+    config.write_text(
+        render((PEERS / "endpoints.conf").read_text(), (), values, {"endpoints": targets})
+    )
+    binary = shutil.which("nginx") or "/usr/sbin/nginx"
+    command = [binary, "-p", str(home), "-c", str(config), "-e", str(home / "error.log")]
+    with Child(command, home / "output.log", core=LOAD_CORE) as child:
+        child.wait_for(targets[-1].port)
+        yield targets
+
+
+def _hosts(services: int) -> list[str]:
+    """The host names of the large tables; the first is in every table."""
+    return [load.HOST, *(f"service-{number}.test" for number in range(1, services))]
+
+
+def _more_services(count: int, targets: Sequence[Target]) -> str:
+    """Configuration of all but the first service."""
+    addresses = ", ".join(f'"{target.host}:{target.port}"' for target in targets)
+    return "".join(
+        f'\n[[services]]\nname = "service-{number}"\nhosts = ["{host}"]\n'
+        f'sticky_session_cookie = "session"\nendpoints = [{addresses}]\n'
+        for number, host in enumerate(_hosts(count)[1:], 1)
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""stickyproxy as the labs need it, in ways that no configuration file offers.
+
+``swaps FILE N``: serve a configuration and replace the routing table N times a second. What
+changes each time: one service that is under load gains or loses an endpoint, and so does one of
+the others.
+
+``tasks FILE``: publish services as the Swarm provider does, with endpoints that have an identity
+of their own besides their address (``peers/stickyproxy-tasks.toml``); SIGHUP publishes anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tomllib
+from collections.abc import Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from stickyproxy import config
+from stickyproxy.app import App
+from stickyproxy.config import AccessLogSettings, Address, Config, Listener
+from stickyproxy.model import EndpointSpec, ServiceSpec, Snapshot
+from stickyproxy.providers import static
+
+
+async def swap(path: Path, swaps_per_second: float) -> None:
+    """Serve; every other table has one endpoint less in the first service and in one other."""
+    app = App(config.load(path))
+    app.handle_signals()
+    await app.start()
+    swapping = asyncio.create_task(_keep_swapping(app, swaps_per_second), name="swapping")
+    await app.run_until_signalled()
+    swapping.cancel()
+
+
+async def _keep_swapping(app: App, swaps_per_second: float) -> None:
+    services = list(static.snapshot(app.config).services)
+    turn = 0
+    while True:
+        turn += 1
+        changed = list(services)
+        if turn % 2:
+            for number in {0, turn % len(services)}:
+                fewer = services[number].endpoints[:-1]
+                changed[number] = replace(services[number], endpoints=fewer)
+        app.registry.publish(Snapshot("static", tuple(changed)))
+        await asyncio.sleep(1 / swaps_per_second)
+
+
+async def serve_tasks(path: Path) -> None:
+    """Serve what the file says of tasks, and read it again on SIGHUP."""
+    listen = int(_read(path)["listen"])
+    app = App(
+        replace(
+            Config(),
+            listeners=(Listener(Address("127.0.0.1", listen)),),
+            access_log=AccessLogSettings(format="off"),
+        )
+    )
+
+    def publish() -> None:
+        app.registry.publish(Snapshot("swarm", tuple(_services(_read(path)))))
+
+    publish()
+    app.handle_signals()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, publish)
+    await app.start()
+    await app.run_until_signalled()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text())
+
+
+def _services(document: dict[str, Any]) -> list[ServiceSpec]:
+    return [
+        ServiceSpec(
+            name=name,
+            **{
+                **options,
+                "hosts": tuple(options["hosts"]),
+                "endpoints": tuple(
+                    EndpointSpec(task, address) for task, address in options["endpoints"].items()
+                ),
+            },
+        )
+        for name, options in document["services"].items()
+    ]
+
+
+def main() -> None:
+    kind, path, *rest = sys.argv[1:]
+    serve: Coroutine[object, object, None]
+    serve = swap(Path(path), float(rest[0])) if kind == "swaps" else serve_tasks(Path(path))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What the data plane is told: the part of the configuration that goes to worker processes.
+
+Apart from ``config`` because that one reads it, with pydantic, which a worker has no use for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
+
+Network = IPv4Network | IPv6Network
+LogFormat = Literal["off", "text", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProxySettings:
+    """How requests are proxied; all times are in seconds."""
+
+    workers: int = 0
+    """Processes that forward requests; 0: one per core."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Peers whose X-Forwarded-* are believed and extended."""
+    trust_unix: bool = False
+    """Believe those of peers on unix socket listeners too."""
+    hide_info_headers: bool = False
+    pin_secret: bytes | None = field(default=None, repr=False)
+    """The key of the pins, from ``secret`` or the file ``secret_file``; None: the default key."""
+    connect_timeout: float = 3.0
+    response_timeout: float = 60.0
+    """Silence of the endpoint until its response head, and between two reads of a body."""
+    client_timeout: float = 60.0
+    """How long a client may neither send nor take a byte of a body."""
+    keepalive_timeout: float = 75.0
+    """How long an idle client connection is kept."""
+    head_timeout: float = 15.0
+    """How long a client may take to send the head of a request."""
+    upstream_idle_timeout: float = 4.0
+    """How long an idle connection to an endpoint is kept for reuse."""
+    grace_period: float = 30.0
+    """How long requests under way may last after SIGTERM."""
+    max_head_line: int = 8190
+    """Bytes of a request line and of one header field."""
+    max_headers: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLogSettings:
+    """What is logged of each request, and where."""
+
+    format: LogFormat = "text"
+    path: str = "-"
+    """A file; ``-`` is standard output."""

@@ -1,0 +1,141 @@
+"""A worker process: a data plane that does what its supervisor says.
+
+It is started as ``python -m stickyproxy.worker FD`` with its end of a channel as a file
+descriptor. It ends when told to, on SIGTERM or SIGINT, and when its supervisor is gone; each time
+after the requests under way, and a second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+
+import uvloop
+
+from stickyproxy.channel import (
+    Accept,
+    Accepting,
+    Applied,
+    Begin,
+    Channel,
+    Drain,
+    Leaving,
+    Message,
+    Publish,
+    ReopenLog,
+)
+from stickyproxy.data_plane import DataPlane, PlaneSettings
+from stickyproxy.errors import StickyproxyError
+
+log = logging.getLogger("stickyproxy")
+
+
+class Worker:
+    """Follows the supervisor at the other end of the channel."""
+
+    def __init__(self, channel: Channel, begin: Begin) -> None:
+        """Raises ListenError if the access log cannot be opened."""
+        settings = PlaneSettings(begin.proxy, begin.access_log, begin.info)
+        self._plane = DataPlane(settings, tells_problems=False)  # the supervisor does
+        self._shares = begin.shares
+        inherited = {fd for share in begin.shares for fd in share}
+        self._sockets = {fd: socket.socket(fileno=fd) for fd in inherited}
+        self._channel = channel
+        self._grace = begin.proxy.grace_period
+        self._stop = asyncio.Event()
+        self._status = 0
+
+    async def run(self) -> int:
+        """Work until the end; returns the exit status."""
+        self._handle_signals()
+        self._plane.start()
+        following = asyncio.create_task(self._follow(), name="supervisor")
+        await self._stop.wait()
+        self._plane.accept_on(())
+        for sock in self._sockets.values():
+            sock.close()
+        self._channel.send(Leaving())
+        await self._plane.drain(self._grace)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        self._plane.close()
+        return self._status
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)  # meant for the supervisor
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            os._exit(1)
+        self._stop.set()
+
+    async def _follow(self) -> None:
+        """Do what the supervisor says; while draining, too, so that routes are kept in step."""
+        try:
+            while (message := await self._channel.receive()) is not None:
+                self._obey(message)
+                self._channel.send(Applied())
+            log.warning("the supervisor is gone; requests under way get %g s", self._grace)
+        except Exception:
+            log.exception("what the supervisor said cannot be done: this is a bug in stickyproxy")
+            self._status = 1
+        finally:
+            self._stop.set()
+
+    def _obey(self, message: Message) -> None:
+        match message:
+            case Publish(snapshot):
+                self._plane.registry.publish(snapshot)
+            case Accept(shares) if not self._stop.is_set():
+                self._plane.accept_on(
+                    self._sockets[fd] for share in shares for fd in self._shares[share]
+                )
+                self._channel.send(Accepting())
+            case ReopenLog():
+                self._reopen_log()
+            case Drain(grace):
+                self._grace = grace
+                self._stop.set()
+
+    def _reopen_log(self) -> None:
+        try:
+            self._plane.reopen_log()
+        except StickyproxyError as error:
+            log.error("%s", error)
+
+
+async def _work(sock: socket.socket) -> int:
+    channel = await Channel.over(sock)
+    begin = await channel.receive()
+    if not isinstance(begin, Begin):
+        return 0  # the supervisor ended before it said anything
+    logging.basicConfig(
+        level=begin.log_level,
+        format=f"%(asctime)s %(levelname)s worker {begin.number}: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        return await Worker(channel, begin).run()
+    finally:
+        channel.close()
+
+
+def main() -> int:
+    """Work; returns the exit status, 0 after a graceful end."""
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_work(socket.socket(fileno=int(sys.argv[1]))))
+    except StickyproxyError as error:
+        log.error("%s", error)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
