@@ -161,7 +161,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _port(text: str) -> int:
-    if text.isdigit() and 0 <= int(text) <= 65535:
+    if text.isdecimal() and 0 <= int(text) <= 65535:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a port: write a number from 1 to 65535")
 
@@ -174,7 +174,7 @@ def _address(text: str) -> Address:
 
 
 def _replicas(text: str) -> int:
-    if text.isdigit() and 1 <= int(text) <= 100:
+    if text.isdecimal() and 1 <= int(text) <= 100:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 100")
 

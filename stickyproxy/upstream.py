@@ -495,7 +495,8 @@ class Upstreams:
         idle_timeout: float,
     ) -> None:
         self.connect_timeout = connect_timeout
-        self._interval = min(1.0, min(response_timeout, client_timeout, idle_timeout) / 4)
+        shortest = min(response_timeout, client_timeout, idle_timeout)
+        self._interval = max(0.02, min(1.0, shortest / 4))
         self._limits = tuple(
             math.ceil(timeout / self._interval)
             for timeout in (idle_timeout, response_timeout, client_timeout)
