@@ -17,6 +17,7 @@ a sweep longer.
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import socket
 import sys
@@ -29,6 +30,7 @@ from stickyproxy import sockets
 from stickyproxy.errors import (
     ClientStalled,
     ConnectError,
+    OutOfResources,
     UpstreamClosed,
     UpstreamProtocolError,
     UpstreamTimeout,
@@ -37,6 +39,9 @@ from stickyproxy.errors import (
 MAX_HEAD_BYTES = 64 * 1024
 """Largest response head taken from an endpoint."""
 
+
+# What connecting fails with for want of something here, whatever the endpoint's health.
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 UNTIL_CLOSE = -1
 """Body length of an answer that ends with its connection."""
@@ -412,7 +417,7 @@ class Pool:
         return None
 
     async def connect(self) -> UpstreamConnection:
-        """A new connection. Raises ConnectError."""
+        """A new connection. Raises ConnectError, OutOfResources."""
         upstreams = self._upstreams
         loop = asyncio.get_running_loop()
         address = self.address
@@ -431,6 +436,8 @@ class Pool:
             timeout = upstreams.connect_timeout
             raise ConnectError(f"{address} accepted no connection within {timeout:g} s") from error
         except OSError as error:
+            if error.errno in _OURS:
+                raise OutOfResources(f"no connection to {address}: {error.strerror}") from error
             raise ConnectError(f"{address}: {error.strerror or error}") from error
         connection.expect_signs_of_life(upstreams.connect_timeout)
         self._all.add(connection)
@@ -470,8 +477,11 @@ class Pool:
         for connection in tuple(self._all):
             connection.quiet += 1
             if connection.tunnel is not None:
-                continue
-            if connection.receiver is None:
+                # A tunnel may be silent for as long as it likes, unless somebody waits.
+                stuck = connection.writing_paused and connection.quiet > upstream_limit
+                if stuck or (connection.client_turn and connection.quiet > client_limit):
+                    connection.transport.abort()
+            elif connection.receiver is None:
                 if connection.transport.is_closing():
                     sockets.reset(connection.transport)  # it had a sweep's time to take the rest
                 elif connection.quiet > idle_limit:
