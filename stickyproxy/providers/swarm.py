@@ -452,8 +452,8 @@ class SwarmProvider:
         self._settings = settings
         self._publish = publish
         self._engine = Engine(settings, forwards_here=forwards_here)
-        self._reader = SwarmReader(settings.service_cluster)
         self._planner = NetworkPlanner(settings)
+        self._reader = SwarmReader(settings.service_cluster, self._planner.may_join)
         self._reading: Reading | None = None
         self._view: View | None = None
         self._told: tuple[Problem, ...] = ()
