@@ -141,12 +141,13 @@ def test_a_stopped_engine_fails_no_request(three: Swarm) -> None:
             lambda: service_settled(three.manager, "demo", REPLICAS),
             within=120,
         )
-        instances.note()
-        _all_in_rotation(three, others, REPLICAS)
+        until = load.beats + 2
+        eventually("every session asked twice more", lambda: load.beats >= until)
     told.append(moves_table(f"engine of {stopped.name} stopped for 20 s", load.report, instances))
     assert load.report.failures == []
     assert unjustified(load.report, instances) == []
     assert {move.came_from for move in load.report.moves} <= lost | {victim}
+    _all_in_rotation(three, others, REPLICAS)
 
 
 def test_a_dead_node_takes_only_its_own_sessions(three: Swarm) -> None:
