@@ -199,7 +199,19 @@ class TestNetworks:
         [said] = reading.snapshot.problems
         assert shop.endpoints == ()
         assert said.remedy == remedy
+        assert said.fatal
         assert reading.wanted == {"net-a": {"shop"}}
+
+    def test_out_of_reach_for_a_moment(self) -> None:
+        reader = SwarmReader(may_join=lambda network: bool(network["Name"] == "a"))
+        here = Standpoint(frozenset(), "lb")
+        found = listing(
+            [service("one"), service("two", networks=["net-b"]), self.OWN],
+            [task(of="one"), task("t2", "two")],
+        )
+        said = reader.read(found, here).snapshot.problems
+        assert [(each.service, each.fatal) for each in said] == [("one", False), ("two", True)]
+        assert "is joining" in said[0].reason
 
 
 class TestPublishedOnNodes:

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -410,14 +410,12 @@ class EventWatch:
         failures = 0
         while not self._stopping.is_set():
             try:
-                client = _connect(self._settings)
-                self._stream = client.events(filters=_EVENTS)
-                self._wake()
-                failures = 0
-                for _ in self._stream:
-                    if self._stopping.is_set():
-                        break
+                with closing(_connect(self._settings)) as client:
+                    self._stream = client.events(filters=_EVENTS)
+                    failures = 0
                     self._wake()
+                    for _ in self._stream:
+                        self._wake()
             except _ERRORS as error:
                 log.debug("event stream: %s", error)
             failures += 1
@@ -452,8 +450,8 @@ class SwarmProvider:
         self._settings = settings
         self._publish = publish
         self._engine = Engine(settings, forwards_here=forwards_here)
-        self._reader = SwarmReader(settings.service_cluster)
         self._planner = NetworkPlanner(settings)
+        self._reader = SwarmReader(settings.service_cluster, self._planner.may_join)
         self._reading: Reading | None = None
         self._view: View | None = None
         self._told: tuple[Problem, ...] = ()
