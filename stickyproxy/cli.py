@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StickyproxyError as error:
         print(error, file=sys.stderr)
         return 1
+    except BrokenPipeError:  # who reads our output, like head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return 130
 
@@ -158,7 +161,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _port(text: str) -> int:
-    if text.isdigit() and 0 <= int(text) <= 65535:
+    if text.isdecimal() and 0 <= int(text) <= 65535:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a port: write a number from 1 to 65535")
 
@@ -171,7 +174,7 @@ def _address(text: str) -> Address:
 
 
 def _replicas(text: str) -> int:
-    if text.isdigit() and 1 <= int(text) <= 100:
+    if text.isdecimal() and 1 <= int(text) <= 100:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 100")
 
@@ -298,22 +301,40 @@ def _demo_config(port: int, policy: str, addresses: Sequence[str]) -> Config:
 
 
 def _demo_text(address: str, replicas: Sequence[str], policy: str) -> str:
-    curl = f'-H "Host: {DEMO_HOST}" http://{address}/ping'
     lines = [
         f"stickyproxy is ready on http://{address}, host {DEMO_HOST}, policy {policy}, "
         f"{len(replicas)} replicas ({', '.join(replicas)}).",
         "",
-        "One session, one replica: the first answer already pins (look at x-upstream-addr).",
-        f"  curl -vs -c cookie.txt -b cookie.txt {curl}",
-        "Twenty requests of that session:",
-        f"  for i in $(seq 20); do curl -s -c cookie.txt -b cookie.txt {curl}; done",
-        "Without a cookie jar every request is a new session, and the replicas take turns:",
-        f"  for i in $(seq 10); do curl -s {curl}; done",
+        *_demo_commands(f'-H "Host: {DEMO_HOST}" http://{address}/ping', policy),
         f"Or see it: open http://{address}/ in a browser.",
         "",
         "Ctrl-C ends it.",
     ]
     return "\n".join(lines)
+
+
+def _demo_commands(request: str, policy: str) -> list[str]:
+    jar = "-c cookie.txt -b cookie.txt"
+    if policy == "round_robin":
+        return [
+            "The replicas take turns, whoever asks (look at x-upstream-addr):",
+            f"  for i in $(seq 10); do curl -s {request}; done",
+        ]
+    if policy == "ip_hash":
+        return [
+            "One client address, one replica, without any cookie (look at x-upstream-addr):",
+            f"  curl -vs {request}",
+            "Other addresses reach other replicas:",
+            f"  for i in $(seq 10); do curl -s --interface 127.0.0.$i {request}; done",
+        ]
+    return [
+        "One session, one replica, from the first answer on (look at x-upstream-addr):",
+        f"  curl -vs {jar} {request}",
+        "Twenty requests of that session:",
+        f"  for i in $(seq 20); do curl -s {jar} {request}; done",
+        "Without a cookie jar every request is a new session, and reaches any replica:",
+        f"  for i in $(seq 10); do curl -s {request}; done",
+    ]
 
 
 def _demo_app(options: argparse.Namespace) -> int:

@@ -98,6 +98,11 @@ def has_lifetime(value: bytes) -> bool:
     return _attribute(value, b"max-age") is not None or _attribute(value, b"expires") is not None
 
 
+def scope(value: bytes) -> tuple[bytes | None, bytes | None]:
+    """Domain and path of a Set-Cookie value: with the name, what tells cookies apart."""
+    return _attribute(value, b"domain"), _attribute(value, b"path")
+
+
 _MAX_AGE: Final = re.compile(rb"-?[0-9]+")
 
 

@@ -10,8 +10,6 @@ the proxy does (see ARCHITECTURE.md, "why the loop is ours").
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +18,7 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
+from stickyproxy import sockets
 from stickyproxy.errors import BadRequest
 from stickyproxy.request import Peer
 
@@ -37,8 +36,6 @@ LINGER_SECONDS = 2.0
 socket with unread bytes resets it, and the client would lose our last answer."""
 LINGER_BYTES = 1 << 20
 """How much of an unwanted request body is read to keep its connection usable."""
-
-_LINGER_OFF = struct.pack("ii", 1, 0)
 
 # aiohttp says of a line that is too long only which limit it passed. With limits that differ, that
 # tells a request target (414) from a header field (431).
@@ -163,13 +160,10 @@ class ClientConnection(RequestHandler):
             self.transport.write(data)
 
     def abort(self) -> None:
-        """Reset the connection: the client must see that its answer is not whole. Without
-        lingering off, closing would look like the proper end of an answer that has no length."""
+        """Reset the connection: the client must see that its answer is not whole. Closing would
+        look like the proper end of an answer that has no length."""
         if self.transport is not None:
-            sock = self.transport.get_extra_info("socket")
-            if sock is not None and sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
-            self.transport.abort()
+            sockets.reset(self.transport)
 
     def source_ended(self) -> None:
         """The answer's upstream connection is free: our slow client must not hold it back."""

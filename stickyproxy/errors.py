@@ -7,6 +7,7 @@ StickyproxyError
 ├── BadRequest             a request that is refused before anything is forwarded
 │   └── InvalidHost        its Host field cannot be a host name
 ├── ClientStalled          the client neither sent nor took a byte of a body for too long
+├── OutOfResources         we lack file descriptors, ports or memory: no endpoint's fault
 └── UpstreamError          an endpoint did not give a usable answer
     ├── ConnectError       no connection: nothing was sent, another endpoint may be tried
     ├── UpstreamClosed     the connection ended before the answer was whole
@@ -71,6 +72,10 @@ class InvalidHost(BadRequest):
 
 class ClientStalled(StickyproxyError):
     """The client neither sent nor took a byte of a body for longer than the timeout."""
+
+
+class OutOfResources(StickyproxyError):
+    """No connection could be made for want of file descriptors, ports or memory here."""
 
 
 class UpstreamError(StickyproxyError):

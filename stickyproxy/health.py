@@ -17,7 +17,7 @@ import random
 from collections.abc import Iterable
 from typing import Protocol
 
-from stickyproxy.errors import ConnectError
+from stickyproxy.errors import ConnectError, OutOfResources
 from stickyproxy.model import Endpoint, EndpointState
 from stickyproxy.table import Cluster, RoutingTable
 
@@ -85,7 +85,7 @@ class Health:
                 pause = min(2 * pause, longest)
                 try:
                     await pool.probe()
-                except ConnectError:
+                except (ConnectError, OutOfResources):
                     continue
                 self._bring_back(endpoint)
         finally:

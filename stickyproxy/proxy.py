@@ -7,7 +7,8 @@ forward, and try another endpoint where that is safe. When is a request sent a s
 - The connection ended before a byte of the answer, the method is idempotent (RFC 9110 section
   9.2.2) and no part of the body was taken from the client: yes. If the connection had been kept
   alive the endpoint most likely closed it while idle, so the same endpoint is asked again on a
-  new connection, which keeps the session where it is; if it was new, another endpoint is.
+  new connection, which keeps the session where it is. If it was new the endpoint is ending, and
+  another one is asked, but only once: a request that kills whoever gets it must not kill all.
 - Anything else (a POST on a connection that died, a timeout, half an answer): never. It may have
   been carried out.
 """
@@ -28,6 +29,7 @@ from stickyproxy.errors import (
     BadRequest,
     ClientStalled,
     ConnectError,
+    OutOfResources,
     UpstreamClosed,
     UpstreamTimeout,
 )
@@ -185,6 +187,7 @@ class Exchange:
         proxy = self.proxy
         tried: tuple[Endpoint, ...] = ()
         fresh = False
+        deaths = 0
         error: Exception | None = None
         while True:
             # Read anew for every attempt: what was tried may be gone from the table by now.
@@ -213,6 +216,8 @@ class Exchange:
                 error = refused
                 if proxy.health is not None:
                     proxy.health.failed(endpoint)
+            except OutOfResources as ours:
+                error = ours
             if error is None:
                 return not relay.close_client
             if relay.status:
@@ -220,19 +225,24 @@ class Exchange:
                 self.client.abort()
                 return False
             self.attempts.append(Attempt(endpoint.address, monotonic() - relay.started))
-            if isinstance(error, UpstreamClosed) and not (
-                request.replayable and upstream is not None and not upstream.answered
-            ):
-                return self._answer_failure(request, cluster, error)
-            if not isinstance(error, (ConnectError, UpstreamClosed)):
-                return self._answer_failure(request, cluster, error)
-            if monotonic() - self.started > proxy.retry_seconds:
+            deaths += upstream is not None and not reused
+            if deaths > 1 or not self._may_go_on(request, error, upstream):
                 return self._answer_failure(request, cluster, error)
             if reused:
                 fresh = True  # it was kept alive too long: ask the same endpoint anew
             else:
                 fresh = False
                 tried = (*tried, endpoint)
+
+    def _may_go_on(
+        self, request: ClientRequest, error: Exception, upstream: UpstreamConnection | None
+    ) -> bool:
+        """Whether the request may be sent again; the top of this file says why."""
+        if monotonic() - self.started > self.proxy.retry_seconds:
+            return False
+        if upstream is None:
+            return isinstance(error, ConnectError)
+        return isinstance(error, UpstreamClosed) and request.replayable and not upstream.answered
 
     async def _exchange(
         self,
@@ -344,7 +354,9 @@ class Exchange:
         if isinstance(error, ClientStalled):
             raise BadRequest(408, "the request body did not come")
         self.proxy.complain(cluster, error)
-        if isinstance(error, UpstreamTimeout):
+        if isinstance(error, OutOfResources):
+            self.answer(503, "this proxy is out of resources", fields=(b"Retry-After: 1",))
+        elif isinstance(error, UpstreamTimeout):
             self.answer(504, f"service {cluster.name}: the endpoint did not answer in time")
         elif isinstance(error, ConnectError):
             self.answer(502, f"service {cluster.name}: no endpoint accepts connections")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 from aiohttp import web
 
 from stickyproxy.config import Address
@@ -28,7 +30,7 @@ class SideServer:
             await site.start()
         except OSError as error:
             await self._runner.cleanup()
-            reason = error.strerror or str(error)
+            reason = os.strerror(error.errno) if error.errno else str(error)
             raise ListenError(f"cannot listen on {address}: {reason}") from error
         bound = self._runner.addresses[0]
         return str(bound) if isinstance(bound, str) else str(Address(bound[0], bound[1]))

@@ -146,6 +146,8 @@ class Sources:
         """``settled`` waits until what was published is in force; then a reload is reported."""
         self.config = settings
         """The configuration in force."""
+        self._started = settings
+        """What holds until a restart of all but the services."""
         self._file = file
         self._publish = publish
         self._settled = settled
@@ -198,14 +200,14 @@ class Sources:
         except ConfigError as error:
             log.error("the configuration was not reloaded, the last good one serves on:\n%s", error)
             return
-        old, self.config = self.config, new
+        self.config = new
         self._publish(static.snapshot(new))
         await self._settled()
         log.info("configuration reloaded: %d services", len(new.services))
         fixed = [
             name
             for name in ("listeners", "proxy", "access_log", "admin", "swarm", "follow")
-            if getattr(old, name) != getattr(new, name)
+            if getattr(self._started, name) != getattr(new, name)
         ]
         if fixed:
             log.warning("changes to %s take effect after a restart", ", ".join(fixed))

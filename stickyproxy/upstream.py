@@ -17,6 +17,7 @@ a sweep longer.
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import socket
 import sys
@@ -25,9 +26,11 @@ from typing import Protocol, cast
 
 import httptools
 
+from stickyproxy import sockets
 from stickyproxy.errors import (
     ClientStalled,
     ConnectError,
+    OutOfResources,
     UpstreamClosed,
     UpstreamProtocolError,
     UpstreamTimeout,
@@ -36,6 +39,9 @@ from stickyproxy.errors import (
 MAX_HEAD_BYTES = 64 * 1024
 """Largest response head taken from an endpoint."""
 
+
+# What connecting fails with for want of something here, whatever the endpoint's health.
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 UNTIL_CLOSE = -1
 """Body length of an answer that ends with its connection."""
@@ -323,7 +329,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _release(self) -> None:
         """After a whole answer: back into the pool, if there is no doubt about the connection."""
         if not self._request_sent:
-            self.transport.abort()  # close() would wait for the endpoint to take the rest
+            sockets.reset(self.transport)  # close() would wait for the endpoint to take the rest
             return
         if not self._keep_alive:
             self.transport.close()
@@ -411,7 +417,7 @@ class Pool:
         return None
 
     async def connect(self) -> UpstreamConnection:
-        """A new connection. Raises ConnectError."""
+        """A new connection. Raises ConnectError, OutOfResources."""
         upstreams = self._upstreams
         loop = asyncio.get_running_loop()
         address = self.address
@@ -430,6 +436,8 @@ class Pool:
             timeout = upstreams.connect_timeout
             raise ConnectError(f"{address} accepted no connection within {timeout:g} s") from error
         except OSError as error:
+            if error.errno in _OURS:
+                raise OutOfResources(f"no connection to {address}: {error.strerror}") from error
             raise ConnectError(f"{address}: {error.strerror or error}") from error
         connection.expect_signs_of_life(upstreams.connect_timeout)
         self._all.add(connection)
@@ -469,10 +477,13 @@ class Pool:
         for connection in tuple(self._all):
             connection.quiet += 1
             if connection.tunnel is not None:
-                continue
-            if connection.receiver is None:
+                # A tunnel may be silent for as long as it likes, unless somebody waits.
+                stuck = connection.writing_paused and connection.quiet > upstream_limit
+                if stuck or (connection.client_turn and connection.quiet > client_limit):
+                    connection.transport.abort()
+            elif connection.receiver is None:
                 if connection.transport.is_closing():
-                    connection.transport.abort()  # it had a sweep's time to take the rest
+                    sockets.reset(connection.transport)  # it had a sweep's time to take the rest
                 elif connection.quiet > idle_limit:
                     connection.transport.close()
             elif connection.client_turn:
@@ -494,7 +505,8 @@ class Upstreams:
         idle_timeout: float,
     ) -> None:
         self.connect_timeout = connect_timeout
-        self._interval = min(1.0, min(response_timeout, client_timeout, idle_timeout) / 4)
+        shortest = min(response_timeout, client_timeout, idle_timeout)
+        self._interval = max(0.02, min(1.0, shortest / 4))
         self._limits = tuple(
             math.ceil(timeout / self._interval)
             for timeout in (idle_timeout, response_timeout, client_timeout)

@@ -23,9 +23,9 @@ FLOORS = (
     # the command line
     ("__main__",),
     ("cli",),
-    # composition root: makes the parts and joins them
-    ("supervisor",),
-    ("app", "demo", "diagnosis", "worker"),
+    # composition roots: make the parts of a process and join them
+    ("supervisor", "worker"),
+    ("app", "demo", "diagnosis"),
     ("data_plane", "sources"),
     # CONTROL: what decides what is served, and where
     ("admin",),
@@ -44,12 +44,11 @@ FLOORS = (
     ("balancers",),
     ("balancers.consistent_hash", "balancers.cookie", "balancers.ip_hash", "balancers.round_robin"),
     # the configuration
-    ("config",),
-    ("channel", "codec", "options"),
-    ("settings",),
+    ("channel", "config"),
+    ("codec", "options", "settings"),
     # the ground: knows nobody
     ("build_info", "cookies"),
-    ("errors", "hashing", "headers", "model"),
+    ("errors", "hashing", "headers", "model", "sockets"),
     ("",),  # stickyproxy itself: the version
 )
 """From top to bottom; peers on one floor do not import each other."""

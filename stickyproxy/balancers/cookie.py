@@ -126,7 +126,7 @@ class CookieBalancer:
         for value in named:
             if looks_like_pin(value):
                 stale.append(value)
-            elif app_value is None:
+            elif app_value is None and value.strip(b'"'):  # an empty one tells nobody apart
                 app_value = value
 
         if app_value is not None:
@@ -177,18 +177,31 @@ class PinIssue:
         """One cookie or none. If the response sets NAME, the name is the app's: the companion
         then lives and dies with the app's cookie."""
         policy = self.policy
-        app_cookie = _last_that_sets(policy.name, answered)
-        if app_cookie is None:
+        app_cookies = _last_of_each_scope(policy.name, answered)
+        if not app_cookies:
             if self.owed is None:
                 return ()
             return (cookies.pin_cookie(self.owed, self.pin, policy.path, secure),)
-        if cookies.expires_now(app_cookie, time.time()):
+        now = time.time()
+        kept = [value for value in app_cookies if not cookies.expires_now(value, now)]
+        if not kept:
             if self.held is Held.NOTHING:
                 return ()
-            return (cookies.companion_deletion(policy.companion, app_cookie),)
-        if self.held is Held.VALID and not cookies.has_lifetime(app_cookie):
+            return (cookies.companion_deletion(policy.companion, app_cookies[-1]),)
+        if self.held is Held.VALID and not cookies.has_lifetime(kept[-1]):
             return ()
-        return (cookies.companion_cookie(policy.companion, self.pin, app_cookie),)
+        return (cookies.companion_cookie(policy.companion, self.pin, kept[-1]),)
+
+
+def _last_of_each_scope(name: bytes, answered: Sequence[bytes]) -> list[bytes]:
+    """The Set-Cookie values for ``name`` that the user agent keeps: a later one replaces an
+    earlier one of the same domain and path (RFC 6265 section 5.3)."""
+    by_scope: dict[object, bytes] = {}
+    for value in answered:
+        if cookies.set_cookie_name(value) == name:
+            by_scope.pop(cookies.scope(value), None)
+            by_scope[cookies.scope(value)] = value
+    return list(by_scope.values())
 
 
 class _Picks(dict[Endpoint, Pick]):
@@ -207,11 +220,3 @@ class _Picks(dict[Endpoint, Pick]):
         issue = PinIssue(self._policy, endpoint.pin, self._held, self._owed)
         pick = self[endpoint] = Pick(endpoint, self._affinity, issue)
         return pick
-
-
-def _last_that_sets(name: bytes, answered: Sequence[bytes]) -> bytes | None:
-    """The last one, because that is the one the user agent keeps (RFC 6265 section 5.3)."""
-    for value in reversed(answered):
-        if cookies.set_cookie_name(value) == name:
-            return value
-    return None

@@ -7,7 +7,7 @@ The dicts are those of the Docker Engine API (1.30 and later): ``GET /services``
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,14 +60,20 @@ class Reading:
 class SwarmReader:
     """Reads one listing after another, and remembers the last good labels of each service."""
 
-    def __init__(self, service_cluster: str | None = None) -> None:
-        """``service_cluster``: publish only services of that cluster and of none; None: all."""
+    def __init__(
+        self,
+        service_cluster: str | None = None,
+        may_join: Callable[[Json], bool] = lambda _: False,
+    ) -> None:
+        """``service_cluster``: publish only services of that cluster and of none; None: all.
+        ``may_join``: whether the proxies join a network by themselves."""
         self._service_cluster = service_cluster
+        self._may_join = may_join
         self._last_good: dict[str, LabelOptions] = {}
 
     def read(self, listing: Listing, standpoint: Standpoint) -> Reading:
         """The snapshot of a listing. A service that cannot be read stops no other."""
-        swarm = _Swarm(listing, standpoint)
+        swarm = _Swarm(listing, standpoint, self._may_join)
         finds = [self._find(service, swarm) for service in listing.services]
         alive = {service.get("ID") for service in listing.services}
         self._last_good = {key: self._last_good[key] for key in self._last_good if key in alive}
@@ -111,7 +117,7 @@ class SwarmReader:
         if options is None or self._is_for_others(options):
             return _Found(problems=problems if options is None else ())
         way = swarm.way_to(service, options, ports)
-        problems += way.problems
+        problems += (*way.problems, *_without_vip(service, options, way))
         tasks = swarm.tasks_of(service["ID"])
         endpoints = () if way.blocked else swarm.endpoints(service, options, way, tasks)
         return _Found(
@@ -147,8 +153,11 @@ class _Way:
 class _Swarm:
     """A listing, indexed."""
 
-    def __init__(self, listing: Listing, standpoint: Standpoint) -> None:
+    def __init__(
+        self, listing: Listing, standpoint: Standpoint, may_join: Callable[[Json], bool]
+    ) -> None:
         self.standpoint = standpoint
+        self._may_join = may_join
         self.own = next(
             (s for s in listing.services if s["Spec"]["Name"] == standpoint.service), None
         )
@@ -229,6 +238,9 @@ class _Swarm:
         else:  # the engine does not plug a network into a task on whose node nobody is on it
             proxy = own.service or "PROXY_SERVICE"
             remedy = f"docker service update --network-add {network['Name']} {proxy}"
+        if self._may_join(network) and own.service:
+            reason = f'cannot be reached yet: the proxy is joining its network "{network["Name"]}"'
+            return Problem(name, reason, remedy=remedy)
         reason = f'cannot be reached: the proxy is not on its network "{network["Name"]}"'
         return Problem(name, reason, remedy=remedy, fatal=True)
 
@@ -342,6 +354,16 @@ def _near_misses(name: str, spec: Json, marks: Mapping[str, str]) -> tuple[Probl
     container = spec["TaskTemplate"].get("ContainerSpec") or {}
     misplaced = labels.on_containers(name, container.get("Labels") or {})
     return (*labels.lookalikes(name, marks), *([misplaced] if misplaced else []))
+
+
+def _without_vip(service: Json, options: LabelOptions, way: _Way) -> list[Problem]:
+    if options.backend_mode != "vip" or way.blocked or _virtual_ip(service, way.network):
+        return []
+    name, label = service["Spec"]["Name"], labels.PREFIX + "backend_mode"
+    place = "has no virtual IP there (endpoint mode dnsrr)" if way.network else "is on no overlay"
+    remedy = f"docker service update --label-rm {label} {name}"
+    reason = f"is of no use: the service {place}; remove it"
+    return [Problem(name, reason, label, '"vip"', remedy, fatal=bool(way.network))]
 
 
 def _no_such_proxies(swarm: _Swarm) -> list[Problem]:

@@ -139,7 +139,7 @@ class NetworkPlanner:
             return None
         networks = {network["Id"]: network for network in listing.networks}
         own = self._own_service(listing, standpoint, now)
-        missing = {n for n in wanted if n not in here and self._may_join(networks.get(n))}
+        missing = {n for n in wanted if n not in here and self.may_join(networks.get(n))}
         self._missing_since = {n: self._missing_since.get(n, now) for n in missing}
         self._attempts = {n: a for n, a in self._attempts.items() if n in missing}
 
@@ -183,8 +183,9 @@ class NetworkPlanner:
             self._moving_since = now
         return now - self._moving_since < SETTLE
 
-    def _may_join(self, network: Json | None) -> bool:
-        if network is None or network.get("Scope") != "swarm":
+    def may_join(self, network: Json | None) -> bool:
+        """True for a network that is to be joined if a published service is on it."""
+        if not self._enabled or network is None or network.get("Scope") != "swarm":
             return False
         allowed = self._allowed or ("*",)
         return any(fnmatchcase(network["Name"], pattern) for pattern in allowed)

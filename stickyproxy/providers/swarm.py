@@ -16,11 +16,12 @@ import logging
 import queue
 import random
 import re
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,6 +60,9 @@ _ERRORS = (DockerException, RequestException, OSError, ValueError)
 
 # --- the engine -----------------------------------------------------------------------------
 
+_DESIRED = {"desired-state": ["running", "ready", "accepted"]}
+"""Tasks that run, or are to."""
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -78,9 +82,14 @@ class Engine:
         self._container = own_container() if forwards_here else ""
         self._client: APIClient | None = None
         self._realm = ""
-        self._raw: tuple[bytes, ...] = ()
-        self._seen: frozenset[str] = frozenset()
-        """Tasks that ran when last listed."""
+        self._last: object = None
+        """The last answers; most of the time the next ones are the same, and are not parsed."""
+        self._raw_tasks = b""
+        self._tasks: list[Json] = []
+        self._listed: frozenset[str] = frozenset()
+        """Ids of ``_tasks``."""
+        self._running: frozenset[str] = frozenset()
+        """Ids of the tasks that ran when last listed, those that were leaving included."""
 
     def look(self) -> View | None:
         """List everything; None if nothing has changed. A fixed number of requests: services,
@@ -95,56 +104,60 @@ class Engine:
         if self._client is None:
             self._client = _connect(self._settings)
             self._realm = str(self._client.inspect_swarm()["ID"])
+        tasks = self._get("/tasks", _DESIRED if self._running else None)
+        if tasks != self._raw_tasks:
+            self._raw_tasks, self._tasks = tasks, json.loads(tasks)
+            self._listed = frozenset(task["ID"] for task in self._tasks)
         raw = (
             self._get("/services"),
-            *self._list_tasks(),
+            self._get_leaving(),
             self._get("/networks", {"scope": ["swarm"]}),
             self._get("/nodes"),
-            self._look_at_self(),
         )
-        if raw == self._raw:
+        own = self._look_at_self()
+        if (tasks, raw, own) == self._last:
             return None
-        services, tasks, leaving, networks, nodes, own = map(json.loads, raw)
-        listing = Listing(self._realm, services, tasks + leaving, networks, nodes)
-        self._seen = frozenset(
+        self._last = tasks, raw, own
+        services, leaving, networks, nodes = map(json.loads, raw)
+        listing = Listing(self._realm, services, self._tasks + leaving, networks, nodes)
+        self._running = frozenset(
             task["ID"] for task in listing.tasks if task["Status"]["State"] == "running"
         )
-        self._raw = raw
-        return View(listing, self._standpoint(services, own))
+        return View(listing, self._standpoint(services, listing.tasks, own))
 
-    def _list_tasks(self) -> tuple[bytes, bytes]:
-        """Tasks that are to run, and those that ran just now and are not to run any longer. The
-        engine remembers many more, of no use to us, so they are not asked for."""
-        if not self._seen:
-            return self._get("/tasks"), b"[]"
-        desired = self._get("/tasks", {"desired-state": ["running", "ready", "accepted"]})
-        gone = [task for task in sorted(self._seen) if task.encode() not in desired]
-        return desired, self._get("/tasks", {"id": gone}) if gone else b"[]"
+    def _get_leaving(self) -> bytes:
+        """Tasks that ran just now and are not to run any longer. The engine remembers many more
+        that do not run, of no use to us: hence only these are asked for, and only by id."""
+        gone = sorted(self._running - self._listed)
+        return self._get("/tasks", {"id": gone}) if gone else b"[]"
 
-    def _look_at_self(self) -> bytes:
+    def _look_at_self(self) -> Standpoint | None:
+        """Where the own container stands; None if this process runs in none of this engine."""
         if not self._container:
-            return b"null"
+            return None
         try:
-            return self._get(f"/containers/{self._container}/json")
+            own = json.loads(self._get(f"/containers/{self._container}/json"))
         except NotFound:
-            return b"null"  # a container of another engine than this one
-
-    def _standpoint(self, services: Iterable[Json], own: Json | None) -> Standpoint:
-        labels = {} if own is None else (own["Config"].get("Labels") or {})
-        service = str(labels.get("com.docker.swarm.service.name", ""))
-        named = self._settings.proxy_service
-        if named is not None and named != service:
-            return _standpoint_of_service(named, services)
-        if own is None:
-            return Standpoint(service=service)
+            return None
         joined = own["NetworkSettings"]["Networks"] or {}
-        ids = frozenset(str(network["NetworkID"]) for network in joined.values())
-        return Standpoint(ids, service, str(own["Id"]))
+        return Standpoint(
+            frozenset(str(network["NetworkID"]) for network in joined.values()),
+            str((own["Config"].get("Labels") or {}).get("com.docker.swarm.service.name", "")),
+            str(own["Id"]),
+        )
+
+    def _standpoint(
+        self, services: Iterable[Json], tasks: Iterable[Json], own: Standpoint | None
+    ) -> Standpoint:
+        named = self._settings.proxy_service
+        if named is None or (own is not None and own.service == named):
+            return own or Standpoint()
+        return _standpoint_of_service(named, services, tasks)
 
     def forget(self) -> None:
         """Connect anew for the next request, and take nothing for known."""
         client, self._client = self._client, None
-        self._raw = ()
+        self._last = None
         if client is not None:
             with suppress(*_ERRORS):
                 client.close()
@@ -224,21 +237,38 @@ def _is_plugged(client: APIClient, container: str, network: str) -> bool:
     return True
 
 
-def _standpoint_of_service(name: str, services: Iterable[Json]) -> Standpoint:
-    """Where the tasks of a proxy service stand, or will when its last update is done."""
+def _standpoint_of_service(
+    name: str, services: Iterable[Json], tasks: Iterable[Json]
+) -> Standpoint:
+    """Where the proxies stand that are tasks of a service: on the networks that any of them is on,
+    which are not those of its specification while that is being rolled out. When none runs, those
+    count that are on their way: they are given their networks before they start."""
     for service in services:
         if name in (service["Spec"]["Name"], service["ID"]):
-            attached = service["Spec"]["TaskTemplate"].get("Networks") or ()
-            ids = frozenset(str(each["Target"]) for each in attached)
-            return Standpoint(ids, str(service["Spec"]["Name"]))
+            own = [task for task in tasks if task.get("ServiceID") == service["ID"]]
+            running = [task for task in own if task["Status"]["State"] == "running"]
+            wanted = [task for task in own if task["DesiredState"] in ("running", "ready")]
+            ids = (
+                str(attachment["Network"]["ID"])
+                for task in running or wanted
+                for attachment in task.get("NetworksAttachments") or ()
+            )
+            return Standpoint(frozenset(ids), str(service["Spec"]["Name"]))
     return Standpoint(service=name)
 
 
 def _connect(settings: SwarmSettings) -> APIClient:
     """A client that speaks the engine's own version of the API."""
-    probe = _client(settings, "1.30")
-    version = probe.version(api_version=False)["ApiVersion"]
-    probe.close()
+    if settings.endpoint.startswith("unix://"):
+        # First by ourselves: the SDK leaves a socket open that could not be connected.
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(ENGINE_TIMEOUT)
+            probe.connect(settings.endpoint.removeprefix("unix://"))
+    client = _client(settings, "1.30")
+    try:
+        version = client.version(api_version=False)["ApiVersion"]
+    finally:
+        client.close()
     return _client(settings, str(version))
 
 
@@ -266,12 +296,12 @@ def _explained(endpoint: str, error: Exception) -> str:
             f"the engine at {endpoint} is no Swarm manager: run the proxy on one, or let it follow "
             "a controller ([providers.controller])"
         )
-    if "FileNotFoundError" in text or "No such file" in text:
+    if isinstance(error, FileNotFoundError) or "FileNotFoundError" in text:
         return (
             f"there is no engine at {endpoint}: start it, or mount its socket "
             f"(--mount type=bind,source={path},target={path})"
         )
-    if "PermissionError" in text or "Permission denied" in text:
+    if isinstance(error, PermissionError):
         return f"the engine at {endpoint} may not be used by this user: add it to group docker"
     if "HTTP request to an HTTPS server" in text:
         return f"the engine at {endpoint} wants TLS: set tls_ca, tls_cert and tls_key"
@@ -380,14 +410,12 @@ class EventWatch:
         failures = 0
         while not self._stopping.is_set():
             try:
-                client = _connect(self._settings)
-                self._stream = client.events(filters=_EVENTS)
-                self._wake()
-                failures = 0
-                for _ in self._stream:
-                    if self._stopping.is_set():
-                        break
+                with closing(_connect(self._settings)) as client:
+                    self._stream = client.events(filters=_EVENTS)
+                    failures = 0
                     self._wake()
+                    for _ in self._stream:
+                        self._wake()
             except _ERRORS as error:
                 log.debug("event stream: %s", error)
             failures += 1
@@ -422,8 +450,8 @@ class SwarmProvider:
         self._settings = settings
         self._publish = publish
         self._engine = Engine(settings, forwards_here=forwards_here)
-        self._reader = SwarmReader(settings.service_cluster)
         self._planner = NetworkPlanner(settings)
+        self._reader = SwarmReader(settings.service_cluster, self._planner.may_join)
         self._reading: Reading | None = None
         self._view: View | None = None
         self._told: tuple[Problem, ...] = ()

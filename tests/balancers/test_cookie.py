@@ -120,13 +120,19 @@ class TestRule2:
         assert self.balancer.pick(request, ()) is self.balancer.pick(request, ())
 
 
+def test_an_empty_value_is_no_value() -> None:
+    """It would herd strangers onto one endpoint."""
+    pick = picked(build(ALL), sending(name=(b"",)))
+    assert pick.affinity is Affinity.NEW
+
+
 class TestRule3:
     """NAME holds anything else (the app's value) -> consistent hash of the value; the companion
     is issued with the response."""
 
     balancer = build(ALL)
 
-    @pytest.mark.parametrize("value", [b"abc", b"", b'"abc"', b"xsp1.", b"\xff\x00", b"v" * 9000])
+    @pytest.mark.parametrize("value", [b"abc", b'"abc"', b"xsp1.", b"\xff\x00", b"v" * 9000])
     def test_the_value_decides(self, value: bytes) -> None:
         pick = picked(self.balancer, sending(name=(value,)))
         assert pick.endpoint is SlotTable(FIVE).owner(value)
@@ -365,6 +371,14 @@ class TestRule6:
         pick = picked(self.balancer, sending(name=(b"abc",), companion=(B.pin,)))
         assert issued(pick, LOGOUT, LOGIN) == []
         assert issued(pick, LOGIN, LOGOUT) == [b"session_lb=; Path=/; Max-Age=0"]
+
+    def test_a_deletion_in_another_scope_is_of_another_cookie(self) -> None:
+        """Applications clean up after a cookie's path or domain has changed."""
+        old = b"session=; Path=/old; Max-Age=0"
+        pick = picked(self.balancer, sending())
+        companion = [b"session_lb=" + pick.endpoint.pin + b"; Path=/; HttpOnly"]
+        assert issued(pick, b"session=abc; Path=/", old) == companion
+        assert issued(pick, old, b"session=abc; Path=/") == companion
 
     def test_a_login_later_on(self) -> None:
         browser = Browser()

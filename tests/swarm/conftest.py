@@ -65,3 +65,11 @@ def pytest_runtest_makereport(
             what = f"{error}\n{swarm.manager.log()}"
         report.sections.append(("Swarm", what))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests had to tell, also of those that passed."""
+    if stage.told:
+        terminalreporter.section("what the Swarm showed")
+        for text in stage.told:
+            terminalreporter.write_line(text)

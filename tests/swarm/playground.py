@@ -38,9 +38,12 @@ def _up(swarm: Swarm) -> int:
     environ = {**os.environ, **swarm.manager.environ, "NO_BUILD": "1"}
     status = subprocess.run([*enter, _UP], env=environ, check=False).returncode
     if status == 0:
-        print("\nThe engine has a network of its own. A shell on it (it ends when you leave):")
-        print(f"{swarm.manager.name}: exit or Ctrl-D removes everything.", flush=True)
-        subprocess.run([*enter, "bash", "--norc", "-i"], env=environ, check=False)
+        print("\nThe engine has a network of its own, so type this in the shell that follows.")
+        print("Leaving the shell (exit, Ctrl-D) removes the engine and all that is on it.")
+        sys.stdout.flush()
+        environ["PS1"] = f"{swarm.manager.name}# "
+        home = swarm.manager.directory  # what is typed there may leave files
+        subprocess.run([*enter, "bash", "--norc", "-i"], env=environ, cwd=home, check=False)
     return status
 
 

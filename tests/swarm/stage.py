@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,10 @@ HEALTH = (
     "--health-interval=3s",  # each check starts a process in the container, which is not cheap
 )
 """Options that give the demo application a health check."""
+
+
+told: list[str] = []
+"""What the tests have to tell beside passing; printed when all have run."""
 
 
 @dataclass(frozen=True)
@@ -188,14 +193,17 @@ class Instances:
 
 
 def moves_table(title: str, report: Report, instances: Instances) -> str:
-    """The table "session, from, to, why" of a load, for the test's output."""
+    """The table "session, from, to, why" of a load; sessions that went the same way share rows."""
     instances.note()
-    lines = [f"{title}: {report}", "  session  from          to            why"]
-    lines += [
-        f"  {move.session:>7}  {move.came_from:<12}  {move.went_to:<12}  "
-        f"{instances.fate(move.came_from) or 'NOTHING IS WRONG WITH IT'}"
-        for move in sorted(report.moves, key=lambda move: (move.came_from, move.session))
-    ]
+    ways: dict[tuple[str, str], list[int]] = {}
+    for move in report.moves:
+        ways.setdefault((move.came_from, move.went_to), []).append(move.session)
+    lines = [f"{title}: {report}"]
+    for came_from, went_to in sorted(ways):
+        why = instances.fate(came_from) or "NOTHING IS WRONG WITH IT"
+        lines.append(f"  from {came_from} to {went_to}, because: {why}")
+        sessions = " ".join(str(session) for session in sorted(ways[came_from, went_to]))
+        lines += textwrap.wrap(sessions, 90, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines)
 
 

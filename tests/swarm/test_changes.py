@@ -21,6 +21,7 @@ from tests.swarm.stage import (
     moves_table,
     published,
     service_settled,
+    told,
     unjustified,
 )
 
@@ -56,7 +57,7 @@ def _under_load(swarm: Swarm, title: str, change: Callable[[Node, Instances], No
         change(node, instances)
         instances.note()
         _see_twice(load)
-    print(moves_table(title, load.report, instances))
+    told.append(moves_table(title, load.report, instances))
     assert unjustified(load.report, instances) == []
     return load
 

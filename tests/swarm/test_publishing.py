@@ -11,7 +11,7 @@ import pytest
 
 from tests.swarm.engine import Swarm, eventually
 from tests.swarm.load import Load
-from tests.swarm.stage import ask, create_demo, deploy, published, service_settled
+from tests.swarm.stage import ask, create_demo, deploy, published, service_settled, told
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,9 @@ def test_a_canary_gets_its_share_of_sessions_and_keeps_them(deployed: Swarm) -> 
     )
     with Load(deployed, [node.address], sessions=200) as load:
         eventually("every session has asked ten times", lambda: load.beats >= 10)
-    print(load.report)
+    told.append(f"canary: {load.report}")
     assert load.report.failures == []
     assert load.report.moves == []
     cohorts = Counter(version for [version] in load.report.versions.values())
-    print(f"sessions by version: {dict(cohorts)}")
+    told.append(f"sessions by version: {dict(cohorts)}")
     assert cohorts == {"stable": 160, "canary": 40}

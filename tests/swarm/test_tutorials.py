@@ -7,7 +7,7 @@ from collections import Counter
 
 from tests.swarm.engine import Swarm, eventually
 from tests.swarm.images import DEMO_IMAGE
-from tests.swarm.stage import Reply, ask, deploy, published, service_settled
+from tests.swarm.stage import Reply, ask, deploy, published, service_settled, told
 
 COOKIE_TUTORIAL = f"""
 docker network create -d overlay demo
@@ -109,7 +109,7 @@ def test_the_ip_hash_tutorial(swarm: Swarm) -> None:
     before = placed()
     assert placed() == before
     share = Counter(before.values())
-    print(f"100 clients over 5 endpoints: {sorted(share.values())}")
+    told.append(f"100 clients over 5 endpoints: {sorted(share.values())}")
     assert len(share) == 5
 
     swarm.manager.shell(SCALE)
@@ -117,7 +117,7 @@ def test_the_ip_hash_tutorial(swarm: Swarm) -> None:
     eventually("all ten are in rotation", lambda: len(set(placed().values())) == 10)
     after = placed()
     moved = [client for client in clients if before[client] != after[client]]
-    print(f"5 -> 10: {len(moved)} of 100 clients moved")
+    told.append(f"5 -> 10: {len(moved)} of 100 clients moved")
     # 50 are due to move, with a standard deviation of 5.
     assert 25 <= len(moved) <= 75
     assert all(after[client] not in share for client in moved), "some moved between old endpoints"
