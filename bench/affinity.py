@@ -554,6 +554,8 @@ def _table(
 ) -> list[str]:
     """One row for each thing that can go wrong, one column for each proxy."""
     here = [one for one in found if shares(one)]
+    if not here:
+        return ["Not run."]
     lines = ["| percent | " + " | ".join(one.name for one in here) + " |"]
     lines += ["|---|" + "--:|" * len(here)]
     for key, title in columns.items():

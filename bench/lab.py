@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench import load, results
+from bench import goals, load, results
 from bench.environment import environment, raise_file_limit
 from bench.processes import Child, StartError, cpu_seconds, free_port, memory_kib
 from bench.proxies import IN_SPEED_LAB, OURS, PEERS, Proxy, RunningProxy, installed_version
@@ -38,6 +38,10 @@ ENDPOINTS = 5
 MANY_ENDPOINTS = 10
 """Ports that the endpoints listen on: services of the large tables have so many."""
 SESSIONS = 20
+CROWD = 64
+FAREWELL_SECONDS = 0.3
+"""After more than CROWD connections: until the proxy that had them has closed them all, so that
+the next one has the core to itself."""
 SPARE_FILES = 2000
 QUICK_IDLE = 1000
 
@@ -135,7 +139,7 @@ def _write(tables: Sequence[Table], command: str, plan: Plan) -> None:
         "workloads": [results.as_json(table) for table in tables],
     }
     (RESULTS / "speed.json").write_text(json.dumps(document, indent=1) + "\n")
-    (RESULTS / "speed.md").write_text(results.markdown(tables, lines, []))
+    (RESULTS / "speed.md").write_text(results.markdown(tables, lines, goals.markdown(tables)))
     (RESULTS / "speed.svg").write_text(results.chart(tables))
 
 
@@ -209,11 +213,12 @@ class Arena:
         for _, running, asked in self._running:
             if self._plan.warm_up:
                 self._load(running, asked, self._plan.warm_up)
+        seconds = max(self._plan.seconds, self._workload.least_seconds)
         for number in range(self._plan.rounds):
             first = number % max(1, len(self._running))
             for row, running, asked in self._running[first:] + self._running[:first]:
                 before = cpu_seconds(running.pid)
-                found = self._load(running, asked, self._plan.seconds)
+                found = self._load(running, asked, seconds)
                 row.samples.append(Sample(found, cpu_seconds(running.pid) - before))
                 row.peak_kib = memory_kib(running.pid)
 
@@ -229,6 +234,8 @@ class Arena:
             row.peak_kib = memory_kib(running.pid)
 
     def _load(self, running: RunningProxy, asked: Path, seconds: int) -> load.Load:
+        if self._workload.connections > CROWD:
+            time.sleep(FAREWELL_SECONDS)
         return load.wrk(
             running.port,
             asked,
@@ -261,10 +268,10 @@ class Arena:
 
     def _requests(self, contender: Contender, running: RunningProxy) -> Path:
         """What wrk sends: a few sessions in turn, each with the cookies it was given."""
-        workload, hosts = self._workload, _hosts(contender.variant.services)
+        workload, hosts = self._workload, _hosts(contender.variant.loaded)
         requests = []
         for number in range(1 if workload.upload else SESSIONS):
-            host = hosts[number * len(hosts) // SESSIONS]
+            host = hosts[number % len(hosts)]
             first = load.request("/116", host=host, user=f"user-{number}", close=True)
             cookie = _cookies(_get(running.port, first)) if workload.policy == "cookie" else ""
             if workload.policy == "cookie" and not cookie:

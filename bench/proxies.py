@@ -16,7 +16,6 @@ from pathlib import Path
 
 from bench.processes import Child, StartError, free_port
 from bench.templates import Target, render
-from stickyproxy.config import ProxySettings
 
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
@@ -224,13 +223,10 @@ class RunningProxy:
             "dir": str(self._directory),
             "user": getpass.getuser(),
         }
-        asked = [*self._asked]
-        if "workers" in ProxySettings.__dataclass_fields__:
-            asked.append("workers")
         for name, template in self.proxy.files.items():
-            text = render((PEERS / template).read_text(), asked, values, targets) + self._extra
+            text = render((PEERS / template).read_text(), self._asked, values, targets)
             new = self._directory / f"{name}.new"
-            new.write_text(text)
+            new.write_text(text + self._extra)
             new.rename(self._directory / name)
 
     def reload(self) -> None:

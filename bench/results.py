@@ -97,9 +97,9 @@ def p99(sample: Sample) -> float:
 # --- Markdown -------------------------------------------------------------------------------
 
 
-def markdown(tables: Sequence[Table], about: Sequence[str], versions: Sequence[str]) -> str:
+def markdown(tables: Sequence[Table], about: Sequence[str], summary: Sequence[str]) -> str:
     """The whole report."""
-    lines = ["# Speed", "", *about, *versions, "", *_READING]
+    lines = ["# Speed", "", *about, "", *_READING, "", *summary]
     for table in tables:
         lines += ["", f"## {table.title}", "", f"Why: {table.why}.", ""]
         idle = any(row.idle_clients for row in table.rows)

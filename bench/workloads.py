@@ -13,6 +13,8 @@ class Variant:
     asked: tuple[str, ...] = ()
     """Words for its template: see ``peers/stickyproxy.toml``."""
     services: int = 1
+    loaded: int = 1
+    """How many of the services get requests."""
     swaps: float = 0
     """How often in a second the routing table is replaced."""
 
@@ -38,6 +40,8 @@ class Workload:
     variants: tuple[Variant, ...] = ()
     quick: bool = False
     """Part of the quick run too."""
+    least_seconds: int = 1
+    """Shorter runs would show little but the beginning."""
 
 
 WORKLOADS = (
@@ -77,7 +81,12 @@ WORKLOADS = (
     Workload("1-connection", "116 B, 1 connection", "latency alone", connections=1),
     Workload("256-connections", "116 B, 256 connections", "fairness", connections=256, quick=True),
     Workload(
-        "2000-connections", "116 B, 2,000 connections", "crowds", connections=2000, quick=True
+        "2000-connections",
+        "116 B, 2,000 connections",
+        "crowds",
+        connections=2000,
+        quick=True,
+        least_seconds=3,
     ),
     Workload(
         "new-connections",
@@ -91,7 +100,11 @@ WORKLOADS = (
         "services",
         "116 B, 1,000 services of 10 endpoints in the table",
         "the cost per request must not grow",
-        variants=(PLAIN, Variant("1,000 services", services=1000)),
+        variants=(
+            PLAIN,
+            Variant("1,000 services", services=1000),
+            Variant("1,000 services, load on 20", services=1000, loaded=20),
+        ),
         quick=True,
     ),
     Workload(
@@ -103,6 +116,12 @@ WORKLOADS = (
             Variant("100 services, 20 swaps/s", services=100, swaps=20),
         ),
         quick=True,
+    ),
+    Workload(
+        "workers",
+        "116 B, two worker processes on the core of one",
+        "CPU per request must not grow",
+        variants=(PLAIN, Variant("2 workers", asked=("two_workers",))),
     ),
     Workload(
         "access-log",

@@ -29,6 +29,7 @@ class App:
     def __init__(self, settings: Config, file: ConfigFile | None = None) -> None:
         """``file``: where the settings come from; it is watched for changes. Raises ListenError
         if the access log cannot be opened."""
+        self._grace_period = settings.proxy.grace_period
         self._stop = asyncio.Event()
         self._plane = DataPlane(plane_settings(settings))
         self.proxy = self._plane.proxy
@@ -70,13 +71,13 @@ class App:
         """Stop accepting, let requests under way finish for ``grace`` seconds (the configured
         grace period by default), then end."""
         if grace is None:
-            grace = self.config.proxy.grace_period
+            grace = self._grace_period
         self._plane.accept_on(())
         self._listeners.close()
         await self._plane.drain(grace)  # routes are kept in step meanwhile
         await self._sources.stop()
         await self._admin.stop()
-        self._plane.close()
+        await self._plane.stop()
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT end ``run_until_signalled``, a second one the process; SIGHUP
@@ -87,7 +88,7 @@ class App:
     async def run_until_signalled(self) -> None:
         """Serve until a signal, then stop gracefully."""
         await self._stop.wait()
-        log.info("stopping: requests under way get %g s", self.config.proxy.grace_period)
+        log.info("stopping: requests under way get %g s", self._grace_period)
         await self.stop()
 
     def _on_hangup(self) -> None:

@@ -52,8 +52,7 @@ class DataPlane:
             retry_seconds=3 * proxy.connect_timeout,
             access_log=self._access_log,
         )
-        self._health = Health(self.proxy)
-        self.proxy.health = self._health
+        self._health = self.proxy.health = Health(self.proxy)
         self.registry = Registry(
             self.proxy, self._upstreams, proxy.pin_secret, tells_problems=tells_problems
         )
@@ -80,10 +79,10 @@ class DataPlane:
         cut = await self.server.drain(grace)
         if cut:
             log.warning("%d connections did not finish within %g s and were cut", cut, grace)
-        await self._health.stop()
 
-    def close(self) -> None:
+    async def stop(self) -> None:
         """End."""
+        await self._health.stop()
         self._upstreams.close()
         if self._access_log is not None:
             self._access_log.close()

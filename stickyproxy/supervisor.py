@@ -183,8 +183,10 @@ class Seat:
         inherited = {fd for share in self._begin.shares for fd in share} | {theirs.fileno()}
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "stickyproxy.worker", str(theirs.fileno())),
+                *(sys.executable, "-P", "-m", "stickyproxy.worker", str(theirs.fileno())),
                 stdin=DEVNULL,
+                # Modules from where we have them, and not from the folder we were started in.
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 pass_fds=tuple(inherited),
                 start_new_session=True,  # Ctrl-C is for us; we tell the workers
             )
@@ -274,6 +276,7 @@ class Supervisor:
         log_file = open_access_log(settings.access_log)  # better said once than by every worker
         if log_file is not None:
             log_file.close()
+        self._grace_period = settings.proxy.grace_period
         shown = _ShownTable()
         self.registry = Registry(shown, _NoConnections(), settings.proxy.pin_secret)
         self._sources = Sources(settings, file, self._publish, self._in_step)
@@ -316,7 +319,7 @@ class Supervisor:
         """Stop accepting, let requests under way finish for ``grace`` seconds (the configured
         grace period by default), then end."""
         if grace is None:
-            grace = self.config.proxy.grace_period
+            grace = self._grace_period
         self._listeners.close()
         for seat in self._seats:
             seat.drain(grace)
@@ -339,7 +342,7 @@ class Supervisor:
     async def run_until_signalled(self) -> None:
         """Serve until a signal, then stop gracefully."""
         await self._stop.wait()
-        log.info("stopping: requests under way get %g s", self.config.proxy.grace_period)
+        log.info("stopping: requests under way get %g s", self._grace_period)
         await self.stop()
 
     def _start_workers(self) -> None:

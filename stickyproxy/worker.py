@@ -62,7 +62,7 @@ class Worker:
         await self._plane.drain(self._grace)
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
-        self._plane.close()
+        await self._plane.stop()
         return self._status
 
     def _handle_signals(self) -> None:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import affinity, results
+from bench import affinity, goals, results
 from bench.affinity import Findings, Share
 from bench.apps import App
 from bench.browser import Browser, parse_answer, sessions
@@ -163,6 +163,21 @@ class TestSpeedReport:
         keys = [workload.key for workload in WORKLOADS]
         assert len(keys) == len(set(keys))
         assert set(results.CHARTED) <= set(keys)
+
+
+class TestGoals:
+    def test_met_missed_and_not_measured(self) -> None:
+        found = table(("stickyproxy", [20]), ("nginx (Debian)", [10]), ("Envoy", [40]))
+        lines = goals.markdown([found])
+        assert "| 116 B: CPU to nginx | 1.8 | 2 | **missed** |" in lines
+        assert "| 116 B: CPU to Envoy | 1 | 0.5 | met |" in lines
+        assert not any("Traefik" in line for line in lines)
+
+    def test_they_are_about_rows_that_there_are(self) -> None:
+        names = {proxy.name for proxy in PROXIES}
+        for goal in goals.GOALS:
+            [workload] = [one for one in WORKLOADS if one.key == goal.workload]
+            assert goal.row in names | {variant.name for variant in workload.variants}
 
 
 class TestBrowser:

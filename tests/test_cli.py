@@ -164,13 +164,16 @@ def document(
     listener: str = "127.0.0.1:0",
     proxy: Iterable[str] = (),
     access_log: Iterable[str] = ('format = "off"',),
+    workers: int = 1,
 ) -> str:
-    """A configuration file; ``proxy`` and ``access_log`` are lines of these tables."""
+    """A configuration file; ``proxy`` and ``access_log`` are lines of these tables. One worker,
+    because each has turns of its own, and tests count them; for more see test_supervisor."""
     return "\n".join(
         (
             "[[listeners]]",
             f'address = "{listener}"',
             "[proxy]",
+            f"workers = {workers}",
             *proxy,
             "[access_log]",
             *access_log,
