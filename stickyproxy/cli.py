@@ -189,6 +189,8 @@ def _run(main_coroutine: Coroutine[object, object, None]) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    # A reload that comes before there is anything to reload must not end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return _run(_serve_until_signalled(options.config))
 
 

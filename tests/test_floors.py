@@ -23,9 +23,9 @@ FLOORS = (
     # the command line
     ("__main__",),
     ("cli",),
-    # composition roots: make the parts of a process and join them
-    ("supervisor", "worker"),
-    ("app", "demo", "diagnosis"),
+    # composition root: makes the parts and joins them
+    ("supervisor",),
+    ("app", "demo", "diagnosis", "worker"),
     ("data_plane", "sources"),
     # CONTROL: what decides what is served, and where
     ("admin",),
@@ -44,8 +44,9 @@ FLOORS = (
     ("balancers",),
     ("balancers.consistent_hash", "balancers.cookie", "balancers.ip_hash", "balancers.round_robin"),
     # the configuration
-    ("channel", "config"),
-    ("codec", "options", "settings"),
+    ("config",),
+    ("channel", "codec", "options"),
+    ("settings",),
     # the ground: knows nobody
     ("build_info", "cookies"),
     ("errors", "hashing", "headers", "model", "sockets"),
