@@ -367,9 +367,10 @@ class Swarm:
             node.docker(
                 "swarm", "join", "--token", token, "--advertise-addr", node.address, first.address
             )
-        eventually("every node is ready", self._all_ready, within=60)
+        eventually("every node is ready", self.all_ready, within=60)
 
-    def _all_ready(self) -> bool:
+    def all_ready(self) -> bool:
+        """True if the manager has every node in touch."""
         states = [node["Status"]["State"] for node in self.manager.api("/nodes")]
         return len(states) == len(self.nodes) and set(states) == {"ready"}
 
