@@ -286,6 +286,14 @@ class TestLastGood:
         assert len(snapshot.services) == 1
         assert snapshot.problems == ()
 
+    @pytest.mark.parametrize("label", ["ssl_only", "ssl_passthrough", "ssl_backend"])
+    def test_is_not_fallen_back_to_when_encryption_is_asked_for(self, label: str) -> None:
+        """It would go in the clear, although nobody wants that any longer."""
+        reader = SwarmReader()
+        reader.read(listing([service()], [task()]), ANYWHERE)
+        secret = service(marks=labels(**{label: "true"}))
+        assert reader.read(listing([secret], [task()]), ANYWHERE).snapshot.services == ()
+
 
 class TestTraps:
     OWN: Json = service("lb", marks={}, networks=["net-a"], ports=[port(80, 80, "ingress")])

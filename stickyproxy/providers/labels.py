@@ -211,6 +211,13 @@ def _not_served_yet(
         yield _problem(service, PREFIX + key, values[key], reason, fatal=key in _IN_THE_CLEAR)
 
 
+def held_back_from_the_clear(problems: Iterable[Problem]) -> bool:
+    """True if labels ask for encryption that is not served yet: then earlier labels, which did
+    not, must not be fallen back to either."""
+    keys = {PREFIX + key for key in _IN_THE_CLEAR}
+    return any(problem.fatal and problem.label in keys for problem in problems)
+
+
 def _vip_with_affinity(service: str, values: Mapping[str, str]) -> Problem:
     return _problem(
         service,

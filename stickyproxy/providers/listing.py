@@ -110,6 +110,8 @@ class SwarmReader:
         if declared is None:
             return _Found(problems=_near_misses(name, spec, marks))
         options, problems = declared.options, declared.problems
+        if labels.held_back_from_the_clear(problems):
+            self._last_good.pop(service["ID"], None)
         if options is None:
             options = self._last_good.get(service["ID"])
         else:
