@@ -58,7 +58,7 @@ class DataPlane:
         )
         self.server = Server(
             ClientServer(
-                self.proxy.handle,
+                self.proxy.exchange,
                 self.proxy.refuse,
                 _limits(proxy),
                 TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix),

@@ -10,8 +10,8 @@ the proxy does (see ARCHITECTURE.md, "why the loop is ours").
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
@@ -69,8 +69,23 @@ class Limits:
         self.client_timeout = client_timeout
 
 
-Serve = Callable[["ClientConnection", "RawRequestMessage", "StreamReader"], Awaitable[bool]]
-"""Answers one request; returns whether the connection may serve another."""
+class Exchange(Protocol):
+    """One request being answered."""
+
+    def begin(self) -> bool:
+        """Answer it from callbacks alone, if that can be done. Then either ``served`` or
+        ``needs_task`` of the connection is called in the end, unless ``client_lost`` is called
+        before. Otherwise nothing has been done that ``run`` would do again."""
+
+    async def run(self) -> bool:
+        """Answer it, or go on with it. Returns whether the connection may serve another."""
+
+    def client_lost(self) -> None:
+        """The client is gone, and nobody runs this."""
+
+
+Serve = Callable[["ClientConnection", "RawRequestMessage", "StreamReader"], Exchange]
+"""Begins to answer one request."""
 Refuse = Callable[["ClientConnection", BadRequest], None]
 """Answers what could not even be parsed. The connection closes after."""
 
@@ -129,10 +144,15 @@ class ClientServer(web.Server):
 
 
 class ClientConnection(RequestHandler):
-    """One client connection: serves its requests one after the other."""
+    """One client connection: serves its requests one after the other. A request that comes while
+    nothing is going on is begun in its callback; the connection's task is only woken when that
+    is not enough."""
 
     __slots__ = (
+        "_exchange",
         "_head_timer",
+        "_keep",
+        "_parked",
         "_payload",
         "_server",
         "draining",
@@ -146,6 +166,12 @@ class ClientConnection(RequestHandler):
         self.loop = self._loop
         self._server = server
         self._head_timer: asyncio.TimerHandle | None = None
+        self._exchange: Exchange | None = None
+        """A request that is being answered without the task, or waits for it."""
+        self._parked: asyncio.Future[None] | None = None
+        """What the task waits for meanwhile. ``_waiter`` is None then: aiohttp would wake it."""
+        self._keep = True
+        """Whether the connection may serve another request."""
         self._payload: StreamReader | None = None
         """Body of the request that is being served."""
         self.source: UpstreamConnection | None = None
@@ -201,9 +227,30 @@ class ClientConnection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.client_lost()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            self._receive_more(data)
+            return
+        self._waiter, self._parked = None, waiter
+        super().data_received(data)
+        if self._messages:
+            if not self._begin():
+                self.needs_task()
+        else:
+            self._waiter, self._parked = waiter, None
+            if data and self._head_timer is None and not self._upgraded:
+                self._head_timer = self.loop.call_later(
+                    self._server.limits.head_timeout, self._head_timed_out
+                )
+
+    def _receive_more(self, data: bytes) -> None:
+        """What comes while a request is being answered."""
         super().data_received(data)
         if self._messages:
             payload = self._payload
@@ -215,10 +262,6 @@ class ClientConnection(RequestHandler):
                 # The body that is being forwarded turned out malformed. aiohttp tells the next
                 # request's handler, but not whoever reads this body.
                 payload.set_exception(_bad_request(self._messages[-1][0], self._server.limits))
-        elif self._waiter is not None and self._head_timer is None and not self._upgraded:
-            self._head_timer = self.loop.call_later(
-                self._server.limits.head_timeout, self._head_timed_out
-            )
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -232,41 +275,74 @@ class ClientConnection(RequestHandler):
 
     # --- serving ---
 
+    def _begin(self) -> bool:
+        """Try to answer the request that came without the task."""
+        message, payload = self._messages[0]
+        if self._paused or isinstance(message, _ErrInfo):
+            return False
+        exchange = self._exchange = self._take_request(message, payload)
+        return exchange.begin()
+
+    def _take_request(self, message: RawRequestMessage, payload: StreamReader) -> Exchange:
+        """``message`` is the next in the queue."""
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        self._messages.popleft()
+        self._free_queue_slot()
+        self._payload = payload
+        return self._server.serve(self, message, payload)
+
+    def served(self, *, keep: bool) -> None:
+        """The request that was begun without the task is answered."""
+        self._exchange = None
+        if keep and not (self._messages or self._paused or self.draining):
+            self._waiter, self._parked = self._parked, None
+            self._rearm_keepalive()
+        else:
+            self._keep = keep
+            self.needs_task()
+
+    def needs_task(self) -> None:
+        """Wake the task for what callbacks cannot do."""
+        parked, self._parked = self._parked, None
+        if parked is not None and not parked.done():
+            parked.set_result(None)
+
     async def start(self) -> None:
         """Serve requests until the connection ends. aiohttp runs this as the connection's task
         and cancels it when the client goes away."""
-        server = self._server
-        messages = self._messages
-        serve = server.serve
-        keep = True
-        while keep:
-            if not messages:
-                if self.draining:
-                    break
-                self._waiter = self.loop.create_future()
-                try:
-                    await self._waiter
-                finally:
-                    self._waiter = None
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-            message, payload = messages.popleft()
-            self._free_queue_slot()
-            if isinstance(message, _ErrInfo):
-                server.refuse(self, _bad_request(message, server.limits))
-                await self._linger()
-                break
-            self._payload = payload
-            keep = await serve(self, message, payload)
-            self._payload = None
-            if payload is not EMPTY_PAYLOAD and not payload.is_eof():
-                keep = await self._discard(payload) and keep
+        while True:
             if self._paused:
                 await self._drain()
+            if not self._keep:
+                break
+            exchange, self._exchange = self._exchange, None
+            if exchange is None:
+                if not self._messages:
+                    if self.draining:
+                        break
+                    await self._park()
+                    continue
+                message, payload = self._messages[0]
+                if isinstance(message, _ErrInfo):
+                    await self._refuse(message)
+                    break
+                exchange = self._take_request(message, payload)
+            self._keep = await exchange.run()
+            body, self._payload = self._payload, None
+            if body is not None and body is not EMPTY_PAYLOAD and not body.is_eof():
+                self._keep = await self._discard(body) and self._keep
             self._rearm_keepalive()
         if self.transport is not None:
             self.transport.close()
+
+    async def _park(self) -> None:
+        self._waiter = self.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
     def start_draining(self) -> None:
         """Close now if idle, else after the request that is being served."""
@@ -296,6 +372,11 @@ class ClientConnection(RequestHandler):
             error = BadRequest(408, f"the request head took longer than {timeout:g} s")
             self._messages.append((_ErrInfo(408, error, error.message), EMPTY_PAYLOAD))
             waiter.set_result(None)
+
+    async def _refuse(self, info: _ErrInfo) -> None:
+        """Answer what aiohttp could not parse."""
+        self._server.refuse(self, _bad_request(info, self._server.limits))
+        await self._linger()
 
     async def _discard(self, payload: StreamReader) -> bool:
         """Read what is left of a body that nobody wants; False if it is too much."""

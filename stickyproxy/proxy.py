@@ -1,7 +1,12 @@
 """DATA PLANE: handle one request.
 
-``Proxy.handle`` is the walk of a request: find its route, let the balancer pick an endpoint,
-forward, and try another endpoint where that is safe. When is a request sent a second time?
+``Exchange`` is the walk of a request: find its route, let the balancer pick an endpoint, forward,
+and try another endpoint where that is safe. Most requests need nothing but an idle connection
+that is there: ``begin`` sends them off in the very callback that brought them, and the answer
+goes to the client in the callback that brings it, without a task or a future. All others, and
+those whose first attempt failed, go on in ``run``.
+
+When is a request sent a second time?
 
 - No connection could be made: always. The endpoint has seen nothing of it.
 - The connection ended before a byte of the answer, the method is idempotent (RFC 9110 section
@@ -19,10 +24,11 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
 
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestPayloadError
 
 from stickyproxy.errors import (
@@ -45,7 +51,7 @@ if TYPE_CHECKING:
     from stickyproxy.access_log import AccessLog
     from stickyproxy.downstream import ClientConnection
     from stickyproxy.model import Endpoint, Pick
-    from stickyproxy.table import Cluster, Route
+    from stickyproxy.table import Route
     from stickyproxy.upstream import Pool, UpstreamConnection
 
 log = logging.getLogger("stickyproxy")
@@ -105,31 +111,38 @@ class Proxy:
         self.health: WatchesConnects | None = None
         self._complained: dict[str, int] = {}
 
-    def complain(self, cluster: Cluster, error: Exception) -> None:
+    def complain(self, service: str, error: Exception) -> None:
         """Log a failed request; at most one per service and second, for it may be all of them."""
         now = int(monotonic())
-        if self._complained.get(cluster.name) != now:
-            self._complained[cluster.name] = now
-            log.warning("service %s: %s", cluster.name, error)
+        if self._complained.get(service) != now:
+            self._complained[service] = now
+            log.warning("service %s: %s", service, error)
 
-    def handle(
+    def exchange(
         self, client: ClientConnection, message: RawRequestMessage, payload: StreamReader
-    ) -> Coroutine[None, None, bool]:
-        """Answer one request. Returns whether its connection may serve another."""
-        return Exchange(self, client).run(message, payload)
+    ) -> Exchange:
+        """Begin to answer one request."""
+        return Exchange(self, client, message, payload)
 
     def refuse(self, client: ClientConnection, error: BadRequest) -> None:
         """Answer what could not even be parsed."""
-        exchange = Exchange(self, client)
+        exchange = Exchange(self, client, None, EMPTY_PAYLOAD)
         exchange.answer(error.status, error.message, close=True)
         if self.access_log is not None:
             self.access_log.write(exchange)
 
 
 class Exchange:
-    """One request being answered: what has been decided and tried so far."""
+    """One request being answered: what has been decided and tried so far. Implements
+    ``downstream.Exchange``."""
 
     __slots__ = (
+        "_failure",
+        "_payload",
+        "_reused",
+        "_tried",
+        "_upstream",
+        "_waiter",
         "attempts",
         "client",
         "id",
@@ -144,15 +157,33 @@ class Exchange:
         "status",
     )
 
-    def __init__(self, proxy: Proxy, client: ClientConnection) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        client: ClientConnection,
+        message: RawRequestMessage | None,
+        payload: StreamReader,
+    ) -> None:
+        """``message``: None if the request could not be parsed."""
         self.proxy = proxy
         self.client = client
+        self.message = message
+        self._payload = payload
         self.started = monotonic()
         self.id = _next_request_id()
-        self.message: RawRequestMessage | None = None
         self.request: ClientRequest | None = None
         self.pick: Pick | None = None
         self.relay: Relay | None = None
+        self._upstream: UpstreamConnection | None = None
+        """Where the latest attempt went; None if no connection could be made."""
+        self._reused = True
+        """Whether that connection had been kept alive."""
+        self._tried: tuple[Endpoint, ...] = ()
+        """Endpoints that are not to be picked again."""
+        self._waiter: asyncio.Future[Exception | None] | None = None
+        """How ``run`` learns of the answer; None while no task waits for it."""
+        self._failure: Exception | None = None
+        """What came of the attempt that ``begin`` made."""
         self.attempts: list[Attempt] = []
         """Endpoints that were contacted in vain."""
         self.status = 0
@@ -160,15 +191,79 @@ class Exchange:
         self.sent = 0
         """Body bytes of an answer of our own."""
         self.service = ""
-        """Who answers for the service when no endpoint does."""
+        """The service asked for."""
 
-    async def run(self, message: RawRequestMessage, payload: StreamReader) -> bool:
+    # --- without a task ---
+
+    def begin(self) -> bool:
+        """Send the request off, if the whole of it is here and so is an idle connection to the
+        endpoint that the balancer picks; the client is told by ``served`` or ``needs_task``.
+        Returns False if that is not so; then ``run`` goes on from here."""
+        proxy = self.proxy
+        message = self.message
+        assert message is not None
+        try:
+            request = self.request = ClientRequest(
+                self.client.peer, message, self._payload, self.id
+            )
+            if request.upgrade is not None or (body := request.body_at_hand()) is None:
+                return False
+            route = proxy.table.match(request.host, request.target)
+            if route is None or (cluster := route.cluster) is None:
+                return False
+            pick = self.pick = cluster.balancer.pick(request, ())
+            if pick is None:
+                return False
+            pool: Pool = pick.endpoint.pool  # type: ignore[assignment]
+            upstream = pool.take(replayable=request.replayable)
+            if upstream is None:
+                return False
+            self.service = cluster.name
+            self.relay = Relay(self, request, pick, proxy.info)
+            self._send(request, route, upstream, body)
+        except Exception:
+            self.relay = None
+            return False  # run() will meet the same, and handle it
+        self._upstream = upstream
+        return True
+
+    def answered(self, error: Exception | None) -> None:
+        """See ``response.AwaitsAnswer``."""
+        waiter = self._waiter
+        if waiter is not None:
+            if not waiter.done():
+                waiter.set_result(error)
+        elif error is not None:
+            self._failure = error
+            self.client.needs_task()
+        else:
+            self._log()
+            assert self.relay is not None
+            self.client.served(keep=not self.relay.close_client)
+
+    def client_lost(self) -> None:
+        """The client is gone, and no task is at work: nobody needs the answer."""
+        upstream = self._upstream
+        if upstream is not None and upstream.receiver is self.relay:
+            upstream.abandon()
+        self._log()
+
+    def _log(self) -> None:
+        if self.proxy.access_log is not None:
+            self.proxy.access_log.write(self)
+
+    # --- in a task ---
+
+    async def run(self) -> bool:
         """Answer the request, whatever happens. Returns whether the client connection may serve
         another."""
-        self.message = message
         try:
-            request = ClientRequest(self.client.peer, message, payload, self.id)
-            self.request = request
+            request = self.request
+            if request is None:
+                message = self.message
+                assert message is not None
+                request = ClientRequest(self.client.peer, message, self._payload, self.id)
+                self.request = request
             return await self._forward(request)
         except BadRequest as error:
             self.answer(error.status, error.message, close=True)
@@ -178,93 +273,102 @@ class Exchange:
             self._break_off()
             return False
         finally:
-            if self.proxy.access_log is not None:
-                self.proxy.access_log.write(self)
+            self._log()
 
     async def _forward(self, request: ClientRequest) -> bool:
-        """Route, pick, send; see the top of this file for when it is done again. Returns
-        whether the client connection may serve another request. Raises BadRequest."""
-        proxy = self.proxy
-        tried: tuple[Endpoint, ...] = ()
-        fresh = False
+        """Attempt until there is an answer; see the top of this file for when there is another
+        attempt. Returns whether the client connection may serve another request. Raises
+        BadRequest."""
         deaths = 0
-        error: Exception | None = None
-        while True:
-            # Read anew for every attempt: what was tried may be gone from the table by now.
-            route = proxy.table.match(request.host, request.target)
-            if route is None:
-                return self._answer_unknown(request)
-            cluster = route.cluster
-            if cluster is None:
-                return self._answer_redirect(request, route)
-            pick = self.pick = cluster.balancer.pick(request, tried)
-            if pick is None:
-                self.service = cluster.name
-                return self._answer_nobody(request, cluster, error)
-            endpoint = pick.endpoint
-            pool: Pool = endpoint.pool  # type: ignore[assignment]
-            relay = self.relay = Relay(self.client, request, pick, self.attempts, proxy.info)
-            upstream = None if fresh else pool.take(replayable=request.replayable)
-            reused = upstream is not None
-            try:
-                if upstream is None:
-                    upstream = await pool.connect()
-                    if proxy.health is not None:
-                        proxy.health.connected(endpoint)
-                error = await self._exchange(request, route, cluster, upstream, relay)
-            except ConnectError as refused:
-                error = refused
-                if proxy.health is not None:
-                    proxy.health.failed(endpoint)
-            except OutOfResources as ours:
-                error = ours
-            if error is None:
-                return not relay.close_client
+        error = self._failure
+        if error is None:
+            error = await self._attempt(request, None, fresh=False)
+        while error is not None:
+            pick, relay = self.pick, self.relay
+            assert pick is not None
+            assert relay is not None
             if relay.status:
                 # The client has a part of the answer: it must see that the rest is missing.
                 self.client.abort()
                 return False
-            self.attempts.append(Attempt(endpoint.address, monotonic() - relay.started))
-            deaths += upstream is not None and not reused
-            if deaths > 1 or not self._may_go_on(request, error, upstream):
-                return self._answer_failure(request, cluster, error)
-            if reused:
-                fresh = True  # it was kept alive too long: ask the same endpoint anew
-            else:
-                fresh = False
-                tried = (*tried, endpoint)
+            self.attempts.append(Attempt(pick.endpoint.address, monotonic() - relay.started))
+            deaths += self._upstream is not None and not self._reused
+            if deaths > 1 or not self._may_go_on(request, error):
+                self._answer_failure(error)
+                break
+            if not self._reused:
+                self._tried = (*self._tried, pick.endpoint)
+            # A connection that was kept alive too long: ask the same endpoint anew.
+            error = await self._attempt(request, error, fresh=self._reused)
+        if self.status:
+            return request.keep_alive
+        assert self.relay is not None
+        return not self.relay.close_client
 
-    def _may_go_on(
-        self, request: ClientRequest, error: Exception, upstream: UpstreamConnection | None
-    ) -> bool:
+    def _may_go_on(self, request: ClientRequest, error: Exception) -> bool:
         """Whether the request may be sent again; the top of this file says why."""
         if monotonic() - self.started > self.proxy.retry_seconds:
             return False
+        upstream = self._upstream
         if upstream is None:
             return isinstance(error, ConnectError)
         return isinstance(error, UpstreamClosed) and request.replayable and not upstream.answered
 
+    async def _attempt(
+        self, request: ClientRequest, last: Exception | None, *, fresh: bool
+    ) -> Exception | None:
+        """Route, pick and send, or answer what can go nowhere. ``last``: what went wrong before;
+        ``fresh``: on a new connection. Returns what went wrong."""
+        proxy = self.proxy
+        # Read anew for every attempt: what was tried may be gone from the table by now.
+        route = proxy.table.match(request.host, request.target)
+        if route is None:
+            self._answer_unknown(request)
+            return None
+        cluster = route.cluster
+        if cluster is None:
+            self._answer_redirect(request, route)
+            return None
+        self.service = cluster.name
+        if self.pick is None or last is not None:  # else begin() has picked
+            self.pick = cluster.balancer.pick(request, self._tried)
+        pick = self.pick
+        if pick is None:
+            self._answer_nobody(last)
+            return None
+        endpoint = pick.endpoint
+        pool: Pool = endpoint.pool  # type: ignore[assignment]
+        self.relay = Relay(self, request, pick, proxy.info)
+        upstream = None if fresh else pool.take(replayable=request.replayable)
+        self._reused = upstream is not None
+        self._upstream = upstream
+        try:
+            if upstream is None:
+                upstream = self._upstream = await pool.connect()
+                if proxy.health is not None:
+                    proxy.health.connected(endpoint)
+            return await self._exchange(request, route, upstream, self.relay)
+        except ConnectError as refused:
+            if proxy.health is not None:
+                proxy.health.failed(endpoint)
+            return refused
+        except OutOfResources as ours:
+            return ours
+
     async def _exchange(
-        self,
-        request: ClientRequest,
-        route: Route,
-        cluster: Cluster,
-        upstream: UpstreamConnection,
-        relay: Relay,
+        self, request: ClientRequest, route: Route, upstream: UpstreamConnection, relay: Relay
     ) -> Exception | None:
         """Send the request and wait for the end of the answer; returns what went wrong."""
-        target = route.rewritten(request.target) if route.rewrite else request.target
         if request.upgrade is not None and not route.may_upgrade(request.target):
             request.upgrade = None
-        head = request.upstream_head(target, cluster.balancer.strips)
-        self.client.source = upstream
+        waiter = self._waiter = self.client.loop.create_future()
+        body = request.body_at_hand()
         try:
-            body = request.body_at_hand()
-            if body is not None:
-                upstream.send_head(head + body, relay, body_follows=False)
-                error = await relay.done
+            self._send(request, route, upstream, body)
+            if body is None:
+                error = await self._with_body(request, upstream, relay, waiter)
             else:
-                error = await self._forward_with_body(request, upstream, relay, head)
+                error = await waiter
             if relay.tunnel is not None:
                 relay.tunnel.open()
                 await relay.tunnel.closed
@@ -276,13 +380,32 @@ class Exchange:
                 upstream.transport.close()
         return error
 
-    async def _forward_with_body(
-        self, request: ClientRequest, upstream: UpstreamConnection, relay: Relay, head: bytes
+    def _send(
+        self,
+        request: ClientRequest,
+        route: Route,
+        upstream: UpstreamConnection,
+        body: bytes | None,
+    ) -> None:
+        """``body``: None if it follows."""
+        relay, cluster = self.relay, route.cluster
+        assert relay is not None
+        assert cluster is not None
+        target = route.rewritten(request.target) if route.rewrite else request.target
+        head = request.upstream_head(target, cluster.balancer.strips)
+        self.client.source = upstream
+        upstream.send_head(head + body if body else head, relay, body_follows=body is None)
+
+    async def _with_body(
+        self,
+        request: ClientRequest,
+        upstream: UpstreamConnection,
+        relay: Relay,
+        waiter: asyncio.Future[Exception | None],
     ) -> Exception | None:
-        upstream.send_head(head, relay, body_follows=True)
         sending = asyncio.create_task(_send_body(request, upstream, relay), name="request body")
         try:
-            return await relay.done
+            return await waiter
         finally:
             # An endpoint may answer before it has the whole body; it need not get the rest.
             sending.cancel()
@@ -322,13 +445,12 @@ class Exchange:
         else:
             self.answer(500, "stickyproxy failed to answer this request", close=True)
 
-    def _answer_unknown(self, request: ClientRequest) -> bool:
+    def _answer_unknown(self, request: ClientRequest) -> None:
         host = printable(request.host)
         path = printable(request.target.partition(b"?")[0])
         self.answer(404, f'no service is published for host "{host}" and path "{path}"')
-        return request.keep_alive
 
-    def _answer_redirect(self, request: ClientRequest, route: Route) -> bool:
+    def _answer_redirect(self, request: ClientRequest, route: Route) -> None:
         target = b"/" if request.target == b"*" else request.target
         location = (route.redirect or b"") + target
         self.answer(
@@ -336,33 +458,28 @@ class Exchange:
             f"moved to {printable(location)}",
             fields=(b"Location: " + location,),
         )
-        return request.keep_alive
 
-    def _answer_nobody(
-        self, request: ClientRequest, cluster: Cluster, error: Exception | None
-    ) -> bool:
+    def _answer_nobody(self, error: Exception | None) -> None:
         if error is not None:
-            return self._answer_failure(request, cluster, error)
-        self.answer(
-            503, f"service {cluster.name} has no usable endpoint", fields=(b"Retry-After: 1",)
-        )
-        return request.keep_alive
+            self._answer_failure(error)
+        else:
+            text = f"service {self.service} has no usable endpoint"
+            self.answer(503, text, fields=(b"Retry-After: 1",))
 
-    def _answer_failure(self, request: ClientRequest, cluster: Cluster, error: Exception) -> bool:
+    def _answer_failure(self, error: Exception) -> None:
         if isinstance(error, BadRequest):
             raise error
         if isinstance(error, ClientStalled):
             raise BadRequest(408, "the request body did not come")
-        self.proxy.complain(cluster, error)
+        self.proxy.complain(self.service, error)
         if isinstance(error, OutOfResources):
             self.answer(503, "this proxy is out of resources", fields=(b"Retry-After: 1",))
         elif isinstance(error, UpstreamTimeout):
-            self.answer(504, f"service {cluster.name}: the endpoint did not answer in time")
+            self.answer(504, f"service {self.service}: the endpoint did not answer in time")
         elif isinstance(error, ConnectError):
-            self.answer(502, f"service {cluster.name}: no endpoint accepts connections")
+            self.answer(502, f"service {self.service}: no endpoint accepts connections")
         else:
-            self.answer(502, f"service {cluster.name}: the endpoint gave no usable answer")
-        return request.keep_alive
+            self.answer(502, f"service {self.service}: the endpoint gave no usable answer")
 
 
 async def _send_body(request: ClientRequest, upstream: UpstreamConnection, relay: Relay) -> None:

@@ -7,12 +7,11 @@ brought in one write.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from stickyproxy.errors import UpstreamProtocolError
 from stickyproxy.headers import (
@@ -49,6 +48,18 @@ def upstream_lines(attempts: Sequence[Attempt]) -> bytes:
     return b"x-upstream-addr: %b\r\nx-upstream-response-time: %b" % (addresses, times)
 
 
+class AwaitsAnswer(Protocol):
+    """Who sent the request."""
+
+    client: ClientConnection
+    attempts: list[Attempt]
+    """Endpoints that were contacted in vain before."""
+
+    def answered(self, error: Exception | None) -> None:
+        """The answer is whole and handed to the client's transport (None), or will never be
+        (why). Called once."""
+
+
 class Relay:
     """Takes one answer from an endpoint to the client. Implements ``upstream.Receiver``."""
 
@@ -56,13 +67,14 @@ class Relay:
         "_attempts",
         "_chunked",
         "_client",
+        "_exchange",
         "_out",
         "_pick",
         "_proxy_info",
         "_request",
+        "_whole",
         "bodiless",
         "close_client",
-        "done",
         "head_seconds",
         "sent",
         "started",
@@ -72,20 +84,21 @@ class Relay:
 
     def __init__(
         self,
-        client: ClientConnection,
+        exchange: AwaitsAnswer,
         request: ClientRequest,
         pick: Pick,
-        attempts: Sequence[Attempt],
         proxy_info: bytes | None,
     ) -> None:
         """``proxy_info``: the fields that are the same in all answers; None: no info fields."""
-        self._client = client
+        self._exchange: AwaitsAnswer | None = exchange
+        self._client = exchange.client
         self._request = request
         self._pick = pick
-        self._attempts = attempts
+        self._attempts = exchange.attempts
         self._proxy_info = proxy_info
         self._out: list[bytes] = []
         self._chunked = False
+        self._whole = False
         self.started = monotonic()
         self.bodiless = request.method == "HEAD"
         self.status = 0
@@ -97,8 +110,6 @@ class Relay:
         """The client connection must close after this answer."""
         self.tunnel: UpgradeTunnel | None = None
         """Takes over after 101 Switching Protocols."""
-        self.done: asyncio.Future[Exception | None] = client.loop.create_future()
-        """Set when the answer is whole (None) or will never be (why)."""
 
     # --- upstream.Receiver ---
 
@@ -166,9 +177,8 @@ class Relay:
         """The answer is whole."""
         if self._chunked:
             self._out.append(b"0\r\n\r\n")
+        self._whole = True
         self._client.source_ended()
-        if not self.done.done():
-            self.done.set_result(None)
 
     def flush(self) -> None:
         """Write what has come together."""
@@ -178,15 +188,21 @@ class Relay:
             if transport is not None:  # else the client is gone, and is told nothing
                 transport.write(out[0] if len(out) == 1 else b"".join(out))
             self._out = []
+        if self._whole:
+            self._tell(None)
 
     def failed(self, error: Exception) -> None:
         """There will be no more."""
         self._out = []
         self._client.source_ended()
-        if not self.done.done():
-            self.done.set_result(error)
+        self._tell(error)
 
     # ---
+
+    def _tell(self, error: Exception | None) -> None:
+        exchange, self._exchange = self._exchange, None  # each holds the other: let go
+        if exchange is not None:
+            exchange.answered(error)
 
     def _frame(self, head: list[bytes]) -> None:
         """A body of unknown length: in chunks, or for HTTP/1.0 until the connection ends."""
@@ -210,7 +226,7 @@ class Relay:
         upstream = self._client.source
         assert upstream is not None
         self.tunnel = UpgradeTunnel(self._client, upstream)
-        self.done.set_result(None)
+        self._tell(None)
 
     def _add_own_fields(self, head: list[bytes], status: int, set_cookies: list[bytes]) -> None:
         request = self._request
