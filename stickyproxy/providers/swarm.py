@@ -34,7 +34,15 @@ from requests.exceptions import RequestException
 from stickyproxy.config import SwarmSettings
 from stickyproxy.errors import ProviderError
 from stickyproxy.model import Problem, Snapshot
-from stickyproxy.providers.listing import Json, Listing, Reading, Standpoint, SwarmReader
+from stickyproxy.providers.listing import (
+    Json,
+    Listing,
+    Reading,
+    Standpoint,
+    SwarmReader,
+    has_state,
+    name_of,
+)
 from stickyproxy.providers.networks import Change, NetworkPlanner
 
 log = logging.getLogger("stickyproxy")
@@ -121,7 +129,7 @@ class Engine:
         services, leaving, networks, nodes = map(json.loads, raw)
         listing = Listing(self._realm, services, self._tasks + leaving, networks, nodes)
         self._running = frozenset(
-            task["ID"] for task in listing.tasks if task["Status"]["State"] == "running"
+            task["ID"] for task in listing.tasks if has_state(task, "running")
         )
         return View(listing, self._standpoint(services, listing.tasks, own))
 
@@ -244,16 +252,16 @@ def _standpoint_of_service(
     which are not those of its specification while that is being rolled out. When none runs, those
     count that are on their way: they are given their networks before they start."""
     for service in services:
-        if name in (service["Spec"]["Name"], service["ID"]):
+        if name in (name_of(service), service.get("ID")):
             own = [task for task in tasks if task.get("ServiceID") == service["ID"]]
-            running = [task for task in own if task["Status"]["State"] == "running"]
-            wanted = [task for task in own if task["DesiredState"] in ("running", "ready")]
+            running = [task for task in own if has_state(task, "running")]
+            wanted = [task for task in own if task.get("DesiredState") in ("running", "ready")]
             ids = (
                 str(attachment["Network"]["ID"])
                 for task in running or wanted
                 for attachment in task.get("NetworksAttachments") or ()
             )
-            return Standpoint(frozenset(ids), str(service["Spec"]["Name"]))
+            return Standpoint(frozenset(ids), name_of(service))
     return Standpoint(service=name)
 
 
