@@ -285,9 +285,9 @@ def _client(settings: SwarmSettings, version: str) -> APIClient:
     CA_BUNDLE variables of the environment would take the place of ``tls_ca``, and proxies stand
     between us and the engine."""
     tls: TLSConfig | bool = False
-    if settings.tls_ca or settings.tls_cert:
+    if settings.tls_ca:
         pair = (settings.tls_cert, settings.tls_key) if settings.tls_cert else None
-        tls = TLSConfig(client_cert=pair, ca_cert=settings.tls_ca, verify=bool(settings.tls_ca))
+        tls = TLSConfig(client_cert=pair, ca_cert=settings.tls_ca, verify=True)
     client = APIClient(
         base_url=settings.endpoint, version=version, timeout=ENGINE_TIMEOUT, tls=tls, num_pools=2
     )
