@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from docker import APIClient
 from docker.errors import DockerException, NotFound
 from docker.tls import TLSConfig
+from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 
 from stickyproxy.config import SwarmSettings
@@ -292,7 +293,31 @@ def _client(settings: SwarmSettings, version: str) -> APIClient:
         base_url=settings.endpoint, version=version, timeout=ENGINE_TIMEOUT, tls=tls, num_pools=2
     )
     client.trust_env = False
+    if settings.endpoint.startswith("tcp://"):
+        for scheme in ("http://", "https://"):
+            client.mount(scheme, _KeptAlive())
     return client
+
+
+class _KeptAlive(HTTPAdapter):
+    """Connections that end when the machine at the other end is gone without a word. The stream of
+    events is silent for hours, and would wait for ever."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """Make the pool that connections come from."""
+        super().init_poolmanager(*args, socket_options=_KEEPALIVE, **options)
+
+
+_KEEPALIVE = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    # After 15 seconds of silence it is asked every 5; three times without an answer is the end.
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, name)
+    ),
+]
 
 
 def _explained(endpoint: str, error: Exception) -> str:
@@ -411,6 +436,9 @@ class EventWatch:
     def stop(self) -> None:
         """End the stream and the thread."""
         self._stopping.set()
+        self._end_stream()
+
+    def _end_stream(self) -> None:
         with suppress(Exception):  # the SDK reaches for the socket, whatever state it is in
             self._stream.close()
 
@@ -422,8 +450,9 @@ class EventWatch:
                     self._stream = client.events(filters=_EVENTS)
                     failures = 0
                     self._wake()
-                    for _ in self._stream:
+                    while not self._stopping.is_set() and next(self._stream, None) is not None:
                         self._wake()
+                    self._end_stream()  # nobody else does if stop() came before it was there
             except _ERRORS as error:
                 log.debug("event stream: %s", error)
             failures += 1
