@@ -12,12 +12,14 @@ from stickyproxy.balancers import policy_for
 from stickyproxy.model import EndpointSpec, EndpointState, Problem, ServiceSpec, Snapshot
 
 Json = dict[str, Any]
-StateOf = Callable[[str, EndpointSpec], EndpointState]
+StateOf = Callable[[str, EndpointSpec], str]
+"""The state of an endpoint of a service, in a few words."""
 
 
-def declared_state(_service: str, endpoint: EndpointSpec) -> EndpointState:
+def declared_state(_service: str, endpoint: EndpointSpec) -> str:
     """The state of an endpoint as its provider sees it."""
-    return EndpointState.DRAINING if endpoint.draining else EndpointState.USABLE
+    state = EndpointState.DRAINING if endpoint.draining else EndpointState.USABLE
+    return state.value
 
 
 def rows(
@@ -43,7 +45,7 @@ def _row(
     provider: str, service: ServiceSpec, problems: Sequence[Problem], state_of: StateOf
 ) -> Json:
     endpoints = [
-        {"id": spec.id, "address": spec.address, "state": state_of(service.name, spec).value}
+        {"id": spec.id, "address": spec.address, "state": state_of(service.name, spec)}
         for spec in service.endpoints
     ]
     return {

@@ -449,11 +449,11 @@ class TestListeners:
         assert path.read_text() == "data"
 
 
-async def over_unix(path: Path) -> bytes:
+async def over_unix(path: Path, target: str = "/") -> bytes:
     """The body of the answer to a GET over that unix socket."""
     async with asyncio.timeout(TIMEOUT):
         reader, writer = await asyncio.open_unix_connection(path)
-        writer.write(get(Connection="close"))
+        writer.write(get(target, Connection="close"))
         answer = await reader.read()
         writer.close()
         await writer.wait_closed()
