@@ -462,6 +462,26 @@ async def over_unix(path: Path, target: str = "/") -> bytes:
     return body
 
 
+class TestController:
+    async def test_what_is_not_for_it(self, start: StartProgram, tmp_path: Path) -> None:
+        """Is said and does no harm."""
+        config = tmp_path / "config.toml"
+        config.write_text(
+            "[controller]\naddress = '127.0.0.1:0'\ntoken = 'x'\n"
+            f"[providers.swarm]\nendpoint = 'unix://{tmp_path}/none.sock'\nproxy_service = 'lb'\n"
+            "[providers.controller]\nurl = 'http://127.0.0.1:1'\ntoken = 'x'\n"
+            f"[[services]]\nname = 'demo'\nhosts = ['demo.local']\n"
+        )
+        program = await start("controller", "--config", config)
+        await program.err.says("controls from")
+        program.signal(signal.SIGHUP)
+        await program.err.says("a controller reads its file once")
+        await program.stop()
+        ignored = re.findall(r"WARNING (\S+) is for proxies", program.err.text)
+        assert ignored == ["[[services]]", "[providers.controller]"]
+        assert "controller: http://" not in program.err.text, "it follows nobody"
+
+
 class TestStopping:
     async def test_requests_under_way_are_finished(
         self, start: StartProgram, endpoint: MakeEndpoint, client: MakeClient, tmp_path: Path
