@@ -40,7 +40,10 @@ def rows(
             about = problems_of.pop(service.name, [])
             found.append(_row(snapshot.provider, service, about, state_of))
     for name, about in problems_of.items():
-        found.append({"service": name, "state": "not published", "problems": _problems(about)})
+        # What is about the proxies' service is about no label of it, and stops nothing.
+        ours = any(problem.label or problem.fatal for problem in about)
+        state = "not published" if ours else "the proxies' own"
+        found.append({"service": name, "state": state, "problems": _problems(about)})
     return sorted(found, key=lambda row: str(row["service"]))
 
 

@@ -57,6 +57,14 @@ class TestReport:
         [row] = report.rows([Snapshot("swarm", (service,))], [problem])
         assert row["state"] == state
 
+    def test_what_is_about_the_proxies_themselves(self) -> None:
+        """Nobody wants their service to be published."""
+        found = report.rows([], [Problem("lb", "joining a network failed: it is full")])
+        assert report.as_text(found).splitlines() == [
+            "lb: the proxies' own",
+            "  warning    joining a network failed: it is full",
+        ]
+
     def test_live_states_count(self) -> None:
         [row] = report.rows([Snapshot("swarm", (SHOP,))], [], lambda *_: "down")
         assert {endpoint["state"] for endpoint in row["endpoints"]} == {"down"}

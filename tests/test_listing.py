@@ -236,6 +236,22 @@ class TestPublishedOnNodes:
         found = listing([self.HOSTED], [task(addresses={}, ports=[udp, port(80, 30001)])])
         assert addresses(found) == ["192.0.2.1:30001"]
 
+    @pytest.mark.parametrize(
+        ("address", "standpoint", "said"),
+        [
+            ("127.0.0.1", Standpoint(frozenset(), "", "c" * 64), "loopback"),
+            ("127.0.0.1", ANYWHERE, None),
+            ("", ANYWHERE, "without an address"),
+        ],
+    )
+    def test_an_address_that_leads_nowhere(
+        self, address: str, standpoint: Standpoint, said: str | None
+    ) -> None:
+        found = listing([self.HOSTED], [self.TASK], nodes=[node(address=address)])
+        reasons = [each.reason for each in read(found, standpoint).snapshot.problems]
+        assert len(reasons) == (said is not None)
+        assert all(said in reason for reason in reasons if said)
+
     def test_needs_no_network(self) -> None:
         nowhere = Standpoint(frozenset())
         assert addresses(listing([self.HOSTED], [self.TASK]), nowhere) == ["192.0.2.1:30001"]

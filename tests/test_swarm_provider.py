@@ -155,7 +155,7 @@ class TestWithoutAnEngine:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         published: list[Snapshot] = []
-        settings = SwarmSettings(endpoint=f"unix://{tmp_path}/none")
+        settings = SwarmSettings(endpoint=f"unix://{tmp_path}/none", proxy_service="lb")
         provider = SwarmProvider(settings, published.append)
         running = asyncio.create_task(provider.run())
         with pytest.raises(TimeoutError):

@@ -133,7 +133,7 @@ class SwarmReader:
         endpoints = () if way.blocked else swarm.endpoints(service, options, way, tasks)
         return _Found(
             options.spec(name, endpoints),
-            problems,
+            (*problems, *swarm.odd_addresses(name, way, tasks)),
             frozenset(networks - {""}),
             way.blocked,
             is_converging(service, tasks),
@@ -321,6 +321,23 @@ class _Swarm:
             return None
         draining = task["DesiredState"] != "running"
         return EndpointSpec(task["ID"], _joined(address, port), draining)
+
+    def odd_addresses(self, name: str, way: _Way, tasks: Sequence[Json]) -> Iterator[Problem]:
+        """Nodes that do not know themselves by an address at which a proxy finds them."""
+        if way.network or way.blocked:
+            return
+        remedy = "docker swarm init --advertise-addr ADDRESS, or docker swarm join with the same"
+        used = {task.get("NodeID", "") for task in tasks if _is_running(task)}
+        found = {_node_address(self._nodes.get(node, {})) for node in used}
+        if "" in found:
+            yield Problem(name, f"runs on a node without an address: give it one ({remedy})")
+        in_container = self.standpoint.container or self.standpoint.service
+        if in_container and any(each.startswith("127.") or each == "::1" for each in found):
+            reason = (
+                "runs on a node whose address is that of loopback, which to a container is the "
+                f"container itself: give it another ({remedy})"
+            )
+            yield Problem(name, reason)
 
 
 def _published(finds: Sequence[_Found]) -> Iterator[ServiceSpec]:

@@ -89,6 +89,11 @@ class Engine:
         own container count."""
         self._settings = settings
         self._container = own_container() if forwards_here else ""
+        if forwards_here and not self._container and settings.proxy_service is None:
+            log.warning(
+                "swarm: this process seems to run in no container, and only from there overlay "
+                "networks are reached: run it in one, or publish applications with mode=host"
+            )
         self._client: APIClient | None = None
         self._realm = ""
         self._last: object = None
