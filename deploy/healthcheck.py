@@ -1,30 +1,93 @@
-"""The container's health check: what runs in it answers HTTP. Exit status 0 if it does.
+"""The container's health check: what runs in it answers. Exit status 0 if it does.
 
-It asks the proxy's admin page, or what STICKYPROXY_HEALTH names as host:port.
+    python3 -ES healthcheck.py [COMMAND ...]
+
+It reads the configuration that COMMAND names, by default that of the container's first process,
+and asks a controller, or a proxy's admin page, over HTTP. A proxy without an admin page has to take
+a connection on its first listener. STICKYPROXY_HEALTH=host:port names another place to ask.
 Only the standard library, and started with ``-ES``: it runs every few seconds.
 """
 
 import http.client
 import os
+import socket
 import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-ADDRESS = os.environ.get("STICKYPROXY_HEALTH", "127.0.0.1:8081")
+TIMEOUT = 2.0
+CONFIG = "/etc/stickyproxy/config.toml"
+ADMIN = "127.0.0.1:8081"
+EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
-def main() -> int:
+def main(command: Sequence[str]) -> int:
     """Any HTTP answer will do."""
-    host, _, port = ADDRESS.rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=2)
     try:
-        connection.request("GET", "/healthz", headers={"Connection": "close"})
-        connection.getresponse().read(1)
-    except (OSError, http.client.HTTPException) as error:
-        sys.stderr.write(f"{ADDRESS}: {error}\n")
+        address, speaks_http = place(command or of_first_process())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # What runs has read a good one, and serves on by that.
+        sys.stderr.write(f"not checked, for want of a configuration: {error!r}\n")
+        return 0
+    try:
+        with connect(address) as sock:
+            if speaks_http:
+                ask(sock)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        sys.stderr.write(f"{address}: {error}\n")
         return 1
-    finally:
-        connection.close()
     return 0
 
 
+def of_first_process() -> list[str]:
+    """Its command line."""
+    return Path("/proc/1/cmdline").read_bytes().decode("utf-8", "surrogateescape").split("\0")
+
+
+def place(command: Sequence[str]) -> tuple[str, bool]:
+    """The address to ask, and whether HTTP is to be spoken there: on a listener, each request
+    would be in the access log."""
+    if named := os.environ.get("STICKYPROXY_HEALTH"):
+        return named, True
+    config = tomllib.loads(Path(config_file(command)).read_text("utf-8-sig"))
+    if "controller" in command:
+        return config["controller"]["address"], True
+    if "admin" in config:
+        return config["admin"].get("address", ADMIN), True
+    listeners: list[dict[str, Any]] = config.get("listeners") or [{"address": ":80"}]
+    return listeners[0]["address"], False
+
+
+def config_file(command: Sequence[str]) -> str:
+    """What a command names by ``--config FILE`` or ``--config=FILE``."""
+    for word, following in zip(command, [*command[1:], ""], strict=True):
+        if word == "--config":
+            return following
+        if word.startswith("--config="):
+            return word.removeprefix("--config=")
+    return CONFIG
+
+
+def connect(address: str) -> socket.socket:
+    """A connection to ``host:port`` or ``unix:/path``."""
+    if address.startswith("unix:"):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(TIMEOUT)
+        sock.connect(address.removeprefix("unix:").removeprefix("//"))
+        return sock
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    return socket.create_connection((EVERYWHERE.get(host, host), int(port)), TIMEOUT)
+
+
+def ask(sock: socket.socket) -> None:
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = sock
+    connection.request("GET", "/healthz", headers={"Connection": "close"})
+    connection.getresponse().read(1)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -13,8 +13,9 @@ from typing import Protocol
 from aiohttp import web
 
 from stickyproxy import report
-from stickyproxy.model import EndpointSpec, EndpointState, Problem, Snapshot
+from stickyproxy.model import EndpointSpec, Problem, Snapshot
 from stickyproxy.registry import HoldsTable
+from stickyproxy.table import RoutingTable
 
 
 class Knows(Protocol):
@@ -26,9 +27,11 @@ class Knows(Protocol):
         """The state of each provider."""
 
 
-def make_app(registry: Knows, proxy: HoldsTable) -> web.Application:
-    """The admin page of one proxy."""
-    pages = _Pages(registry, proxy)
+def make_app(
+    registry: Knows, proxy: HoldsTable, state_of: report.StateOf | None = None
+) -> web.Application:
+    """The admin page of one proxy. ``state_of`` knows better than the table how endpoints are."""
+    pages = _Pages(registry, proxy, state_of)
     app = web.Application()
     app.router.add_get("/services", pages.services)
     app.router.add_get("/table", pages.table)
@@ -37,20 +40,13 @@ def make_app(registry: Knows, proxy: HoldsTable) -> web.Application:
 
 
 class _Pages:
-    def __init__(self, registry: Knows, proxy: HoldsTable) -> None:
+    def __init__(self, registry: Knows, proxy: HoldsTable, state_of: report.StateOf | None) -> None:
         self._registry = registry
         self._proxy = proxy
+        self._state_of = state_of
 
     async def services(self, request: web.Request) -> web.Response:
-        live = {
-            (endpoint.service, endpoint.id): endpoint.state
-            for cluster in self._proxy.table.clusters()
-            for endpoint in cluster.endpoints
-        }
-
-        def state_of(service: str, spec: EndpointSpec) -> EndpointState:
-            return live.get((service, spec.id)) or report.declared_state(service, spec)
-
+        state_of = self._state_of or _states_in(self._proxy.table)
         rows = report.rows(self._registry.snapshots(), self._registry.problems, state_of)
         asked: str = request.query.get("format") or request.headers.get("Accept") or ""
         if "json" in asked:
@@ -62,3 +58,16 @@ class _Pages:
 
     async def healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
+
+
+def _states_in(table: RoutingTable) -> report.StateOf:
+    live = {
+        (endpoint.service, endpoint.id): endpoint.state.value
+        for cluster in table.clusters()
+        for endpoint in cluster.endpoints
+    }
+
+    def state_of(service: str, spec: EndpointSpec) -> str:
+        return live.get((service, spec.id)) or report.declared_state(service, spec)
+
+    return state_of

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from stickyproxy import admin, build_info
@@ -113,9 +114,18 @@ class ControllerApp:
                 "providers.swarm.proxy_service is not set: no network is joined, and every "
                 "service counts as reachable"
             )
+        others = {
+            "[[services]]": settings.services,
+            "[providers.controller]": settings.follow,
+            "[admin]": settings.admin,
+        }
+        for name in (name for name in others if others[name]):
+            log.warning("%s is for proxies, and ignored by a controller: remove it", name)
         self._address = settings.controller.address
         self._controller = Controller(settings.controller.token)
-        self._providers = Providers(settings, self._controller.publish, forwards_here=False)
+        self._providers = Providers(
+            replace(settings, follow=None), self._controller.publish, forwards_here=False
+        )
         self._server = SideServer(self._controller.make_app())
         self._stop = asyncio.Event()
 
@@ -134,13 +144,18 @@ class ControllerApp:
         await self._server.stop()
 
     def handle_signals(self) -> None:
-        """SIGTERM and SIGINT end ``run_until_signalled``, a second one the process."""
+        """SIGTERM and SIGINT end ``run_until_signalled``, a second one the process; SIGHUP, which
+        makes proxies reload, does nothing."""
         on_stop_signals(self._stop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
 
     async def run_until_signalled(self) -> None:
         """Work until a signal."""
         await self._stop.wait()
         await self.stop()
+
+    def _on_hangup(self) -> None:
+        log.warning("a controller reads its file once: to take a change into use, restart it")
 
 
 def on_stop_signals(stop: asyncio.Event, end: Callable[[int], object] = os._exit) -> None:

@@ -1,7 +1,7 @@
 """What a supervisor and its workers say to each other: pickled messages on a pair of sockets.
 
     supervisor to worker   Begin; then, as things change: Publish, Accept, ReopenLog; at last Drain
-    worker to supervisor   Applied after each of these, Accepting and Leaving
+    worker to supervisor   Applied after each of these, Accepting and Leaving; Down
 
 Each message to a worker states how things are now, not what changed: one that is repeated does no
 harm, and a new worker is told the same as the old ones know.
@@ -16,7 +16,7 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass
 
-from stickyproxy.model import Snapshot
+from stickyproxy.model import EndpointKey, Snapshot
 from stickyproxy.settings import AccessLogSettings, ProxySettings
 
 _LENGTH = struct.Struct("!Q")
@@ -81,7 +81,14 @@ class Leaving:
     """I accept no more connections, and end when those I have are done."""
 
 
-Message = Begin | Publish | Accept | ReopenLog | Drain | Applied | Accepting | Leaving
+@dataclass(frozen=True, slots=True)
+class Down:
+    """These endpoints, and no others, cannot be connected to."""
+
+    endpoints: frozenset[EndpointKey]
+
+
+Message = Begin | Publish | Accept | ReopenLog | Drain | Applied | Accepting | Leaving | Down
 
 
 def encoded(message: Message) -> bytes:

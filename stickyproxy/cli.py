@@ -227,6 +227,7 @@ def _unconnected(service: str, spec: EndpointSpec) -> Endpoint:
 
 
 def _controller(options: argparse.Namespace) -> int:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return _run(_control_until_signalled(ControllerApp(config.load(options.config))))
 
 

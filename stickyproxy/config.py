@@ -118,7 +118,7 @@ class SwarmSettings:
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
-    """Files; with ``tls_ca`` the engine is verified, with the other two it verifies us."""
+    """Files; by ``tls_ca`` the engine is verified, by the other two it verifies us."""
     service_cluster: str | None = None
     """Publish only services of this cluster, or of none; None: all."""
     attach_networks: bool = True
@@ -503,17 +503,30 @@ class _SwarmTable(_Table):
     poll_interval: Timeout = _SWARM.poll_interval
     tls_ca: Annotated[str, PlainValidator(_file)] | None = None
     tls_cert: Annotated[str, PlainValidator(_file)] | None = None
-    tls_key: Annotated[str, PlainValidator(_file)] | None = None
+    tls_key: Annotated[str, PlainValidator(_file)] | None = Field(None, validate_default=True)
     service_cluster: Annotated[str, PlainValidator(_service_name)] | None = None
     attach_networks: StrictBool = _SWARM.attach_networks
     networks: tuple[Annotated[str, PlainValidator(_network_pattern)], ...] = ()
     release_networks_after: Timeout = _SWARM.release_networks_after
     proxy_service: Annotated[str, PlainValidator(_service_name)] | None = None
 
+    @field_validator("tls_cert")
+    @classmethod
+    def _needs_tls_ca(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("tls_ca", "invalid") is None:
+            raise ValueError(
+                "needs tls_ca too, or whoever answers would be taken for the engine: name the CA "
+                "that its certificate is verified with"
+            )
+        return value
+
     @field_validator("tls_key")
     @classmethod
-    def _needs_tls_cert(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if "tls_cert" in info.data and info.data["tls_cert"] is None:
+    def _belongs_to_tls_cert(cls, value: str | None, info: ValidationInfo) -> str | None:
+        certificate = info.data.get("tls_cert", "invalid")
+        if value is None and certificate not in (None, "invalid"):
+            raise ValueError("is required with tls_cert: name the file that holds its key")
+        if value is not None and certificate is None:
             raise ValueError("has no meaning without tls_cert: set that too, or remove this key")
         return value
 

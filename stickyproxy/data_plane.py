@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from stickyproxy.access_log import AccessLog
 from stickyproxy.downstream import ClientServer, Limits
 from stickyproxy.headers import TrustedProxies
 from stickyproxy.health import Health
+from stickyproxy.model import EndpointKey
 from stickyproxy.proxy import Proxy
 from stickyproxy.registry import Registry
 from stickyproxy.server import Server
@@ -37,8 +38,15 @@ class PlaneSettings:
 class DataPlane:
     """Forwards requests by the snapshots that its ``registry`` gets."""
 
-    def __init__(self, settings: PlaneSettings, *, tells_problems: bool = True) -> None:
-        """Raises ListenError if the access log cannot be opened."""
+    def __init__(
+        self,
+        settings: PlaneSettings,
+        *,
+        tells_problems: bool = True,
+        health_changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``health_changed`` is called when ``down`` changes. Raises ListenError if the access log
+        cannot be opened."""
         proxy = settings.proxy
         self._access_log = open_access_log(settings.access_log)
         self._upstreams = Upstreams(
@@ -52,7 +60,7 @@ class DataPlane:
             retry_seconds=3 * proxy.connect_timeout,
             access_log=self._access_log,
         )
-        self._health = self.proxy.health = Health(self.proxy)
+        self._health = self.proxy.health = Health(self.proxy, health_changed)
         self.registry = Registry(
             self.proxy, self._upstreams, proxy.pin_secret, tells_problems=tells_problems
         )
@@ -64,6 +72,11 @@ class DataPlane:
                 TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix),
             )
         )
+
+    @property
+    def down(self) -> frozenset[EndpointKey]:
+        """The endpoints that cannot be connected to."""
+        return self._health.down
 
     def start(self) -> None:
         """Begin, inside a running event loop."""

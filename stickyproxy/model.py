@@ -114,10 +114,23 @@ class EndpointState(Enum):
     DOWN = "down"  # gets nothing
 
 
+EndpointKey = tuple[str, str]
+"""The name of its service and its id: what an endpoint is called in all processes."""
+
+
 class Endpoint:
     """One live replica: its identity, its address and what is prebuilt from them."""
 
-    __slots__ = ("address", "address_lines", "id", "pin", "pool", "service", "state")
+    __slots__ = (
+        "address",
+        "address_lines",
+        "has_connected",
+        "id",
+        "pin",
+        "pool",
+        "service",
+        "state",
+    )
 
     def __init__(self, service: str, spec: EndpointSpec, pin: bytes, pool: Connections) -> None:
         self.service = service
@@ -129,6 +142,8 @@ class Endpoint:
         self.pin = pin
         self.pool = pool
         self.state = EndpointState.DRAINING if spec.draining else EndpointState.USABLE
+        self.has_connected = False
+        """True once it has taken a connection."""
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.service}/{self.id} {self.address} {self.state.value}>"

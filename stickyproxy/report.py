@@ -12,12 +12,17 @@ from stickyproxy.balancers import policy_for
 from stickyproxy.model import EndpointSpec, EndpointState, Problem, ServiceSpec, Snapshot
 
 Json = dict[str, Any]
-StateOf = Callable[[str, EndpointSpec], EndpointState]
+StateOf = Callable[[str, EndpointSpec], str]
+"""The state of an endpoint of a service, in a few words."""
+
+ANY_OTHER = "(any other host)"
+"""The host of default services."""
 
 
-def declared_state(_service: str, endpoint: EndpointSpec) -> EndpointState:
+def declared_state(_service: str, endpoint: EndpointSpec) -> str:
     """The state of an endpoint as its provider sees it."""
-    return EndpointState.DRAINING if endpoint.draining else EndpointState.USABLE
+    state = EndpointState.DRAINING if endpoint.draining else EndpointState.USABLE
+    return state.value
 
 
 def rows(
@@ -35,7 +40,10 @@ def rows(
             about = problems_of.pop(service.name, [])
             found.append(_row(snapshot.provider, service, about, state_of))
     for name, about in problems_of.items():
-        found.append({"service": name, "state": "not published", "problems": _problems(about)})
+        # What is about the proxies' service is about no label of it, and stops nothing.
+        ours = any(problem.label or problem.fatal for problem in about)
+        state = "not published" if ours else "the proxies' own"
+        found.append({"service": name, "state": state, "problems": _problems(about)})
     return sorted(found, key=lambda row: str(row["service"]))
 
 
@@ -43,19 +51,23 @@ def _row(
     provider: str, service: ServiceSpec, problems: Sequence[Problem], state_of: StateOf
 ) -> Json:
     endpoints = [
-        {"id": spec.id, "address": spec.address, "state": state_of(service.name, spec).value}
+        {"id": spec.id, "address": spec.address, "state": state_of(service.name, spec)}
         for spec in service.endpoints
     ]
     return {
         "service": service.name,
         "provider": provider,
-        "hosts": [*service.hosts, *(["(any other host)"] if service.default_backend else [])],
+        "hosts": _hosts(service),
         "context_root": service.context_root,
         "policy": policy_for(service).describe(),
         "state": _state(endpoints, problems),
         "endpoints": endpoints,
         "problems": _problems(problems),
     }
+
+
+def _hosts(service: ServiceSpec) -> list[str]:
+    return [*service.hosts, *([ANY_OTHER] if service.default_backend else [])]
 
 
 def _state(endpoints: Sequence[Mapping[str, str]], problems: Sequence[Problem]) -> str:
@@ -114,24 +126,23 @@ def _endpoints(endpoints: Sequence[Mapping[str, str]]) -> str:
 
 
 def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
-    """Services that claim one place and cannot all have it: their endpoints are merged, but only
-    one policy can hold, that of the first by name."""
+    """Services that claim one place and cannot all have it: their endpoints are merged, but what
+    holds there is what the first by name says."""
     by_place: dict[tuple[str, str], list[ServiceSpec]] = {}
     ordered = sorted(services, key=lambda service: service.name)
     for service in ordered:
-        for host in service.hosts:
+        for host in _hosts(service):
             by_place.setdefault((host, service.context_root), []).append(service)
     told: set[tuple[str, str]] = set()
     for (host, root), (first, *others) in by_place.items():
         place = host if root == "/" else host + root
-        policy = policy_for(first).describe()
         for other in others:
-            differs = policy_for(other).describe() != policy
-            if differs and (first.name, other.name) not in told:
+            overruled = _overruled(first, other)
+            if overruled and (first.name, other.name) not in told:
                 told.add((first.name, other.name))
                 reason = (
-                    f"shares {place} with service {first.name}, whose policy ({policy}) holds for "
-                    f"both, not its own ({policy_for(other).describe()}): give both the same"
+                    f"shares {place} with service {first.name}, whose {overruled}: "
+                    "give both the same"
                 )
                 yield Problem(other.name, reason)
     taken = {host for host, _ in by_place}
@@ -140,3 +151,23 @@ def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
             if source in taken:
                 reason = f"redirects {source}, which a service answers for: the redirect is void"
                 yield Problem(service.name, reason)
+
+
+def _overruled(first: ServiceSpec, other: ServiceSpec) -> str:
+    """What of ``first`` holds where ``other`` says something else; empty: they agree."""
+    policies = policy_for(first), policy_for(other)
+    holds, own = (policy.describe() for policy in policies)
+    if holds != own:
+        return f"policy ({holds}) holds for both, not its own ({own})"
+    options = ["context_root_rewrite"] if first.context_root != "/" else []
+    if policies[0] != policies[1]:
+        options += ["hash_cookie_ttl", "hash_cookie_path"]
+    differing = [name for name in options if getattr(first, name) != getattr(other, name)]
+    if _as_set(first.websocket_endpoints) != _as_set(other.websocket_endpoints):
+        differing.append("websocket_endpoints")
+    verb = "holds" if len(differing) == 1 else "hold"
+    return f"{' and '.join(differing)} {verb} for both, not its own" if differing else ""
+
+
+def _as_set(paths: Sequence[str] | None) -> frozenset[str] | None:
+    return None if paths is None else frozenset(paths)

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from stickyproxy import admin
+from stickyproxy import admin, report
 from stickyproxy.app import App, on_stop_signals, plane_settings
 from stickyproxy.channel import (
     Accept,
@@ -33,6 +33,7 @@ from stickyproxy.channel import (
     Applied,
     Begin,
     Channel,
+    Down,
     Drain,
     Leaving,
     Publish,
@@ -42,7 +43,7 @@ from stickyproxy.channel import (
 from stickyproxy.config import Config
 from stickyproxy.data_plane import open_access_log
 from stickyproxy.errors import StickyproxyError
-from stickyproxy.model import Snapshot
+from stickyproxy.model import EndpointKey, EndpointSpec, EndpointState, Snapshot
 from stickyproxy.registry import Registry
 from stickyproxy.server import Listeners
 from stickyproxy.side_server import SideServer
@@ -89,6 +90,8 @@ class Seat:
         self.number = begin.number
         self.accepting = False
         """True while a worker sits here that accepts connections."""
+        self.down: frozenset[EndpointKey] = frozenset()
+        """The endpoints that this worker cannot connect to."""
         self._begin = begin
         self._changed = changed
         self._process: Process | None = None
@@ -174,6 +177,7 @@ class Seat:
             await asyncio.gather(*conversation, return_exceptions=True)
             channel.close()
             self._process = None
+            self.down = frozenset()
             self._in_step.set()
             self._set_accepting(False)
 
@@ -224,6 +228,8 @@ class Seat:
                     self._set_accepting(True)
                 case Leaving():
                     self._set_accepting(False)
+                case Down(endpoints):
+                    self.down = endpoints
 
     def _note_step(self) -> None:
         if self._unconfirmed == 0 and not self._news.is_set():
@@ -284,7 +290,7 @@ class Supervisor:
         shown = _ShownTable()
         self.registry = Registry(shown, _NoConnections(), settings.proxy.pin_secret)
         self._sources = Sources(settings, file, self._publish, self._in_step)
-        self._admin = SideServer(admin.make_app(self.registry, shown))
+        self._admin = SideServer(admin.make_app(self.registry, shown, self._state_of))
         self._listeners = Listeners()
         self._workers = workers
         self._seats: list[Seat] = []
@@ -383,6 +389,16 @@ class Supervisor:
         self._orders[key] = order
         for seat in self._seats:
             seat.tell(key, order)
+
+    def _state_of(self, service: str, endpoint: EndpointSpec) -> str:
+        """The state of an endpoint as the workers see it."""
+        working = [seat for seat in self._seats if seat.accepting]
+        down = sum((service, endpoint.id) in seat.down for seat in working)
+        if not down:
+            return report.declared_state(service, endpoint)
+        if down == len(working):
+            return EndpointState.DOWN.value
+        return f"{EndpointState.DOWN.value} in {down} of {len(working)} workers"
 
     async def _in_step(self) -> None:
         """Wait until all workers have done what they were told."""

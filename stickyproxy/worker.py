@@ -22,6 +22,7 @@ from stickyproxy.channel import (
     Applied,
     Begin,
     Channel,
+    Down,
     Drain,
     Leaving,
     Message,
@@ -33,6 +34,9 @@ from stickyproxy.errors import StickyproxyError
 
 log = logging.getLogger("stickyproxy")
 
+TELL_SECONDS = 0.1
+"""How long changes of health are collected before the supervisor is told."""
+
 
 class Worker:
     """Follows the supervisor at the other end of the channel."""
@@ -40,7 +44,11 @@ class Worker:
     def __init__(self, channel: Channel, begin: Begin) -> None:
         """Raises ListenError if the access log cannot be opened."""
         settings = PlaneSettings(begin.proxy, begin.access_log, begin.info)
-        self._plane = DataPlane(settings, tells_problems=False)  # the supervisor does
+        self._plane = DataPlane(
+            settings,
+            tells_problems=False,  # the supervisor does
+            health_changed=self._on_health_changed,
+        )
         self._shares = begin.shares
         inherited = {fd for share in begin.shares for fd in share}
         self._sockets = {fd: socket.socket(fileno=fd) for fd in inherited}
@@ -48,6 +56,7 @@ class Worker:
         self._grace = begin.proxy.grace_period
         self._stop = asyncio.Event()
         self._status = 0
+        self._telling: asyncio.TimerHandle | None = None
 
     async def run(self) -> int:
         """Work until the end; returns the exit status."""
@@ -103,6 +112,15 @@ class Worker:
             case Drain(grace):
                 self._grace = grace
                 self._stop.set()
+
+    def _on_health_changed(self) -> None:
+        if self._telling is None:
+            loop = asyncio.get_running_loop()
+            self._telling = loop.call_later(TELL_SECONDS, self._tell_health)
+
+    def _tell_health(self) -> None:
+        self._telling = None
+        self._channel.send(Down(self._plane.down))
 
     def _reopen_log(self) -> None:
         try:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from stickyproxy import report
 from stickyproxy.app import App
 from stickyproxy.config import AccessLogSettings, Address, Config, Listener
-from stickyproxy.model import EndpointSpec, EndpointState, Problem, ServiceSpec, Snapshot
+from stickyproxy.model import EndpointSpec, Problem, ServiceSpec, Snapshot
 
 SHOP = ServiceSpec(
     "shop",
@@ -56,8 +57,16 @@ class TestReport:
         [row] = report.rows([Snapshot("swarm", (service,))], [problem])
         assert row["state"] == state
 
+    def test_what_is_about_the_proxies_themselves(self) -> None:
+        """Nobody wants their service to be published."""
+        found = report.rows([], [Problem("lb", "joining a network failed: it is full")])
+        assert report.as_text(found).splitlines() == [
+            "lb: the proxies' own",
+            "  warning    joining a network failed: it is full",
+        ]
+
     def test_live_states_count(self) -> None:
-        [row] = report.rows([Snapshot("swarm", (SHOP,))], [], lambda *_: EndpointState.DOWN)
+        [row] = report.rows([Snapshot("swarm", (SHOP,))], [], lambda *_: "down")
         assert {endpoint["state"] for endpoint in row["endpoints"]} == {"down"}
 
     def test_nothing(self) -> None:
@@ -86,6 +95,42 @@ class TestConflicts:
     )
     def test_sharing_in_peace(self, other: ServiceSpec) -> None:
         assert list(report.conflicts([SHOP, other])) == []
+
+    @pytest.mark.parametrize(
+        ("one", "other", "overruled"),
+        [
+            ({"context_root_rewrite": True}, {}, "context_root_rewrite holds"),
+            ({"websocket_endpoints": ("/ws",)}, {}, "websocket_endpoints holds"),
+            ({"hash_cookie_ttl": 60.0}, {"hash_cookie_ttl": 5.0}, "hash_cookie_ttl holds"),
+            ({"hash_cookie_path": "/"}, {}, "hash_cookie_path holds"),
+            (
+                {"context_root_rewrite": True, "websocket_endpoints": ()},
+                {},
+                "context_root_rewrite and websocket_endpoints hold",
+            ),
+            ({"websocket_endpoints": ("/a", "/b")}, {"websocket_endpoints": ("/b", "/a")}, ""),
+        ],
+    )
+    def test_one_policy_with_differing_options(
+        self, one: dict[str, Any], other: dict[str, Any], overruled: str
+    ) -> None:
+        common: dict[str, Any] = {
+            "hosts": ("shop.local",),
+            "context_root": "/app",
+            "hash_cookie": "user",
+        }
+        services = [ServiceSpec("a", **common | one), ServiceSpec("b", **common | other)]
+        found = [problem.reason for problem in report.conflicts(services)]
+        assert len(found) == bool(overruled)
+        assert all(f"with service a, whose {overruled} for both" in reason for reason in found)
+
+    def test_two_default_services(self) -> None:
+        services = [
+            ServiceSpec("a", (), default_backend=True),
+            ServiceSpec("b", (), default_backend=True, ip_hash=True),
+        ]
+        [problem] = report.conflicts(services)
+        assert "shares (any other host) with service a" in problem.reason
 
     def test_a_void_redirect(self) -> None:
         other = ServiceSpec("b", ("b.local",), redirects=(("shop.local", "http://b.local"),))

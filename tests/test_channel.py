@@ -14,6 +14,7 @@ from stickyproxy.channel import (
     Applied,
     Begin,
     Channel,
+    Down,
     Drain,
     Leaving,
     Message,
@@ -43,6 +44,7 @@ MESSAGES = (
     Applied(),
     Accepting(),
     Leaving(),
+    Down(frozenset({("shop", "task")})),
 )
 
 

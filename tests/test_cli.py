@@ -449,17 +449,37 @@ class TestListeners:
         assert path.read_text() == "data"
 
 
-async def over_unix(path: Path) -> bytes:
+async def over_unix(path: Path, target: str = "/") -> bytes:
     """The body of the answer to a GET over that unix socket."""
     async with asyncio.timeout(TIMEOUT):
         reader, writer = await asyncio.open_unix_connection(path)
-        writer.write(get(Connection="close"))
+        writer.write(get(target, Connection="close"))
         answer = await reader.read()
         writer.close()
         await writer.wait_closed()
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 "), answer
     return body
+
+
+class TestController:
+    async def test_what_is_not_for_it(self, start: StartProgram, tmp_path: Path) -> None:
+        """Is said and does no harm."""
+        config = tmp_path / "config.toml"
+        config.write_text(
+            "[controller]\naddress = '127.0.0.1:0'\ntoken = 'x'\n"
+            f"[providers.swarm]\nendpoint = 'unix://{tmp_path}/none.sock'\nproxy_service = 'lb'\n"
+            "[providers.controller]\nurl = 'http://127.0.0.1:1'\ntoken = 'x'\n"
+            f"[[services]]\nname = 'demo'\nhosts = ['demo.local']\n"
+        )
+        program = await start("controller", "--config", config)
+        await program.err.says("controls from")
+        program.signal(signal.SIGHUP)
+        await program.err.says("a controller reads its file once")
+        await program.stop()
+        ignored = re.findall(r"WARNING (\S+) is for proxies", program.err.text)
+        assert ignored == ["[[services]]", "[providers.controller]"]
+        assert "controller: http://" not in program.err.text, "it follows nobody"
 
 
 class TestStopping:

@@ -569,6 +569,31 @@ class TestSwarm:
         assert list(found) == [place]
         assert reason in found[place]
 
+    @pytest.mark.parametrize(
+        ("keys", "place", "reason"),
+        [
+            ("tls_cert tls_key", "tls_cert", "needs tls_ca"),
+            ("tls_ca tls_cert", "tls_key", "is required with tls_cert"),
+            ("tls_ca tls_key", "tls_key", "without tls_cert"),
+        ],
+    )
+    def test_tls_is_whole_or_not_at_all(
+        self, tmp_path: Path, keys: str, place: str, reason: str
+    ) -> None:
+        """Else the engine would not be verified, or not let us in."""
+        pem = tmp_path / "a.pem"
+        pem.write_text("")
+        lines = "".join(f"{key} = '{pem}'\n" for key in keys.split())
+        found = problems(f"[providers.swarm]\n{lines}")
+        assert list(found) == [f"providers.swarm.{place}"]
+        assert reason in found[f"providers.swarm.{place}"]
+
+    def test_tls_without_a_certificate_of_ours(self, tmp_path: Path) -> None:
+        (tmp_path / "a.pem").write_text("")
+        config = parse(f"[providers.swarm]\ntls_ca = '{tmp_path}/a.pem'")
+        assert config.swarm is not None
+        assert config.swarm.tls_cert is None
+
     def test_a_token_may_come_from_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "token").write_text("s3cret\n")
         config = parse(f"[controller]\naddress = ':1'\ntoken_file = '{tmp_path}/token'")

@@ -68,10 +68,16 @@ class Plane:
 class Follower:
     """A provider that runs, and what it published."""
 
-    def __init__(self, url: str, **settings: Any) -> None:
+    def __init__(self, url: str, refuses: str = "", **settings: Any) -> None:
+        """``refuses``: a snapshot with this service cannot be published."""
         self.published: asyncio.Queue[Snapshot] = asyncio.Queue()
+
+        def publish(found: Snapshot) -> None:
+            assert refuses not in names(found)
+            self.published.put_nowait(found)
+
         self.provider = ControllerProvider(
-            FollowSettings(**{"url": url, "token": TOKEN} | settings), self.published.put_nowait
+            FollowSettings(**{"url": url, "token": TOKEN} | settings), publish
         )
         self._task = asyncio.create_task(self.provider.run())
 
@@ -172,8 +178,7 @@ class TestCache:
         plane.controller.publish(snapshot("a"))
         first = follow(stack, plane.url, cache_file=cache)
         before = await first.next()
-        async with asyncio.timeout(10):
-            await first.provider.ready.wait()
+        await written(tmp_path / "snapshot.json", codec.encode(snapshot("a")))
         await first.stop()
         await plane.server.stop()
 
@@ -209,6 +214,41 @@ class TestCache:
         assert names(await follower.next()) == ["a"]
         plane.controller.publish(snapshot("b"))
         assert names(await follower.next()) == ["b"]
+
+    async def test_one_that_cannot_be_published_stops_nothing(
+        self, plane: Plane, stack: AsyncExitStack, tmp_path: Path
+    ) -> None:
+        cache = tmp_path / "snapshot.json"
+        cache.write_bytes(codec.encode(snapshot("old")))
+        follower = Follower(plane.url, cache_file=str(cache), refuses="old")
+        stack.push_async_callback(follower.stop)
+        plane.controller.publish(snapshot("new"))
+        assert names(await follower.next()) == ["new"]
+        await written(cache, codec.encode(snapshot("new")))
+
+    async def test_what_writes_have_left_behind_is_removed(
+        self, plane: Plane, stack: AsyncExitStack, tmp_path: Path
+    ) -> None:
+        cache = tmp_path / "snapshot.json"
+        old, new = tmp_path / ".snapshot.json.old", tmp_path / ".snapshot.json.new"
+        for file in (old, new):
+            file.touch()
+        os.utime(old, (1, 1))
+        plane.controller.publish(snapshot("a"))
+        await follow(stack, plane.url, cache_file=str(cache)).next()
+        assert new.exists(), "another proxy may be writing it"
+        assert not old.exists()
+
+
+async def written(path: Path, content: bytes) -> None:
+    """Wait until that is in the file."""
+
+    def is_there() -> bool:
+        return path.exists() and path.read_bytes() == content
+
+    async with asyncio.timeout(20):
+        while not is_there():  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.01)
 
 
 async def ask(

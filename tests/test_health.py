@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import accumulate, islice
 
 from stickyproxy import health
 from tests.conftest import MakeClient, MakeEndpoint, StartProxy, service
@@ -61,6 +62,33 @@ class TestEjection:
         await bad.start()
         await user.send(get())
         assert (await user.response()).status == 200
+
+    async def test_what_has_never_listened_is_probed_more_often_at_first(
+        self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient
+    ) -> None:
+        good, starting = await endpoint(), await endpoint(listening=False)
+        proxy = await start_proxy([service(good, starting)])
+        assert isinstance(proxy, InProcessProxy)
+        [cluster] = proxy.app.proxy.table.clusters()
+        user = await client(proxy.port)
+
+        for _ in range(2 * health.FAILURES):
+            await user.send(get())
+            await user.response()
+        assert [each.has_connected for each in cluster.endpoints].count(False) == 1
+        assert " down" in dump(proxy)
+        await starting.start()
+        await eventually(lambda: " down" not in dump(proxy))
+        assert all(each.has_connected for each in cluster.endpoints)
+
+    def test_pauses_of_probes(self) -> None:
+        usual = list(islice(health.pauses(starting=False), 8))
+        assert usual == [0.25, 0.5, 1, 2, 4, 5, 5, 5]
+        first = list(islice(health.pauses(starting=True), 60))
+        assert first[:5] == [0.1, 0.2, 0.4, 0.8, 1]
+        early = [pause for pause, since in zip(first, accumulate(first), strict=True) if since < 30]
+        assert max(early) == 1
+        assert first[-1] == 5, "it is not to come any more"
 
     async def test_what_leaves_the_table_is_not_probed_on(
         self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient

@@ -186,15 +186,17 @@ class TestNetworks:
         assert found.remedy == "docker service update --network-add NETWORK shop"
 
     @pytest.mark.parametrize(
-        ("service_name", "remedy"),
+        ("service_name", "attachable", "remedy"),
         [
-            ("", "docker network connect a cccccccccccc"),
-            ("lb", "docker service update --network-add a lb"),
+            ("", True, "docker network connect a cccccccccccc"),
+            ("", False, ""),
+            ("lb", False, "docker service update --network-add a lb"),
         ],
     )
-    def test_out_of_reach(self, service_name: str, remedy: str) -> None:
+    def test_out_of_reach(self, service_name: str, attachable: bool, remedy: str) -> None:
         here = Standpoint(frozenset(), service_name, "c" * 64)
-        reading = read(listing([service(), self.OWN], [task()]), here)
+        networks = [network("a", attachable=attachable)]
+        reading = read(listing([service(), self.OWN], [task()], networks), here)
         [shop] = reading.snapshot.services
         [said] = reading.snapshot.problems
         assert shop.endpoints == ()
@@ -229,6 +231,27 @@ class TestPublishedOnNodes:
         found = listing([self.HOSTED], [self.TASK], nodes=[manager])
         assert addresses(found) == ["192.0.2.9:30001"]
 
+    def test_a_udp_port_is_not_it(self) -> None:
+        udp = port(80, 5000) | {"Protocol": "udp"}
+        found = listing([self.HOSTED], [task(addresses={}, ports=[udp, port(80, 30001)])])
+        assert addresses(found) == ["192.0.2.1:30001"]
+
+    @pytest.mark.parametrize(
+        ("address", "standpoint", "said"),
+        [
+            ("127.0.0.1", Standpoint(frozenset(), "", "c" * 64), "loopback"),
+            ("127.0.0.1", ANYWHERE, None),
+            ("", ANYWHERE, "without an address"),
+        ],
+    )
+    def test_an_address_that_leads_nowhere(
+        self, address: str, standpoint: Standpoint, said: str | None
+    ) -> None:
+        found = listing([self.HOSTED], [self.TASK], nodes=[node(address=address)])
+        reasons = [each.reason for each in read(found, standpoint).snapshot.problems]
+        assert len(reasons) == (said is not None)
+        assert all(said in reason for reason in reasons if said)
+
     def test_needs_no_network(self) -> None:
         nowhere = Standpoint(frozenset())
         assert addresses(listing([self.HOSTED], [self.TASK]), nowhere) == ["192.0.2.1:30001"]
@@ -255,6 +278,19 @@ class TestVip:
         found = problem(listing([round_robin], [task()]))
         assert found.label == "com.docker.lb.backend_mode"
         assert "dnsrr" in found.reason
+
+    def test_is_reached_on_an_overlay_though_published_on_nodes_too(self) -> None:
+        both = service(marks=labels(backend_mode="vip"), ports=[port(80, 8080)])
+        reading = read(listing([both], [task()]), Standpoint(frozenset()))
+        assert reading.wanted == {"net-a": {"shop"}}
+        [said] = reading.snapshot.problems
+        assert "not on its network" in said.reason
+
+    def test_on_no_overlay(self) -> None:
+        hosted = service(marks=labels(backend_mode="vip"), networks=[], ports=[port(80, 8080)])
+        found = problem(listing([hosted], [task(addresses={}, ports=[port(80, 30001)])]))
+        assert "on no overlay" in found.reason
+        assert not found.fatal
 
     def test_none_without_a_running_task(self) -> None:
         vip = service(marks=labels(backend_mode="vip"))
@@ -286,13 +322,152 @@ class TestLastGood:
         assert len(snapshot.services) == 1
         assert snapshot.problems == ()
 
-    @pytest.mark.parametrize("label", ["ssl_only", "ssl_passthrough", "ssl_backend"])
-    def test_is_not_fallen_back_to_when_encryption_is_asked_for(self, label: str) -> None:
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            {"ssl_only": "true"},
+            {"ssl_passthrough": "true"},
+            {"ssl_backend": "true"},
+            {"ssl_only": "true", "port": "80a"},
+            {"ssl_only": "ture"},
+            {"ssl_onyl": "true"},
+            {"sll_only": "true"},
+            {"SSL": "on"},
+        ],
+    )
+    def test_is_not_fallen_back_to_when_encryption_is_asked_for(self, bad: dict[str, str]) -> None:
         """It would go in the clear, although nobody wants that any longer."""
         reader = SwarmReader()
         reader.read(listing([service()], [task()]), ANYWHERE)
-        secret = service(marks=labels(**{label: "true"}))
+        secret = updated(service(), service(marks=labels(**bad)))
         assert reader.read(listing([secret], [task()]), ANYWHERE).snapshot.services == ()
+        wrong = updated(secret, service(marks=labels(port="80a")))
+        assert reader.read(listing([wrong], [task()]), ANYWHERE).snapshot.services == ()
+
+    def test_encryption_that_is_not_asked_for_hinders_nothing(self) -> None:
+        bad = updated(service(), service(marks=labels(port="80a", ssl_only="false")))
+        assert read(listing([bad], [task()])).snapshot.services != ()
+
+    @pytest.mark.parametrize(
+        ("bad", "networks", "label"),
+        [
+            ({"network": "typo"}, ["net-a"], "network"),
+            ({}, ["net-a", "net-b"], "network"),
+            ({"network": "a", "backend_mode": "vip"}, ["net-a"], "backend_mode"),
+        ],
+    )
+    def test_labels_that_lead_nowhere_are_not_good(
+        self, bad: dict[str, str], networks: list[str], label: str
+    ) -> None:
+        """Each is well-formed, but none of its endpoints could be reached by it."""
+        reader = SwarmReader()
+        found = listing([service(marks=labels(network="a"), networks=networks)], [task()])
+        reader.read(found, ANYWHERE)
+        marks = labels(context_root="/x", **bad)
+        wrong = service(marks=marks, networks=networks) | {"Endpoint": {}}
+        for _ in range(2):
+            snapshot = reader.read(listing([wrong], [task()]), ANYWHERE).snapshot
+            [shop] = snapshot.services
+            assert [endpoint.address for endpoint in shop.endpoints] == ["10.0.1.1:80"]
+            assert shop.context_root == "/"
+            [said] = snapshot.problems
+            assert (said.label, said.fatal) == (f"com.docker.lb.{label}", True)
+
+    def test_serves_until_a_newly_named_network_is_joined(self) -> None:
+        reader = SwarmReader(may_join=lambda _: True)
+        both = task(addresses={"net-a": "10.0.1.1", "net-b": "10.0.2.1"})
+        own = service("lb", marks={}, networks=["net-a"])
+
+        def step(name: str, *joined: str) -> tuple[Reading, list[str]]:
+            shop = service(marks=labels(network=name), networks=["net-a", "net-b"])
+            here = Standpoint(frozenset(joined), "lb")
+            reading = reader.read(listing([shop, own], [both]), here)
+            [only] = reading.snapshot.services
+            return reading, [endpoint.address for endpoint in only.endpoints]
+
+        assert step("a", "net-a")[1] == ["10.0.1.1:80"]
+        reading, found = step("b", "net-a")
+        assert found == ["10.0.1.1:80"]
+        assert reading.wanted.keys() == {"net-a", "net-b"}
+        [said] = reading.snapshot.problems
+        assert "is joining" in said.reason
+        reading, found = step("b", "net-a", "net-b")
+        assert found == ["10.0.2.1:80"]
+        assert reading.wanted.keys() == {"net-b"}
+        assert reading.snapshot.problems == ()
+
+    def test_is_no_better_if_it_leads_nowhere_itself(self) -> None:
+        reader = SwarmReader()
+        reader.read(listing([service()], [task()]), ANYWHERE)
+        moved = service(marks=labels(network="c"), networks=["net-b", "net-c"])
+        [shop] = reader.read(listing([moved], [task()]), ANYWHERE).snapshot.services
+        assert shop.endpoints == ()
+
+    def test_a_service_without_labels_has_none(self) -> None:
+        reader = SwarmReader()
+        for marks in (labels(), {}, labels(port="80a")):
+            reading = reader.read(listing([service(marks=marks)], [task()]), ANYWHERE)
+        assert reading.snapshot.services == ()
+
+
+def updated(before: Json, now: Json) -> Json:
+    """A service after an update: the engine remembers what it was before."""
+    return now | {"PreviousSpec": before["Spec"]}
+
+
+class TestLastGoodOfTheEngine:
+    """In a process that has never seen the good labels."""
+
+    @pytest.mark.parametrize("bad", [{"port": "80a"}, {"network": "typo"}, {"prot": "80"}])
+    def test_is_what_the_labels_were_before_the_update(self, bad: dict[str, str]) -> None:
+        shop = updated(service(marks=labels(ip_hash="true")), service(marks=labels(**bad)))
+        snapshot = read(listing([shop], [task()])).snapshot
+        [found] = snapshot.services
+        assert found.ip_hash
+        assert [endpoint.address for endpoint in found.endpoints] == ["10.0.1.1:80"]
+        assert [said.fatal for said in snapshot.problems] == [True]
+
+    @pytest.mark.parametrize("marks", [{}, labels(port="x"), labels(ssl_only="true")])
+    def test_may_be_none(self, marks: dict[str, str]) -> None:
+        shop = updated(service(marks=marks), service(marks=labels(port="80a")))
+        assert read(listing([shop], [task()])).snapshot.services == ()
+
+    def test_its_network_is_joined(self) -> None:
+        """A new proxy is on no network yet."""
+        shop = updated(service(), service(marks=labels(port="80a")))
+        assert read(listing([shop], [task()]), Standpoint(frozenset())).wanted == {
+            "net-a": {"shop"}
+        }
+
+    def test_good_labels_need_no_other(self) -> None:
+        shop = updated(service(marks=labels(ip_hash="true")), service())
+        assert not spec(listing([shop], [task()])).ip_hash
+
+    def test_is_for_its_own_cluster(self) -> None:
+        before = service(marks=labels(service_cluster="eu"))
+        shop = updated(before, service(marks=labels(service_cluster="eu", port="80a")))
+        found = listing([shop], [task()])
+        assert SwarmReader("us").read(found, ANYWHERE).snapshot.services == ()
+        assert len(SwarmReader("eu").read(found, ANYWHERE).snapshot.services) == 1
+
+
+class TestOutOfReachOnASharedHost:
+    def places(self, *services: Json) -> list[tuple[str, tuple[str, ...], bool]]:
+        found = listing(services, [task("t1", "a"), task("t2", "b")])
+        specs = read(found, Standpoint(frozenset({"net-a"}))).snapshot.services
+        return [(each.name, each.hosts, each.default_backend) for each in specs]
+
+    def test_its_policy_is_not_imposed(self) -> None:
+        marks = labels(hosts="demo.local,a.local", ip_hash="true", default_backend="true")
+        away = service("a", marks, networks=["net-b"])
+        assert self.places(away, service("b", labels(default_backend="true"))) == [
+            ("a", ("a.local",), False),
+            ("b", ("demo.local",), True),
+        ]
+
+    def test_another_context_root_is_another_place(self) -> None:
+        away = service("a", labels(context_root="/a"), networks=["net-b"])
+        assert self.places(away, service("b"))[0] == ("a", ("demo.local",), False)
 
 
 class TestTraps:
@@ -322,6 +497,18 @@ class TestTraps:
         lost["Spec"]["TaskTemplate"]["ContainerSpec"]["Labels"] = labels()
         assert "stands on the containers" in problem(listing([lost], [task()])).reason
 
+    def test_near_misses_beside_labels_that_are_right(self) -> None:
+        marks = labels() | {"com.docker.1b.sticky_session_cookie": "session"}
+        lost = service(marks=marks)
+        on_containers = marks | {"com.docker.lb.ip_hash": "true"}
+        lost["Spec"]["TaskTemplate"]["ContainerSpec"]["Labels"] = on_containers
+        snapshot = read(listing([lost], [task()])).snapshot
+        assert [each.label for each in snapshot.problems] == [
+            "com.docker.1b.sticky_session_cookie",
+            "com.docker.lb.ip_hash",
+        ]
+        assert len(snapshot.services) == 1
+
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(0, 99999) | st.text(max_size=8),
@@ -343,6 +530,10 @@ class TestOneBadServiceTouchesNoOther:
     @given(junk=JSON, place=st.sampled_from(["Labels", "TaskTemplate", "EndpointSpec"]))
     def test_by_its_shape(self, junk: Any, place: str) -> None:
         self.check(service("bad", **{place: junk}))
+
+    @given(junk=JSON)
+    def test_by_being_none(self, junk: Any) -> None:
+        self.check({"ID": "bad", "Spec": junk})
 
     def check(self, bad: Json) -> None:
         alone = read(listing([self.GOOD], [task(of="good")])).snapshot

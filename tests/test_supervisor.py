@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from stickyproxy import health
 from stickyproxy.supervisor import usable_cores
 from tests.conftest import MakeEndpoint
 from tests.scripted import EndpointConnection, RawClient, ScriptedEndpoint, Truncated, get, ok
@@ -519,6 +520,36 @@ class TestTheRest:
         assert await services.ended() == 0, services.err.text
         assert "demo: published" in services.out.text
         assert f"1/1 usable: {peer.address}" in services.out.text
+        await proxy.program.stop()
+
+    async def test_the_admin_page_tells_what_workers_find_down(
+        self, proxies: Proxies, start: StartProgram, endpoint: MakeEndpoint, tmp_path: Path
+    ) -> None:
+        good, bad = await endpoint(), await endpoint(listening=False)
+        path = tmp_path / "admin.sock"
+        proxy = await proxies(
+            service("demo", [good.address]),
+            service("shaky", [good.address, bad.address]),
+            admin=f'address = "unix:{path}"',
+        )
+
+        async def shown(state: str) -> None:
+            """Wait until the page says so of the bad one."""
+            text = ""
+            async with asyncio.timeout(TIMEOUT):
+                while f"{bad.address}{state}\n" not in text:
+                    text = (await over_unix(path, "/services")).decode()
+
+        await shown("")
+        for [user, *_], state in zip(
+            (await proxy.users()).values(), (" (down in 1 of 2 workers)", " (down)"), strict=True
+        ):
+            for _ in range(2 * health.FAILURES):
+                assert await body(user, get(host="shaky.local")) == b"hello"
+            await shown(state)
+        await bad.start()
+        await shown("")
+        await proxy.close()
         await proxy.program.stop()
 
     async def test_one_worker_is_one_process(

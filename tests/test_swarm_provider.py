@@ -4,7 +4,11 @@ an engine is shown by tests/swarm, on real ones."""
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 import threading
+import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from stickyproxy.model import Snapshot
 from stickyproxy.providers.swarm import (
     BACKOFF,
     Engine,
+    EventWatch,
     SwarmProvider,
     Worker,
     backoff,
@@ -63,6 +68,61 @@ class TestWorker:
             worker.stop()
 
 
+@pytest.fixture
+def peer() -> Iterator[socket.socket]:
+    """Listens where an engine would."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        yield listener
+
+
+def accepted(peer: socket.socket) -> tuple[socket.socket, bytes]:
+    """The next connection and the head of the request that comes on it."""
+    connection, _ = peer.accept()
+    connection.settimeout(20)
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += connection.recv(65536)
+    return connection, head
+
+
+class TestEventWatch:
+    def watch(self, peer: socket.socket) -> EventWatch:
+        host, port = peer.getsockname()
+        return EventWatch(SwarmSettings(endpoint=f"tcp://{host}:{port}"), lambda: None)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+    def test_notices_when_the_machine_at_the_other_end_is_gone(self, peer: socket.socket) -> None:
+        """By keepalive: a stream without events is silent, whoever is there or not."""
+        watch = self.watch(peer)
+        connection, _ = accepted(peer)
+        with connection:
+            timer = ""
+            ours = f"0100007F:{connection.getpeername()[1]:04X}"
+            for _ in range(2000):  # until the kernel has seen its request acknowledged
+                table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+                [timer] = [line[5][:2] for line in table if line[1] == ours]
+                if timer == "02":  # keepalive
+                    break
+                time.sleep(0.005)
+            watch.stop()
+        assert timer == "02"
+
+    def test_stop_counts_before_there_is_a_stream(self, peer: socket.socket) -> None:
+        watch = self.watch(peer)
+        connection, head = accepted(peer)
+        with connection:
+            assert head.startswith(b"GET /version ")
+            body = b'{"ApiVersion": "1.41"}'
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            stream, head = accepted(peer)
+            with stream:
+                assert head.startswith(b"GET /v1.41/events?")
+                watch.stop()
+                stream.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                assert stream.recv(1) == b""
+
+
 def test_backoff_doubles_up_to_a_limit() -> None:
     first, most = BACKOFF
     for failures in range(1, 100):
@@ -95,7 +155,7 @@ class TestWithoutAnEngine:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         published: list[Snapshot] = []
-        settings = SwarmSettings(endpoint=f"unix://{tmp_path}/none")
+        settings = SwarmSettings(endpoint=f"unix://{tmp_path}/none", proxy_service="lb")
         provider = SwarmProvider(settings, published.append)
         running = asyncio.create_task(provider.run())
         with pytest.raises(TimeoutError):

@@ -7,10 +7,12 @@ answers. What is published stays until something else comes.
 from __future__ import annotations
 
 import asyncio
+import glob
 import logging
 import os
 import random
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -31,6 +33,8 @@ PATIENCE = 5.0
 """Seconds a connection may take, and an answer beyond WAIT."""
 BACKOFF = (0.25, 5.0)
 """Seconds before the controller is asked again after a failure: the first time, and at most."""
+LEFTOVER_SECONDS = 60.0
+"""Age from which a file that was to take the cache file's place never will."""
 
 
 class ControllerProvider:
@@ -76,7 +80,7 @@ class ControllerProvider:
                 if response.status != 200:
                     text = body[:200].decode("ascii", "replace").strip()
                     raise ProviderError(f"{self._settings.url}: {response.status} {text}")
-            self._take(body)
+            await self._take(body)
         except aiohttp.ClientConnectorError as error:
             reason = error.os_error.strerror or str(error.os_error)
             raise ProviderError(f"{self._settings.url}: cannot connect: {reason}") from error
@@ -93,33 +97,34 @@ class ControllerProvider:
         longest = min(most, first * 2 ** min(self._failures - 1, 16))
         await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311  # not secret
 
-    def _take(self, data: bytes) -> None:
+    async def _take(self, data: bytes) -> None:
         """Publish an encoded snapshot and keep it for the next start. Raises ValueError."""
-        snapshot = codec.decode(data)
-        self._accept(snapshot, codec.version(data))
+        self._accept(data)
         if self._cache is not None:
             try:
-                _write_whole(self._cache, data)
+                await asyncio.to_thread(_write_whole, self._cache, data)
             except OSError as error:
                 log.warning("controller: %s cannot be written: %s", self._cache, error.strerror)
 
     def _start_from_cache(self) -> None:
         if self._cache is None:
             return
+        _remove_leftovers(self._cache)
         try:
-            data = self._cache.read_bytes()
-            snapshot = codec.decode(data)
+            self._accept(self._cache.read_bytes())
         except FileNotFoundError:
             return
-        except (OSError, ValueError) as error:
-            log.warning("controller: %s is not used: %s", self._cache, error)
+        except Exception as error:  # whatever it is: the controller will say what is true
+            log.warning("controller: %s is not used: %r", self._cache, error)
             return
-        self._accept(snapshot, codec.version(data))
         log.info("controller: started from %s, version %s", self._cache, self._version)
 
-    def _accept(self, snapshot: Snapshot, version: str) -> None:
-        self._version = version
+    def _accept(self, data: bytes) -> None:
+        """Publish an encoded snapshot. Only then its version is ours: one that cannot be published
+        is asked for again. Raises ValueError."""
+        snapshot = codec.decode(data)
         self._publish(replace(snapshot, provider=self.name))
+        self._version = codec.version(data)
         self.ready.set()
 
 
@@ -129,8 +134,18 @@ def _write_whole(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(name, path)
     except OSError:
         with suppress(OSError):
             os.unlink(name)
         raise
+
+
+def _remove_leftovers(path: Path) -> None:
+    """What writes that were cut short have left; not what another process is writing just now."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        with suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                leftover.unlink()

@@ -11,13 +11,14 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ValidationError, ValidationInfo
 from pydantic import field_validator as validator
 
 from stickyproxy.model import Problem
-from stickyproxy.options import Boolean, ServiceOptions, explain, nearest, shown
+from stickyproxy.options import Boolean, ServiceOptions, boolean, explain, nearest, shown
 
 PREFIX = "com.docker.lb."
 
@@ -96,6 +97,9 @@ class Declaration:
     options: LabelOptions | None
     """None: they cannot be used, and ``problems`` says why."""
     problems: tuple[Problem, ...]
+    encrypted: bool = False
+    """True if they ask for encryption, or may have been meant to: then nothing may be served that
+    earlier labels, which did not ask for it, would have served in the clear."""
 
 
 def parse_service(
@@ -109,6 +113,7 @@ def parse_service(
     values = {key.removeprefix(PREFIX): labels[key] for key in labels if key.startswith(PREFIX)}
     if not values:
         return None
+    encrypted = any(_asks_for_encryption(key, values[key]) for key in values)
     unknown = [_unknown(service, key, values.pop(key)) for key in sorted(values.keys() - {*KNOWN})]
     missing = None if "port" in values else _infer_port(service, values, ports)
     problems = [*unknown, *([missing] if missing else [])]
@@ -116,23 +121,27 @@ def parse_service(
         options = LabelOptions.model_validate(values)
     except ValidationError as error:
         problems += _explained(service, values, error)
-        return Declaration(None, tuple(problems))
+        return Declaration(None, tuple(problems), encrypted)
     problems += _not_served_yet(service, values, options)
     if options.backend_mode == "vip" and options.has_affinity:
         problems.append(_vip_with_affinity(service, values))
     fatal = any(problem.fatal for problem in problems)
-    return Declaration(None if fatal else options, tuple(problems))
+    return Declaration(None if fatal else options, tuple(problems), encrypted)
 
 
 def lookalikes(service: str, labels: Mapping[str, str]) -> Iterator[Problem]:
     """Labels that are none of ours, but look as if they were meant to be."""
-    known = [PREFIX + key for key in KNOWN]
     for label in sorted(labels):
-        if label.startswith(PREFIX):
-            continue
-        # Close enough for a slip of the finger; com.docker.stack.* is not.
-        if guess := get_close_matches(label.lower(), known, n=1, cutoff=0.9):
-            yield _problem(service, label, labels[label], f"looks like {guess[0]}: is it that?")
+        if not label.startswith(PREFIX) and (guess := _lookalike(label)):
+            yield _problem(service, label, labels[label], f"looks like {guess}: is it that?")
+
+
+@lru_cache(maxsize=4096)
+def _lookalike(label: str) -> str:
+    """The label of ours that it looks like, or nothing: close enough for a slip of the finger;
+    com.docker.stack.* is not."""
+    known = [PREFIX + key for key in KNOWN]
+    return next(iter(get_close_matches(label.lower(), known, n=1, cutoff=0.9)), "")
 
 
 def on_containers(service: str, labels: Mapping[str, str]) -> Problem | None:
@@ -211,11 +220,15 @@ def _not_served_yet(
         yield _problem(service, PREFIX + key, values[key], reason, fatal=key in _IN_THE_CLEAR)
 
 
-def held_back_from_the_clear(problems: Iterable[Problem]) -> bool:
-    """True if labels ask for encryption that is not served yet: then earlier labels, which did
-    not, must not be fallen back to either."""
-    keys = {PREFIX + key for key in _IN_THE_CLEAR}
-    return any(problem.fatal and problem.label in keys for problem in problems)
+def _asks_for_encryption(key: str, text: str) -> bool:
+    """True for what is not plainly "no": a slip of the finger must not send secrets in the
+    clear."""
+    if key not in KNOWN:
+        return "ssl" in key.lower() or nearest(key, KNOWN) in _IN_THE_CLEAR
+    try:
+        return key in _IN_THE_CLEAR and boolean(text)
+    except ValueError:
+        return True
 
 
 def _vip_with_affinity(service: str, values: Mapping[str, str]) -> Problem:

@@ -7,8 +7,8 @@ The dicts are those of the Docker Engine API (1.30 and later): ``GET /services``
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stickyproxy.model import EndpointSpec, Problem, ServiceSpec, Snapshot
@@ -79,10 +79,9 @@ class SwarmReader:
         self._last_good = {key: self._last_good[key] for key in self._last_good if key in alive}
         wanted: dict[str, frozenset[str]] = {}
         for found in finds:
-            if found.network and found.spec:
-                others = wanted.get(found.network, frozenset())
-                wanted[found.network] = others | {found.spec.name}
-        specs = sorted((found.spec for found in finds if found.spec), key=lambda spec: spec.name)
+            for network in found.networks:
+                wanted[network] = wanted.get(network, frozenset()) | {found.name}
+        specs = sorted(_published(finds), key=lambda spec: spec.name)
         problems = [problem for found in finds for problem in found.problems]
         problems += [*_behind_ingress(swarm, specs), *_no_such_proxies(swarm)]
         problems.sort(key=lambda problem: (problem.service, problem.label, problem.reason))
@@ -96,35 +95,59 @@ class SwarmReader:
         try:
             return self._read_service(service, swarm)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            name = str((service.get("Spec") or {}).get("Name") or service.get("ID"))
+            name = name_of(service)
             log.debug("service %s", name, exc_info=True)
             reason = f"the engine's answer about it is not understood ({type(error).__name__})"
             return _Found(problems=(Problem(name, reason, fatal=True),))
 
     def _read_service(self, service: Json, swarm: _Swarm) -> _Found:
+        """Its labels if they are good and lead to it; else those that were, if these do."""
         spec = service["Spec"]
         name = str(spec["Name"])
         marks = spec.get("Labels") or {}
         ports = _published_ports(service)
-        declared = labels.parse_service(name, marks, [port["TargetPort"] for port in ports])
-        if declared is None:
-            return _Found(problems=_near_misses(name, spec, marks))
-        options, problems = declared.options, declared.problems
-        if labels.held_back_from_the_clear(problems):
+        declared = _declared(name, marks, ports)
+        odd = _near_misses(name, spec, marks)
+        if declared is None or declared.encrypted:
             self._last_good.pop(service["ID"], None)
-        if options is None:
-            options = self._last_good.get(service["ID"])
-        else:
+        if declared is None:
+            return _Found(problems=odd)
+        options, way = declared.options, _Way(blocked=True)
+        if options is not None:
+            if self._is_for_others(options):
+                return _Found()
+            way = swarm.way_to(service, options, ports)
+        problems = (*declared.problems, *odd, *way.problems)
+        networks = {way.network}
+        if options is not None and not way.blocked:
             self._last_good[service["ID"]] = options
-        if options is None or self._is_for_others(options):
-            return _Found(problems=problems if options is None else ())
-        way = swarm.way_to(service, options, ports)
-        problems += (*way.problems, *_without_vip(service, options, way))
+        elif not declared.encrypted and (earlier := self._earlier(service, ports)):
+            other = swarm.way_to(service, earlier, ports)
+            if options is None or other.hurdle < way.hurdle:
+                options, way = earlier, other
+                networks.add(way.network)
+                problems = (*problems, *(each for each in way.problems if each not in problems))
+        if options is None:
+            return _Found(problems=problems)
         tasks = swarm.tasks_of(service["ID"])
         endpoints = () if way.blocked else swarm.endpoints(service, options, way, tasks)
         return _Found(
-            options.spec(name, endpoints), problems, way.network, is_converging(service, tasks)
+            options.spec(name, endpoints),
+            (*problems, *swarm.odd_addresses(name, way, tasks)),
+            frozenset(networks - {""}),
+            way.blocked,
+            is_converging(service, tasks),
         )
+
+    def _earlier(self, service: Json, ports: Sequence[Json]) -> LabelOptions | None:
+        """What its labels said when they were good: as it was read here, else, in a process that
+        began after that, as they were before the last update of the service."""
+        options = self._last_good.get(service["ID"])
+        if options is None:
+            before = (service.get("PreviousSpec") or {}).get("Labels") or {}
+            declared = _declared(service["Spec"]["Name"], before, ports)
+            options = declared.options if declared else None
+        return None if options is None or self._is_for_others(options) else options
 
     def _is_for_others(self, options: LabelOptions) -> bool:
         ours = self._service_cluster
@@ -135,8 +158,15 @@ class SwarmReader:
 class _Found:
     spec: ServiceSpec | None = None
     problems: tuple[Problem, ...] = ()
-    network: str = ""
+    networks: frozenset[str] = frozenset()
+    """Ids of those that it is to be reached on, now or soon."""
+    blocked: bool = False
+    """True: it is published without endpoints, as none can be reached."""
     converging: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.spec.name if self.spec else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +179,12 @@ class _Way:
     """True: at the port that the task publishes on its node (``mode=host``)."""
     blocked: bool = False
     """True: not at all, see ``problems``."""
-    problems: tuple[Problem, ...] = field(default=())
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def hurdle(self) -> int:
+        """How far it is from being open: not at all, a network that is not joined yet, more."""
+        return 0 if not self.blocked else 1 if self.network else 2
 
 
 class _Swarm:
@@ -160,9 +195,7 @@ class _Swarm:
     ) -> None:
         self.standpoint = standpoint
         self._may_join = may_join
-        self.own = next(
-            (s for s in listing.services if s["Spec"]["Name"] == standpoint.service), None
-        )
+        self.own = next((s for s in listing.services if name_of(s) == standpoint.service), None)
         """The proxies' own service."""
         self._networks = {network["Id"]: network for network in listing.networks}
         self._nodes = {node["ID"]: node for node in listing.nodes}
@@ -181,13 +214,19 @@ class _Swarm:
         name = service["Spec"]["Name"]
         choices = self._overlays(service)
         joined = choices.keys() & (self.standpoint.networks or frozenset())
-        if options.network is None and not joined and _is_host_published(options.port, ports):
-            return _Way(published=True)
+        wants_vip = options.backend_mode == "vip"
+        of_no_use = _without_vip(name, "is on no overlay") if wants_vip else ()
+        on_node = options.network is None and not joined
+        if on_node and _is_host_published(options.port, ports) and not (wants_vip and choices):
+            return _Way(published=True, problems=of_no_use)
         if not choices and self._is_on_host_network(service):
-            return _Way()
+            return _Way(problems=of_no_use)
         network = self._choose(service, options, choices)
         if isinstance(network, Problem):
             return _Way(blocked=True, problems=(network,))
+        if wants_vip and not _virtual_ip(service, network["Id"]):
+            why = "has no virtual IP there (endpoint mode dnsrr)"
+            return _Way(blocked=True, problems=_without_vip(name, why, fatal=True))
         reachable = self.standpoint.networks
         if reachable is not None and network["Id"] not in reachable:
             return _Way(network["Id"], blocked=True, problems=(self._apart(name, network),))
@@ -236,6 +275,12 @@ class _Swarm:
     def _apart(self, name: str, network: Json) -> Problem:
         own = self.standpoint
         if own.container and not own.service:
+            if not network.get("Attachable"):
+                reason = (
+                    f'cannot be reached: its network "{network["Name"]}" takes no single '
+                    "containers, as it was not made with --attachable: run the proxy as a service"
+                )
+                return Problem(name, reason, fatal=True)
             remedy = f"docker network connect {network['Name']} {own.container[:12]}"
         else:  # the engine does not plug a network into a task on whose node nobody is on it
             proxy = own.service or "PROXY_SERVICE"
@@ -277,8 +322,53 @@ class _Swarm:
         draining = task["DesiredState"] != "running"
         return EndpointSpec(task["ID"], _joined(address, port), draining)
 
+    def odd_addresses(self, name: str, way: _Way, tasks: Sequence[Json]) -> Iterator[Problem]:
+        """Nodes that do not know themselves by an address at which a proxy finds them."""
+        if way.network or way.blocked:
+            return
+        remedy = "docker swarm init --advertise-addr ADDRESS, or docker swarm join with the same"
+        used = {task.get("NodeID", "") for task in tasks if _is_running(task)}
+        found = {_node_address(self._nodes.get(node, {})) for node in used}
+        if "" in found:
+            yield Problem(name, f"runs on a node without an address: give it one ({remedy})")
+        in_container = self.standpoint.container or self.standpoint.service
+        if in_container and any(each.startswith("127.") or each == "::1" for each in found):
+            reason = (
+                "runs on a node whose address is that of loopback, which to a container is the "
+                f"container itself: give it another ({remedy})"
+            )
+            yield Problem(name, reason)
+
+
+def _published(finds: Sequence[_Found]) -> Iterator[ServiceSpec]:
+    """Clients of a service that cannot be reached are told so by 503; but not where it shares a
+    host with others, on which it could only impose its policy."""
+    open_ones = [found.spec for found in finds if found.spec and not found.blocked]
+    taken = {(host, spec.context_root) for spec in open_ones for host in spec.hosts}
+    defaults = {spec.context_root for spec in open_ones if spec.default_backend}
+    for found in finds:
+        if spec := found.spec:
+            if found.blocked:
+                root = spec.context_root
+                hosts = tuple(host for host in spec.hosts if (host, root) not in taken)
+                default = spec.default_backend and root not in defaults
+                spec = replace(spec, hosts=hosts, default_backend=default)
+            yield spec
+
 
 # --- reading the engine's dicts -------------------------------------------------------------
+
+
+def name_of(service: Json) -> str:
+    """The name of a service; its id if it is too odd to have one."""
+    spec = service.get("Spec")
+    return str((isinstance(spec, dict) and spec.get("Name")) or service.get("ID"))
+
+
+def _declared(
+    name: str, marks: Mapping[str, str], ports: Sequence[Json]
+) -> labels.Declaration | None:
+    return labels.parse_service(name, marks, [port["TargetPort"] for port in ports])
 
 
 def _published_ports(service: Json) -> Sequence[Json]:
@@ -291,8 +381,13 @@ def _is_host_published(port: int | None, ports: Iterable[Json]) -> bool:
     return any(p.get("PublishMode") == "host" and p["TargetPort"] == port for p in ports)
 
 
+def has_state(task: Json, state: str) -> bool:
+    """True if that is how far the task has got."""
+    return bool((task.get("Status") or {}).get("State") == state)
+
+
 def _is_running(task: Json) -> bool:
-    return bool(task["Status"]["State"] == "running" and task["DesiredState"] == "running")
+    return has_state(task, "running") and bool(task["DesiredState"] == "running")
 
 
 _ENDED = frozenset(("complete", "shutdown", "failed", "rejected", "remove", "orphaned"))
@@ -336,7 +431,8 @@ def _node_address(node: Json) -> str:
 def _port_on_node(task: Json, port: int) -> int:
     """Where the task's ``port`` is published on its node; 0: nowhere (yet)."""
     for each in (task["Status"].get("PortStatus") or {}).get("Ports") or ():
-        if each.get("TargetPort") == port and each.get("PublishMode") == "host":
+        is_it = each.get("TargetPort") == port and each.get("Protocol", "tcp") == "tcp"
+        if is_it and each.get("PublishMode") == "host":
             return int(each.get("PublishedPort", 0))
     return 0
 
@@ -353,19 +449,17 @@ def _joined(address: str, port: int) -> str:
 
 
 def _near_misses(name: str, spec: Json, marks: Mapping[str, str]) -> tuple[Problem, ...]:
-    container = spec["TaskTemplate"].get("ContainerSpec") or {}
-    misplaced = labels.on_containers(name, container.get("Labels") or {})
+    container = (spec["TaskTemplate"].get("ContainerSpec") or {}).get("Labels") or {}
+    lost = {label: container[label] for label in container if label not in marks}
+    misplaced = labels.on_containers(name, lost)
     return (*labels.lookalikes(name, marks), *([misplaced] if misplaced else []))
 
 
-def _without_vip(service: Json, options: LabelOptions, way: _Way) -> list[Problem]:
-    if options.backend_mode != "vip" or way.blocked or _virtual_ip(service, way.network):
-        return []
-    name, label = service["Spec"]["Name"], labels.PREFIX + "backend_mode"
-    place = "has no virtual IP there (endpoint mode dnsrr)" if way.network else "is on no overlay"
+def _without_vip(name: str, why: str, *, fatal: bool = False) -> tuple[Problem, ...]:
+    label = labels.PREFIX + "backend_mode"
     remedy = f"docker service update --label-rm {label} {name}"
-    reason = f"is of no use: the service {place}; remove it"
-    return [Problem(name, reason, label, '"vip"', remedy, fatal=bool(way.network))]
+    reason = f"is of no use: the service {why}; remove it"
+    return (Problem(name, reason, label, '"vip"', remedy, fatal),)
 
 
 def _no_such_proxies(swarm: _Swarm) -> list[Problem]:

@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 
 from stickyproxy.config import SwarmSettings
 from stickyproxy.model import Problem
-from stickyproxy.providers.listing import Json, Listing, Standpoint, is_converging
+from stickyproxy.providers.listing import Json, Listing, Standpoint, is_converging, name_of
 
 JOINED_LABEL = "stickyproxy.joined-networks"
 """On the proxy's own service: ids of the networks that were added to it here."""
@@ -165,7 +165,7 @@ class NetworkPlanner:
     def _own_service(self, listing: Listing, standpoint: Standpoint, now: float) -> _Own:
         self._service = standpoint.service
         for service in listing.services:
-            if service["Spec"]["Name"] == standpoint.service:
+            if name_of(service) == standpoint.service:
                 attached = service["Spec"]["TaskTemplate"].get("Networks") or ()
                 ids = frozenset(str(each["Target"]) for each in attached)
                 moving = self._is_moving(service, listing, now)

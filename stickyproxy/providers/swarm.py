@@ -29,12 +29,21 @@ from typing import Any, TypeVar
 from docker import APIClient
 from docker.errors import DockerException, NotFound
 from docker.tls import TLSConfig
+from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 
 from stickyproxy.config import SwarmSettings
 from stickyproxy.errors import ProviderError
 from stickyproxy.model import Problem, Snapshot
-from stickyproxy.providers.listing import Json, Listing, Reading, Standpoint, SwarmReader
+from stickyproxy.providers.listing import (
+    Json,
+    Listing,
+    Reading,
+    Standpoint,
+    SwarmReader,
+    has_state,
+    name_of,
+)
 from stickyproxy.providers.networks import Change, NetworkPlanner
 
 log = logging.getLogger("stickyproxy")
@@ -80,6 +89,11 @@ class Engine:
         own container count."""
         self._settings = settings
         self._container = own_container() if forwards_here else ""
+        if forwards_here and not self._container and settings.proxy_service is None:
+            log.warning(
+                "swarm: this process seems to run in no container, and only from there overlay "
+                "networks are reached: run it in one, or publish applications with mode=host"
+            )
         self._client: APIClient | None = None
         self._realm = ""
         self._last: object = None
@@ -121,7 +135,7 @@ class Engine:
         services, leaving, networks, nodes = map(json.loads, raw)
         listing = Listing(self._realm, services, self._tasks + leaving, networks, nodes)
         self._running = frozenset(
-            task["ID"] for task in listing.tasks if task["Status"]["State"] == "running"
+            task["ID"] for task in listing.tasks if has_state(task, "running")
         )
         return View(listing, self._standpoint(services, listing.tasks, own))
 
@@ -244,16 +258,16 @@ def _standpoint_of_service(
     which are not those of its specification while that is being rolled out. When none runs, those
     count that are on their way: they are given their networks before they start."""
     for service in services:
-        if name in (service["Spec"]["Name"], service["ID"]):
+        if name in (name_of(service), service.get("ID")):
             own = [task for task in tasks if task.get("ServiceID") == service["ID"]]
-            running = [task for task in own if task["Status"]["State"] == "running"]
-            wanted = [task for task in own if task["DesiredState"] in ("running", "ready")]
+            running = [task for task in own if has_state(task, "running")]
+            wanted = [task for task in own if task.get("DesiredState") in ("running", "ready")]
             ids = (
                 str(attachment["Network"]["ID"])
                 for task in running or wanted
                 for attachment in task.get("NetworksAttachments") or ()
             )
-            return Standpoint(frozenset(ids), str(service["Spec"]["Name"]))
+            return Standpoint(frozenset(ids), name_of(service))
     return Standpoint(service=name)
 
 
@@ -277,14 +291,38 @@ def _client(settings: SwarmSettings, version: str) -> APIClient:
     CA_BUNDLE variables of the environment would take the place of ``tls_ca``, and proxies stand
     between us and the engine."""
     tls: TLSConfig | bool = False
-    if settings.tls_ca or settings.tls_cert:
+    if settings.tls_ca:
         pair = (settings.tls_cert, settings.tls_key) if settings.tls_cert else None
-        tls = TLSConfig(client_cert=pair, ca_cert=settings.tls_ca, verify=bool(settings.tls_ca))
+        tls = TLSConfig(client_cert=pair, ca_cert=settings.tls_ca, verify=True)
     client = APIClient(
         base_url=settings.endpoint, version=version, timeout=ENGINE_TIMEOUT, tls=tls, num_pools=2
     )
     client.trust_env = False
+    if settings.endpoint.startswith("tcp://"):
+        for scheme in ("http://", "https://"):
+            client.mount(scheme, _KeptAlive())
     return client
+
+
+class _KeptAlive(HTTPAdapter):
+    """Connections that end when the machine at the other end is gone without a word. The stream of
+    events is silent for hours, and would wait for ever."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """Make the pool that connections come from."""
+        super().init_poolmanager(*args, socket_options=_KEEPALIVE, **options)
+
+
+_KEEPALIVE = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    # After 15 seconds of silence it is asked every 5; three times without an answer is the end.
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, name)
+    ),
+]
 
 
 def _explained(endpoint: str, error: Exception) -> str:
@@ -403,6 +441,9 @@ class EventWatch:
     def stop(self) -> None:
         """End the stream and the thread."""
         self._stopping.set()
+        self._end_stream()
+
+    def _end_stream(self) -> None:
         with suppress(Exception):  # the SDK reaches for the socket, whatever state it is in
             self._stream.close()
 
@@ -414,8 +455,9 @@ class EventWatch:
                     self._stream = client.events(filters=_EVENTS)
                     failures = 0
                     self._wake()
-                    for _ in self._stream:
+                    while not self._stopping.is_set() and next(self._stream, None) is not None:
                         self._wake()
+                    self._end_stream()  # nobody else does if stop() came before it was there
             except _ERRORS as error:
                 log.debug("event stream: %s", error)
             failures += 1
