@@ -77,6 +77,9 @@ _RESPONSE = {
 _NEVER_HOP_BY_HOP = frozenset((b"host", b"content-length", b"transfer-encoding", b"cookie"))
 
 _REMEMBERED_NAMES = 1024
+_REMEMBERED_LINES = 1024
+_REMEMBERED_LINE = 128
+"""Bytes of the longest line that is remembered."""
 
 
 class Classifier(dict[bytes, int]):
@@ -102,6 +105,26 @@ class Classifier(dict[bytes, int]):
 
 REQUEST_KINDS = Classifier(_REQUEST)
 RESPONSE_KINDS = Classifier(_RESPONSE)
+
+
+class LineClassifier(dict[bytes, int]):
+    """Field line as received -> Kind. An app's answers have most of their lines in common: those
+    are not even taken apart."""
+
+    def __init__(self, names: Classifier) -> None:
+        super().__init__()
+        self._names = names
+
+    def __missing__(self, line: bytes) -> int:
+        kind = self._names[line.partition(b":")[0]]
+        if len(line) <= _REMEMBERED_LINE:
+            if len(self) >= _REMEMBERED_LINES:
+                self.clear()
+            self[line] = kind
+        return kind
+
+
+RESPONSE_LINES = LineClassifier(RESPONSE_KINDS)
 
 
 @lru_cache(256)

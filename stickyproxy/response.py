@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from stickyproxy.errors import UpstreamProtocolError
 from stickyproxy.headers import (
-    RESPONSE_KINDS,
+    RESPONSE_LINES,
     Kind,
     named_in_connection,
     seconds,
@@ -116,23 +116,24 @@ class Relay:
     def interim(self, lines: list[bytes]) -> None:
         """Forward 100 Continue, 103 Early Hints... HTTP/1.0 has none (RFC 9110 section 15.2)."""
         if self._request.http11:
-            kept = [line for line in lines[1:] if not RESPONSE_KINDS[line.partition(b":")[0]]]
+            kept = [line for line in lines[1:] if not RESPONSE_LINES[line]]
             self._out.append(b"\r\n".join((_as_http11(lines[0]), *kept, b"", b"")))
 
     def head(self, status: int, lines: list[bytes]) -> int:
         """Write the head. Returns the body's length, UNTIL_CLOSE or CHUNKED."""
         self.head_seconds = monotonic() - self.started
-        kinds = RESPONSE_KINDS
+        kinds = RESPONSE_LINES
         length = UNTIL_CLOSE
         set_cookies: list[bytes] = []
         named: frozenset[bytes] = frozenset()
         head = [_as_http11(lines[0])]
         for line in lines[1:]:
-            name, _, value = line.partition(b":")
-            kind = kinds[name]
+            kind = kinds[line]
             if not kind:
                 head.append(line)
-            elif kind == Kind.CONTENT_LENGTH:
+                continue
+            value = line.partition(b":")[2]
+            if kind == Kind.CONTENT_LENGTH:
                 length = int(value)
                 if status not in (101, 204):  # no body, no length (RFC 9110 section 8.6)
                     head.append(line)
