@@ -10,11 +10,11 @@ the proxy does (see ARCHITECTURE.md, "why the loop is ours").
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
@@ -40,6 +40,9 @@ LINGER_BYTES = 1 << 20
 # aiohttp says of a line that is too long only which limit it passed. With limits that differ, that
 # tells a request target (414) from a header field (431).
 _TARGET_LIMIT_IS_LOWER_BY = 1
+
+Message = tuple["RawRequestMessage | _ErrInfo", "StreamReader"]
+"""What aiohttp queues: a request and its body."""
 
 
 class Limits:
@@ -234,20 +237,33 @@ class ClientConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         waiter = self._waiter
-        if waiter is None or waiter.done():
+        parser = self._parser
+        if waiter is None or waiter.done() or parser is None:
             self._receive_more(data)
             return
-        self._waiter, self._parked = None, waiter
-        super().data_received(data)
-        if self._messages:
-            if not self._begin():
+        try:
+            messages, upgraded, tail = parser.feed_data(data)
+        except HttpProcessingError as error:
+            malformed = _ErrInfo(status=400, exc=error, message=error.message)
+            messages, upgraded, tail = [(malformed, EMPTY_PAYLOAD)], False, b""
+        if messages:
+            self._waiter, self._parked = None, waiter
+            if len(messages) > 1 or upgraded or not self._begin(*messages[0]):
+                self._queue(messages, upgraded, tail)
                 self.needs_task()
-        else:
-            self._waiter, self._parked = waiter, None
-            if data and self._head_timer is None and not self._upgraded:
-                self._head_timer = self.loop.call_later(
-                    self._server.limits.head_timeout, self._head_timed_out
-                )
+        elif data and self._head_timer is None:
+            self._head_timer = self.loop.call_later(
+                self._server.limits.head_timeout, self._head_timed_out
+            )
+
+    def _queue(self, messages: Sequence[Message], upgraded: bool, tail: bytes) -> None:
+        """As aiohttp's ``data_received`` does with what it has parsed."""
+        self._messages.extend(messages)
+        self._upgraded = upgraded
+        if upgraded:
+            self._message_tail = tail
+        if not self._buffer_paused and len(self._messages) >= self._max_msg_queue_size:
+            self._pause_reading_for_buffer()
 
     def _receive_more(self, data: bytes) -> None:
         """What comes while a request is being answered."""
@@ -275,21 +291,22 @@ class ClientConnection(RequestHandler):
 
     # --- serving ---
 
-    def _begin(self) -> bool:
-        """Try to answer the request that came without the task."""
-        message, payload = self._messages[0]
+    def _begin(self, message: RawRequestMessage | _ErrInfo, payload: StreamReader) -> bool:
+        """Answer the only request there is without the task, if that can be done, and wake the
+        task for it otherwise. Returns False if it has to be queued."""
         if self._paused or isinstance(message, _ErrInfo):
             return False
-        exchange = self._exchange = self._take_request(message, payload)
-        return exchange.begin()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        exchange = self._exchange = self._serve(message, payload)
+        if not exchange.begin():
+            self.needs_task()
+        return True
 
-    def _take_request(self, message: RawRequestMessage, payload: StreamReader) -> Exchange:
-        """``message`` is the next in the queue."""
+    def _serve(self, message: RawRequestMessage, payload: StreamReader) -> Exchange:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        self._messages.popleft()
-        self._free_queue_slot()
         self._payload = payload
         return self._server.serve(self, message, payload)
 
@@ -328,7 +345,9 @@ class ClientConnection(RequestHandler):
                 if isinstance(message, _ErrInfo):
                     await self._refuse(message)
                     break
-                exchange = self._take_request(message, payload)
+                self._messages.popleft()
+                self._free_queue_slot()
+                exchange = self._serve(message, payload)
             self._keep = await exchange.run()
             body, self._payload = self._payload, None
             if body is not None and body is not EMPTY_PAYLOAD and not body.is_eof():

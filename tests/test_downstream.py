@@ -25,6 +25,7 @@ CONNECTION: dict[str, Any] = {
     "_buffer_paused": False,
     "_close": False,
     "_keepalive_handle": None,
+    "_message_tail": b"",
     "_messages": deque(),
     "_next_keepalive_close_time": 0.0,
     "_paused": False,
@@ -36,6 +37,7 @@ CONNECTION: dict[str, Any] = {
 
 CONNECTION_METHODS = {
     "_drain_helper": "(self)",
+    "_pause_reading_for_buffer": "(self)",
     "_pause_transport_reading": "(self)",
     "_process_keepalive": "(self)",
     "_resume_reading_if_drained": "(self)",
@@ -54,7 +56,7 @@ CONNECTION_METHODS = {
 SERVER = {"_kwargs": dict, "_loop": asyncio.AbstractEventLoop, "connections": list}
 """State of a ``web.Server``, and its type."""
 
-OTHERS = {"_loop", "_msg_queue_resume_size", "_parser"}
+OTHERS = {"_loop", "_max_msg_queue_size", "_msg_queue_resume_size", "_parser"}
 """Parts of a connection that have a test of their own."""
 
 
@@ -92,11 +94,12 @@ def test_methods_of_a_connection(name: str) -> None:
 
 async def test_queue_of_a_connection(connection: RequestHandler) -> None:
     """Requests that were parsed and wait; the parser stops when there are too many."""
-    size = getattr(connection, "_msg_queue_resume_size", None)
-    assert isinstance(size, int), moved("RequestHandler._msg_queue_resume_size")
+    for name in ("_max_msg_queue_size", "_msg_queue_resume_size"):
+        assert isinstance(getattr(connection, name, None), int), moved(f"RequestHandler.{name}")
     parser = getattr(connection, "_parser", None)
     assert parser is not None, moved("RequestHandler._parser")
     assert callable(getattr(parser, "message_consumed", None)), moved("message_consumed()")
+    assert parser.feed_data(b"") == ((), False, b""), moved("the result of feed_data()")
     assert connection._loop is asyncio.get_running_loop(), moved("RequestHandler._loop")
 
 
