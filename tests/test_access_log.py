@@ -462,6 +462,29 @@ class TestGone:
         assert (line["status"], line["bytes"]) == ("499", "0")
         assert (line["service"], line["upstream_addr"]) == ("demo", peer.address)
 
+    async def test_client_on_connections_that_were_used_before(
+        self, logging: StartLogging, endpoint: MakeEndpoint, client: MakeClient
+    ) -> None:
+        async def script(conn: EndpointConnection) -> None:
+            assert await conn.request() is not None
+            await conn.send(ok())
+            assert await conn.request() is not None
+            await conn.eof()
+
+        peer = await endpoint(script)
+        log = await logging([service(peer)])
+        user = await client(log.port)
+        await user.send(get("/warm"))
+        await user.response()
+        await user.send(get("/gone"))
+        await peer.wait_requests(2)
+        user.close()
+        await peer.wait_open(0)
+        _, line = await log.text()
+        assert line["request"] == "GET /gone HTTP/1.1"
+        assert (line["status"], line["bytes"]) == ("499", "0")
+        assert (line["service"], line["upstream_addr"]) == ("demo", peer.address)
+
     async def test_client_inside_the_answer(
         self, logging: StartLogging, endpoint: MakeEndpoint, client: MakeClient
     ) -> None:

@@ -21,6 +21,7 @@ from tests.scripted import (
     Field,
     RawClient,
     Response,
+    Truncated,
     answering,
     chunk,
     chunked,
@@ -145,7 +146,7 @@ class TestConnections:
         """RFC 9112, 9.3.2: answered in order."""
         proxy, _ = await behind(echo)
         user = await client(proxy.port)
-        targets = [f"/{number}" for number in range(20)]
+        targets = [f"/{number}" for number in range(100)]
         await user.send(b"".join(post(b"x" * 10, target) + get(target) for target in targets))
         for target in targets:
             for body in (b"x" * 10, b""):
@@ -257,6 +258,74 @@ class TestConnections:
         user.finish()
         answer = await user.read_until_eof()
         assert answer == b"" or answer.endswith(b"\r\n\r\nhello")
+
+
+class TestWithoutATask:
+    """A second request finds an idle connection to its endpoint: then callbacks alone do the
+    work. What goes wrong must go as it does otherwise."""
+
+    async def test_pipelined_behind_one_under_way(
+        self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient
+    ) -> None:
+        release = asyncio.Event()
+
+        async def script(conn: EndpointConnection) -> None:
+            while (received := await conn.request()) is not None:
+                if received.target == b"/slow":
+                    await release.wait()
+                await conn.send(ok(received.target))
+
+        peer = await endpoint(script)
+        proxy = await start_proxy([service(peer)])
+        user = await client(proxy.port)
+        await user.send(get("/warm"))
+        await user.response()
+        await user.send(get("/slow"))
+        await peer.wait_requests(2)
+        targets = [f"/{number}" for number in range(50)]
+        await user.send(b"".join(map(get, targets)))
+        release.set()
+        bodies = [(await user.response()).body for _ in range(51)]
+        assert bodies == [b"/slow", *(target.encode() for target in targets)]
+
+    async def test_the_client_leaves(
+        self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient
+    ) -> None:
+        async def script(conn: EndpointConnection) -> None:
+            while (received := await conn.request()) is not None:
+                if received.target == b"/slow":
+                    await conn.eof()
+                    return
+                await conn.send(ok())
+
+        peer = await endpoint(script)
+        proxy = await start_proxy([service(peer)])
+        user = await client(proxy.port)
+        await user.send(get("/warm"))
+        await user.response()
+        await user.send(get("/slow"))
+        await peer.wait_requests(2)
+        user.close()
+        await peer.wait_open(0)
+        assert peer.connections == 1
+
+    async def test_the_endpoint_dies_within_its_answer(
+        self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient
+    ) -> None:
+        async def script(conn: EndpointConnection) -> None:
+            while (received := await conn.request()) is not None:
+                if received.target == b"/half":
+                    await conn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+                    return
+                await conn.send(ok())
+
+        proxy = await start_proxy([service(await endpoint(script))])
+        user = await client(proxy.port)
+        await user.send(get("/warm"))
+        await user.response()
+        await user.send(get("/half"))
+        with pytest.raises(Truncated, match="reset"):
+            await user.read_until_eof()
 
 
 class TestBodies:
