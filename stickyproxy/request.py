@@ -270,7 +270,11 @@ class ClientRequest:
         if len(self._cookies) == 1:
             at = self._cookie_line
             lines = self._lines.copy()
-            lines[at : at + 1] = _cookie_lines(self._cookies, strips)
+            kept = cookies.without_pins(self._cookies[0], strips)
+            if kept is None:
+                del lines[at]
+            else:
+                lines[at] = b"Cookie: " + kept
             return lines
         lines = [line for line in self._lines if line[:7].lower() != b"cookie:"]
         return lines + _cookie_lines(self._cookies, strips)
