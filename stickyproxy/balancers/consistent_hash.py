@@ -96,8 +96,8 @@ class ConsistentHashPolicy:
 
 
 # With n of m endpoints tried, a value that points to another one is found after m/(m-n) draws on
-# average; this many fail only when nearly all of many endpoints were tried.
-_DRAWS = 32
+# average; so many times that fail once in e**32.
+_PATIENCE = 32
 
 
 class ConsistentHashBalancer:
@@ -128,7 +128,9 @@ class ConsistentHashBalancer:
     def _generate(self, cookie: CookieKey, tried: Collection[Endpoint]) -> Pick | None:
         """A new session. After a failed try it is given a value of its own that points to another
         endpoint, so that the client's next request, which knows nothing of that try, agrees."""
-        for _ in range(_DRAWS):
+        left = len(self._picks) - len(tried)
+        draws = _PATIENCE * len(self._picks) // left if left > 0 else 1
+        for _ in range(draws):
             value = secrets.token_hex(8).encode()
             endpoint = self.table.owner(value)
             if endpoint not in tried:
