@@ -41,15 +41,6 @@ def shared_swarm(archive: Path) -> Iterator[Swarm]:
         yield started
 
 
-@pytest.fixture
-def three(archive: Path) -> Iterator[Swarm]:
-    """Three nodes that have the images, all of them managers."""
-    with Swarm(nodes=3, managers=3) as started:
-        for node in started.nodes:
-            images.load(node, archive)
-        yield started
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -57,12 +48,15 @@ def pytest_runtest_makereport(
     """A failed test shows what the proxies logged and what runs."""
     report = yield
     arguments = getattr(item, "funcargs", {}).values()
-    swarm = next((value for value in arguments if isinstance(value, Swarm)), None)
+    swarms = (getattr(value, "swarm", value) for value in arguments)
+    swarm = next((value for value in swarms if isinstance(value, Swarm)), None)
     if swarm is not None and report.failed:
         try:
             what = swarm.manager.docker("service", "ls") + stage.proxy_logs(swarm.manager)
         except Exception as error:  # the engine may be the very thing that failed
             what = f"{error}\n{swarm.manager.log()}"
+        for log in sorted(swarm.directory.glob("*.log")):  # of plain processes
+            what += f"\n--- {log.name}\n{log.read_text(errors='replace')[-3000:]}"
         report.sections.append(("Swarm", what))
     return report
 
