@@ -33,12 +33,23 @@ def swarm(archive: Path) -> Iterator[Swarm]:
         yield started
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_swarm(archive: Path) -> Iterator[Swarm]:
-    """The same for all tests of a module."""
+    """One node with the stack, and an overlay network "demo" for services, for several modules."""
     with Swarm() as started:
         images.load(started.manager, archive)
+        stage.deploy(started)
+        started.manager.docker("network", "create", "-d", "overlay", "demo")
         yield started
+
+
+@pytest.fixture(scope="module")
+def deployed(shared_swarm: Swarm) -> Iterator[Swarm]:
+    """The shared Swarm; the services that a module creates are removed after it."""
+    yield shared_swarm
+    names = (each["Spec"]["Name"] for each in shared_swarm.manager.api("/services"))
+    ours = [name for name in names if not name.startswith("stickyproxy_")]
+    shared_swarm.manager.docker("service", "rm", *ours)
 
 
 @pytest.hookimpl(wrapper=True)

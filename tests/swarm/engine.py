@@ -228,8 +228,8 @@ class Node:
         """End dockerd alone and wait for it. On SIGTERM it stops its containers first; on
         SIGKILL they run on until it is started again."""
         assert self._daemon is not None
-        pid = (self.directory / "docker.pid").read_text().strip()
-        run(self.inside("kill", f"-{number.name.removeprefix('SIG')}", pid))
+        name = number.name.removeprefix("SIG")
+        run(self.inside("kill", f"-{name}", str(self.engine_pid)))
         self._daemon.wait(60)
 
     def log(self) -> str:
@@ -312,18 +312,39 @@ class Node:
         lines = self._get(f"/v1.41/events?{period}&{query}").splitlines()
         return [event for event in map(json.loads, lines) if event["Type"] == "container"]
 
+    def post(self, path: str, body: object) -> Any:
+        """What the engine answers to a POST of that, as JSON."""
+        return json.loads(self._request("POST", f"/v1.41{path}", json.dumps(body)))
+
     def _get(self, path: str) -> bytes:
+        return self._request("GET", path)
+
+    def _request(self, method: str, path: str, body: str | None = None) -> bytes:
+        headers = {"Connection": "close"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
+            connection.settimeout(60)
             connection.connect(str(self.socket))
             client = http.client.HTTPConnection("engine")
             client.sock = connection
-            client.request("GET", path, headers={"Connection": "close"})
+            client.request(method, path, body, headers)
             with client.getresponse() as answer:
-                body = answer.read()
-        if answer.status != http.HTTPStatus.OK:
-            raise CommandError(f"GET {path}: {answer.status} {body!r}")
-        return body
+                text = answer.read()
+        if answer.status not in (http.HTTPStatus.OK, http.HTTPStatus.CREATED):
+            raise CommandError(f"{method} {path}: {answer.status} {text!r}")
+        return text
+
+    def cpu_seconds(self, pid: int) -> float:
+        """The time that a process has had, by its number on this node."""
+        stat = Path(f"/proc/{self._first_pid()}/root/proc/{pid}/stat").read_text()
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def engine_pid(self) -> int:
+        """The process of the engine, by its number on this node."""
+        return int((self.directory / "docker.pid").read_text())
 
     def tasks(self, service: str) -> dict[str, dict[str, Any]]:
         """Instance -> task, of every task of a service that has or had a container. The instance

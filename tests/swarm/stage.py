@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stickyproxy.supervisor import usable_cores
 from tests.swarm import images
 from tests.swarm.engine import CommandError, Node, Swarm, eventually, run
 from tests.swarm.load import Report
@@ -67,7 +68,7 @@ def deploy(swarm: Swarm, stack: str = "stack.yml", name: str = "stickyproxy") ->
     """Deploy one of the project's own stack files, as it is, and wait until its tasks run."""
     path = images.CHECKOUT / "deploy" / stack
     swarm.manager.docker("stack", "deploy", "--resolve-image", "never", "-c", path, name)
-    eventually(f"{name} runs", lambda: settled(swarm.manager, name), within=90)
+    eventually(f"{name} runs", lambda: settled(swarm.manager, name), within=180)
 
 
 def settled(node: Node, stack: str) -> bool:
@@ -171,8 +172,8 @@ def in_rotation(
     )
 
 
-_CONNECTIONS = 12
-"""That many connections do not all meet one of two processes by chance."""
+_CONNECTIONS = 8 * usable_cores()
+"""So many that hardly a process is left out by chance."""
 
 
 def _is_dealt_to_all(answers: list[str], replicas: int) -> bool:

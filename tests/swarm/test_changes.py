@@ -13,11 +13,9 @@ import pytest
 from tests.swarm.engine import Node, Swarm, eventually
 from tests.swarm.load import Load, Report
 from tests.swarm.stage import (
-    DEMO_PORT,
     HEALTH,
     Instances,
     create_demo,
-    deploy,
     in_rotation,
     moves_table,
     published,
@@ -26,19 +24,16 @@ from tests.swarm.stage import (
     told,
     unjustified,
 )
-from tests.swarm.timings import Watch
 
 LABELS = ("hosts=demo.local", "sticky_session_cookie=session", "port=8080")
 
 
 @pytest.fixture(scope="module")
-def demo(shared_swarm: Swarm) -> Swarm:
+def demo(deployed: Swarm) -> Swarm:
     """A Swarm with the stack and the demo service, five replicas with a health check."""
-    deploy(shared_swarm)
-    shared_swarm.manager.docker("network", "create", "-d", "overlay", "demo")
-    _create(shared_swarm.manager)
-    published(shared_swarm)
-    return shared_swarm
+    _create(deployed.manager)
+    published(deployed)
+    return deployed
 
 
 def _create(node: Node) -> None:
@@ -148,37 +143,3 @@ def test_removing_and_creating_again(demo: Swarm) -> None:
     }
     assert {move.came_from for move in report.moves} == before.keys()
     assert report.instances.keys() <= node.running("demo").keys()
-
-
-def test_how_soon_the_proxy_is_in_step(demo: Swarm) -> None:
-    """Told, not judged: it depends on the machine."""
-    node = demo.manager
-    node.docker(
-        *("service", "update", "--env-add=STICKYPROXY_DEBUG=1", "--detach", "stickyproxy_proxy")
-    )
-    create_demo(
-        node,
-        *("hosts=timed.local", "port=8080"),
-        name="timed",
-        replicas=2,
-        options=["--restart-delay=0s"],
-    )
-    eventually("the proxy was replaced", lambda: service_settled(node, "stickyproxy_proxy", 1))
-    published(demo, host="timed.local")
-    eventually("two listen", lambda: ready(demo, "timed", 2))
-    eventually(
-        "two are in rotation", lambda: in_rotation(demo, [node.address], 2, host="timed.local")
-    )
-    [proxy] = node.running("stickyproxy_proxy")
-    watch = Watch(node, "timed", proxy, DEMO_PORT)
-
-    def scale(replicas: int) -> None:
-        node.docker("service", "scale", "--detach", f"timed={replicas}")
-
-    for _ in range(2):
-        watch.change(lambda: scale(6), came=4, left=0)
-        watch.change(lambda: scale(2), came=0, left=4)
-    for _ in range(3):
-        victim = next(iter(node.running("timed")))
-        watch.change(lambda victim=victim: node.docker("kill", victim), came=1, left=1)  # type: ignore[misc]
-    told.append(str(watch))

@@ -22,7 +22,6 @@ from tests.swarm.stage import (
     deploy,
     in_rotation,
     moves_table,
-    published,
     ready,
     service_settled,
     settled,
@@ -42,7 +41,6 @@ def three(archive: Path) -> Iterator[Swarm]:
         token = swarm.directory / "token"
         token.write_text(secrets.token_hex(32))
         swarm.manager.docker("secret", "create", "stickyproxy_token", token)
-        deploy(swarm, "stack-split.yml")
         swarm.manager.docker("network", "create", "-d", "overlay", "demo")
         create_demo(
             swarm.manager,
@@ -50,12 +48,20 @@ def three(archive: Path) -> Iterator[Swarm]:
             replicas=REPLICAS,
             options=["--replicas-max-per-node=4"],
         )
+        deploy(swarm, "stack-split.yml")
+        # The controller lets them join the service's network, one after the other.
+        eventually("the proxies have joined", lambda: _have_joined(swarm), within=180)
         eventually("the service listens", lambda: ready(swarm, "demo", REPLICAS))
-        published(swarm, *addresses(*swarm.nodes))
-        # Joining the service's network replaced the proxies one after the other.
-        eventually("the proxies have settled", lambda: settled(swarm.manager, "stickyproxy"))
         _all_in_rotation(swarm, swarm.nodes, REPLICAS)
         yield swarm
+
+
+def _have_joined(swarm: Swarm) -> bool:
+    """Whether the proxies' service has been given the network "demo", and every proxy is on it."""
+    network = swarm.manager.api("/networks/demo")["Id"]
+    template = swarm.manager.api("/services/stickyproxy_proxy")["Spec"]["TaskTemplate"]
+    given = {each["Target"] for each in template["Networks"]}
+    return network in given and settled(swarm.manager, "stickyproxy")
 
 
 def addresses(*nodes: Node) -> list[str]:
