@@ -17,7 +17,7 @@ BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo swarm test test-swarm lint fmt bench \
+.PHONY: help demo swarm swarm-cost test test-swarm lint fmt bench \
 	bench-affinity bench-pick clean
 
 help: ## this list
@@ -51,6 +51,9 @@ test: $(READY) ## the test suite
 
 test-swarm: $(READY) ## the part of it that starts Docker engines of its own
 	$(BIN)/python -m pytest tests/swarm $(ARGS)
+
+swarm-cost: $(READY) ## what watching a Swarm of 200 services costs (4 minutes)
+	@$(BIN)/python -m tests.swarm.cost
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -33,21 +33,23 @@ def swarm(archive: Path) -> Iterator[Swarm]:
         yield started
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_swarm(archive: Path) -> Iterator[Swarm]:
-    """The same for all tests of a module."""
+    """One node with the stack, and an overlay network "demo" for services, for several modules."""
     with Swarm() as started:
         images.load(started.manager, archive)
+        stage.deploy(started)
+        started.manager.docker("network", "create", "-d", "overlay", "demo")
         yield started
 
 
-@pytest.fixture
-def three(archive: Path) -> Iterator[Swarm]:
-    """Three nodes that have the images, all of them managers."""
-    with Swarm(nodes=3, managers=3) as started:
-        for node in started.nodes:
-            images.load(node, archive)
-        yield started
+@pytest.fixture(scope="module")
+def deployed(shared_swarm: Swarm) -> Iterator[Swarm]:
+    """The shared Swarm; the services that a module creates are removed after it."""
+    yield shared_swarm
+    names = (each["Spec"]["Name"] for each in shared_swarm.manager.api("/services"))
+    ours = [name for name in names if not name.startswith("stickyproxy_")]
+    shared_swarm.manager.docker("service", "rm", *ours)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -57,12 +59,15 @@ def pytest_runtest_makereport(
     """A failed test shows what the proxies logged and what runs."""
     report = yield
     arguments = getattr(item, "funcargs", {}).values()
-    swarm = next((value for value in arguments if isinstance(value, Swarm)), None)
+    swarms = (getattr(value, "swarm", value) for value in arguments)
+    swarm = next((value for value in swarms if isinstance(value, Swarm)), None)
     if swarm is not None and report.failed:
         try:
             what = swarm.manager.docker("service", "ls") + stage.proxy_logs(swarm.manager)
         except Exception as error:  # the engine may be the very thing that failed
             what = f"{error}\n{swarm.manager.log()}"
+        for log in sorted(swarm.directory.glob("*.log")):  # of plain processes
+            what += f"\n--- {log.name}\n{log.read_text(errors='replace')[-3000:]}"
         report.sections.append(("Swarm", what))
     return report
 

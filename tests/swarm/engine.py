@@ -23,7 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -44,8 +45,23 @@ NEEDED = {
     "setpriv": "util-linux",
     "mmdebstrap": "mmdebstrap",
     "curl": "curl",
+    "openssl": "openssl",
 }
 """What the suite runs, and the Debian package it comes in."""
+
+TLS_PORT = 2376
+_CERTIFICATES = """
+{new_key} -x509 -subj /CN=ca -addext keyUsage=critical,keyCertSign -keyout ca.key -out ca.pem
+sign() {{ openssl x509 -req -days 2 -CA ca.pem -CAkey ca.key -CAcreateserial "$@"; }}
+{new_key} -subj /CN=engine -keyout engine.key -out engine.csr
+sign -in engine.csr -out engine.pem -extfile <(echo subjectAltName=IP:{address})
+{new_key} -subj /CN=client -keyout client.key -out client.csr
+sign -in client.csr -out client.pem -extfile <(echo extendedKeyUsage=clientAuth)
+"""
+"""An authority, and what it vouches for: an engine, and who may use it."""
+
+_LISTEN = "0A"
+"""The state of a listening socket in ``/proc/net/tcp``."""
 
 T = TypeVar("T")
 
@@ -78,6 +94,12 @@ def eventually(what: str, ask: Callable[[], T], *, within: float = 60.0, every: 
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {within:g} s; last: {last}")
         time.sleep(every)
+
+
+def at_once(what: Callable[[T], object], everywhere: Iterable[T]) -> None:
+    """Do something to several things at the same time. Raises what the first failure raised."""
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(what, everywhere))
 
 
 class CommandError(Exception):
@@ -123,6 +145,7 @@ class Node:
         self.netns = netns
         self.directory = directory
         self.socket = directory / "docker.sock"
+        self._has_tls = False
         self._first: subprocess.Popen[bytes] | None = None
         self._daemon: subprocess.Popen[bytes] | None = None
 
@@ -137,7 +160,7 @@ class Node:
         setup = (
             f"hostname {self.name} && mount -t tmpfs tmpfs /run && mkdir /run/lock && "
             # With SIGCHLD ignored the kernel reaps whatever the engine leaves behind.
-            "trap '' CHLD && exec sleep infinity"
+            "exec env --ignore-signal=CHLD sleep infinity"
         )
         self._first = subprocess.Popen(
             [
@@ -164,7 +187,7 @@ class Node:
 
     def start_engine(self) -> None:
         """Start dockerd and wait until it answers."""
-        settings = {
+        settings: dict[str, Any] = {
             "data-root": str(self.directory / "data"),
             "exec-root": str(self.directory / "exec"),
             "pidfile": str(self.directory / "docker.pid"),
@@ -175,6 +198,14 @@ class Node:
             "log-level": "warn",
             "shutdown-timeout": 5,
         }
+        if self._has_tls:
+            settings |= {
+                "hosts": [*settings["hosts"], f"tcp://{self.address}:{TLS_PORT}"],
+                "tlsverify": True,
+                "tlscacert": str(self.directory / "ca.pem"),
+                "tlscert": str(self.directory / "engine.pem"),
+                "tlskey": str(self.directory / "engine.key"),
+            }
         config = self.directory / "daemon.json"
         config.write_text(json.dumps(settings))
         # A killed daemon leaves it behind, and the number may by now be another process's.
@@ -197,8 +228,8 @@ class Node:
         """End dockerd alone and wait for it. On SIGTERM it stops its containers first; on
         SIGKILL they run on until it is started again."""
         assert self._daemon is not None
-        pid = (self.directory / "docker.pid").read_text().strip()
-        run(self.inside("kill", f"-{number.name.removeprefix('SIG')}", pid))
+        name = number.name.removeprefix("SIG")
+        run(self.inside("kill", f"-{name}", str(self.engine_pid)))
         self._daemon.wait(60)
 
     def log(self) -> str:
@@ -225,6 +256,14 @@ class Node:
     @property
     def _cgroup(self) -> str:
         return f"stickyproxy-{self.netns}"
+
+    def certify(self) -> None:
+        """Let the engine answer on TLS_PORT too, to who shows the right certificate, from its next
+        start on. The directory gets ca.pem, client.pem and client.key."""
+        new_key = "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+        script = _CERTIFICATES.format(new_key=new_key, address=self.address)
+        run(["bash", "-euc", script], cwd=self.directory)
+        self._has_tls = True
 
     # --- commands -------------------------------------------------------------------------------
 
@@ -266,18 +305,46 @@ class Node:
         query = f"filters={quote(json.dumps({key: [value] for key, value in filters.items()}))}"
         return json.loads(self._get(f"/v1.41{path}{'&' if '?' in path else '?'}{query}"))
 
+    def events(self, since: float, **filters: str) -> list[dict[str, Any]]:
+        """What the engine has told of containers since then; it remembers some hundred events."""
+        query = f"filters={quote(json.dumps({key: [value] for key, value in filters.items()}))}"
+        period = f"since={since:.6f}&until={time.time():.6f}"
+        lines = self._get(f"/v1.41/events?{period}&{query}").splitlines()
+        return [event for event in map(json.loads, lines) if event["Type"] == "container"]
+
+    def post(self, path: str, body: object) -> Any:
+        """What the engine answers to a POST of that, as JSON."""
+        return json.loads(self._request("POST", f"/v1.41{path}", json.dumps(body)))
+
     def _get(self, path: str) -> bytes:
+        return self._request("GET", path)
+
+    def _request(self, method: str, path: str, body: str | None = None) -> bytes:
+        headers = {"Connection": "close"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
+            connection.settimeout(60)
             connection.connect(str(self.socket))
             client = http.client.HTTPConnection("engine")
             client.sock = connection
-            client.request("GET", path, headers={"Connection": "close"})
+            client.request(method, path, body, headers)
             with client.getresponse() as answer:
-                body = answer.read()
-        if answer.status != http.HTTPStatus.OK:
-            raise CommandError(f"GET {path}: {answer.status} {body!r}")
-        return body
+                text = answer.read()
+        if answer.status not in (http.HTTPStatus.OK, http.HTTPStatus.CREATED):
+            raise CommandError(f"{method} {path}: {answer.status} {text!r}")
+        return text
+
+    def cpu_seconds(self, pid: int) -> float:
+        """The time that a process has had, by its number on this node."""
+        stat = Path(f"/proc/{self._first_pid()}/root/proc/{pid}/stat").read_text()
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def engine_pid(self) -> int:
+        """The process of the engine, by its number on this node."""
+        return int((self.directory / "docker.pid").read_text())
 
     def tasks(self, service: str) -> dict[str, dict[str, Any]]:
         """Instance -> task, of every task of a service that has or had a container. The instance
@@ -288,6 +355,17 @@ class Node:
             if container:
                 found[container[:12]] = task
         return found
+
+    def listens(self, container: str, port: int) -> bool:
+        """Whether something in a container of this node listens on a TCP port. Looked up in the
+        kernel's table, so that the application sees nothing of it."""
+        pid = self.api(f"/containers/{container}/json")["State"]["Pid"]
+        tables = Path(f"/proc/{self._first_pid()}/root/proc/{pid}/net")
+        return any(
+            local.endswith(f":{port:04X}") and state == _LISTEN
+            for table in (tables / "tcp", tables / "tcp6")
+            for _, local, _, state, *_ in map(str.split, table.read_text().splitlines()[1:])
+        )
 
     def running(self, service: str) -> dict[str, dict[str, Any]]:
         """Those that run and are meant to."""
@@ -301,11 +379,13 @@ class Node:
 class Swarm:
     """Nodes that form one Swarm; a context manager. The first node is a manager."""
 
-    def __init__(self, nodes: int = 1, managers: int = 1) -> None:
+    def __init__(self, nodes: int = 1, managers: int = 1, *, tls: bool = False) -> None:
+        """``tls``: let the engines answer on TLS_PORT too."""
         _remove_leftovers()
         self._name = f"sp{os.getpid()}{secrets.token_hex(2)}"
         self.directory = ROOT / self._name
         self._managers = managers
+        self._tls = tls
         self._switch = f"{self._name}s"
         self.nodes = [
             Node(
@@ -330,7 +410,9 @@ class Swarm:
             self._connect()
             for node in self.nodes:
                 node.boot()
-                node.start_engine()
+                if self._tls:
+                    node.certify()
+            at_once(Node.start_engine, self.nodes)
             self._join()
         except BaseException:
             self.remove()
@@ -373,6 +455,11 @@ class Swarm:
         """True if the manager has every node in touch."""
         states = [node["Status"]["State"] for node in self.manager.api("/nodes")]
         return len(states) == len(self.nodes) and set(states) == {"ready"}
+
+    def nodes_by_id(self) -> dict[str, Node]:
+        """The nodes by the ids that the Swarm has given them."""
+        found = {each["Description"]["Hostname"]: each["ID"] for each in self.manager.api("/nodes")}
+        return {found[node.name]: node for node in self.nodes}
 
     def as_client(self, *command: str | Path) -> list[str]:
         """That command, to run where the clients are."""

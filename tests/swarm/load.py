@@ -1,8 +1,9 @@
 """Sessions that ask steadily, each on its own keep-alive connections with its own cookie jar.
 
-Run as a program, in the namespace where clients are: it writes one JSON line whenever every
-session has asked once more, one for each failure and for each move of a session to another
-instance, and a summary when its standard input ends. It ends by itself after ``LONGEST`` seconds.
+Run as a program, in the namespace where clients are: it writes one JSON line at the end of each
+round, one for each failure and for each move of a session to another instance, and a summary when
+its standard input ends. A round is over when every session has asked, and been answered or not,
+since it began. The program ends by itself after ``LONGEST`` seconds.
 
 ``Load`` is the same seen from a test: a context manager that starts it and reads what it writes.
 """
@@ -23,7 +24,8 @@ from typing import Any, Self
 
 from tests.swarm.engine import Swarm, eventually
 
-LONGEST = 180.0
+LONGEST = 900.0
+"""For one that nobody ends: longer than any test waits."""
 ANSWER_WITHIN = 20.0
 """Longer than the proxy's own patience with an endpoint that does not answer."""
 
@@ -48,6 +50,15 @@ class Move:
     session: int
     came_from: str
     went_to: str
+
+
+@dataclass(frozen=True)
+class Round:
+    """Every session has asked once."""
+
+    began: float
+    failed: int
+    """How many of the requests that were sent in it failed."""
 
 
 @dataclass
@@ -103,7 +114,7 @@ class Load:
                 stdout=output,
             )
         try:
-            eventually("every session has asked", lambda: self.beats >= 1, within=60)
+            eventually("every session has asked", self.rounds, within=60)
         except BaseException:
             self._end()
             raise
@@ -112,10 +123,20 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    @property
-    def beats(self) -> int:
-        """How often every session has asked, so far."""
-        return self._path.read_bytes().count(b'{"kind": "beat"')
+    def rounds(self) -> list[Round]:
+        """The rounds that are over."""
+        lines = self._path.read_text().split("\n")[:-1]  # the last one may be half a line
+        records = (json.loads(line) for line in lines if line.startswith(_ROUND))
+        return [Round(record["began"], record["failed"]) for record in records]
+
+    def watch(self, rounds: int = 1) -> list[Round]:
+        """Wait until every session has asked that often from now on; returns these rounds."""
+        # The round that is under way has begun before now.
+        over = len(self.rounds()) + 1
+        return eventually(
+            f"every session asked {rounds} more times",
+            lambda: self.rounds()[over:][:rounds] if len(self.rounds()) >= over + rounds else [],
+        )
 
     def _end(self) -> None:
         assert self._process.stdin is not None
@@ -137,6 +158,8 @@ class Load:
             self.report.addresses = record["addresses"]
             self.report.versions = {int(key): value for key, value in record["versions"].items()}
 
+
+_ROUND = '{"kind": "round"'
 
 # --- the program --------------------------------------------------------------------------------
 
@@ -233,7 +256,14 @@ class _Run:
         self._addresses: dict[str, str] = {}
         self._versions: dict[int, list[str]] = {}
         self._requests = 0
-        self._asked: Counter[int] = Counter()
+        self._round = 0
+        self._begin_round()
+
+    def _begin_round(self) -> None:
+        self._round += 1
+        self._round_began = time.time()
+        self._round_failed = 0
+        self._missing = {session.number for session in self._sessions}
 
     async def until_told(self) -> None:
         """Ask until standard input ends."""
@@ -258,19 +288,23 @@ class _Run:
         await asyncio.sleep(random.random() * self._period)  # or all would ask at once
         turn = session.number
         while True:
-            await self._once(session, self._targets[turn % len(self._targets)])
+            sent_in = self._round
+            good = await self._once(session, self._targets[turn % len(self._targets)])
+            if sent_in == self._round:
+                self._count(session, good)
             turn += 1
-            self._count(turn - session.number)
             await asyncio.sleep(self._period)
 
-    def _count(self, done: int) -> None:
-        """A session has asked that often; say so when the last one has."""
-        self._asked[done] += 1
-        if self._asked[done] == len(self._sessions):
-            del self._asked[done]
-            _say("beat")
+    def _count(self, session: _Session, good: bool) -> None:
+        """A session has asked in this round; say so when the last one has."""
+        self._round_failed += not good
+        self._missing.discard(session.number)
+        if not self._missing:
+            _say("round", began=self._round_began, failed=self._round_failed)
+            self._begin_round()
 
-    async def _once(self, session: _Session, target: str) -> None:
+    async def _once(self, session: _Session, target: str) -> bool:
+        """Ask; returns whether the answer was good."""
         before = self._on.get(session.number)
         sent = time.time()
         try:
@@ -289,6 +323,8 @@ class _Run:
             if before is not None and before.instance != answer.instance:
                 move = Move(sent, session.number, before.instance, answer.instance)
                 _say("move", **asdict(move))
+            return True
+        return False
 
     def _fail(self, session: _Session, target: str, at: float, status: int, why: str) -> None:
         self._requests += 1

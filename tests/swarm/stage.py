@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stickyproxy.supervisor import usable_cores
 from tests.swarm import images
 from tests.swarm.engine import CommandError, Node, Swarm, eventually, run
 from tests.swarm.load import Report
@@ -20,6 +21,9 @@ HEALTH = (
 )
 """Options that give the demo application a health check."""
 
+
+DEMO_PORT = 8080
+"""Where the demo application listens in its container."""
 
 told: list[str] = []
 """What the tests have to tell beside passing; printed when all have run."""
@@ -64,7 +68,7 @@ def deploy(swarm: Swarm, stack: str = "stack.yml", name: str = "stickyproxy") ->
     """Deploy one of the project's own stack files, as it is, and wait until its tasks run."""
     path = images.CHECKOUT / "deploy" / stack
     swarm.manager.docker("stack", "deploy", "--resolve-image", "never", "-c", path, name)
-    eventually(f"{name} runs", lambda: settled(swarm.manager, name), within=90)
+    eventually(f"{name} runs", lambda: settled(swarm.manager, name), within=180)
 
 
 def settled(node: Node, stack: str) -> bool:
@@ -89,12 +93,30 @@ def service_settled(node: Node, service: str, replicas: int) -> bool:
     return busy == [("running", "running")] * replicas
 
 
+def ready(swarm: Swarm, service: str, replicas: int) -> bool:
+    """Whether a service has settled and every replica of it listens.
+
+    The engine takes a task for running as soon as its process has started, if it has no health
+    check. What a client is answered before the application listens depends on how fast it is.
+    """
+    if not service_settled(swarm.manager, service, replicas):
+        return False
+    found = swarm.manager.running(service).items()
+    nodes = swarm.nodes_by_id()
+    return all(nodes[task["NodeID"]].listens(instance, DEMO_PORT) for instance, task in found)
+
+
 def create_demo(
-    node: Node, *labels: str, name: str = "demo", replicas: int = 5, options: Iterable[str] = ()
+    node: Node,
+    *labels: str,
+    name: str = "demo",
+    replicas: int = 5,
+    network: str = "demo",
+    options: Iterable[str] = (),
 ) -> None:
     """The demo application as a service with these ``com.docker.lb.`` labels."""
     node.docker(
-        *("service", "create", "--detach", "--name", name, "--network", "demo", "--quiet"),
+        *("service", "create", "--detach", "--name", name, "--network", network, "--quiet"),
         *("--replicas", str(replicas), "--no-resolve-image"),
         *(f"--label=com.docker.lb.{label}" for label in labels),
         *options,
@@ -123,13 +145,56 @@ def ask(
 
 
 def published(swarm: Swarm, *targets: str, host: str = "demo.local", within: float = 60.0) -> None:
-    """Wait until the proxies on those addresses answer 200 for a host."""
+    """Wait until the proxies on those addresses answer 200 for a host. That is when the first
+    replica is there: see ``in_rotation`` for the others."""
     for target in targets or (swarm.manager.address,):
         eventually(
             f"{host} is published on {target}",
             lambda target=target: ask(swarm, target, host=host).status == 200,  # type: ignore[misc]
             within=within,
         )
+
+
+def in_rotation(
+    swarm: Swarm, targets: Sequence[str], replicas: int, *, host: str = "demo.local"
+) -> bool:
+    """Whether new sessions are dealt to exactly that many replicas, whoever asks, through each of
+    these proxies, and all of them answer.
+
+    A proxy has several processes, each of which deals on its own and follows on its own. A
+    connection stays with one of them: on each of many connections, one request more than there are
+    replicas has to meet every one of them, and then the first again.
+    """
+    return all(
+        _is_dealt_to_all(_dealt(swarm, target, host, replicas + 1), replicas)
+        for target in targets
+        for _ in range(_CONNECTIONS)
+    )
+
+
+_CONNECTIONS = 8 * usable_cores()
+"""So many that hardly a process is left out by chance."""
+
+
+def _is_dealt_to_all(answers: list[str], replicas: int) -> bool:
+    every_one = len(set(answers)) == replicas and len(answers) == replicas + 1
+    return every_one and answers[0] == answers[-1]
+
+
+def _dealt(swarm: Swarm, target: str, host: str, times: int) -> list[str]:
+    """Who answered new sessions on one connection, one after the other, at the first attempt."""
+    shown = run(
+        swarm.as_client(
+            *("curl", "-sS", "-o", "/dev/null", "--max-time", "20", "-H", f"Host: {host}"),
+            *("-w", "%{http_code} %{num_connects} %header{x-upstream-addr}\n"),
+            f"http://{target}/ping?[1-{times}]",
+        )
+    )
+    lines = [line.split(" ", 2) for line in shown.splitlines()]
+    first, *others = lines
+    same_connection = first[1] == "1" and all(opened == "0" for _, opened, _ in others)
+    good = [who for status, _, who in lines if status == "200" and "," not in who]
+    return good if same_connection else []
 
 
 def proxy_logs(node: Node) -> str:

@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 
 from tests.swarm import images
-from tests.swarm.engine import Node, Swarm, eventually
+from tests.swarm.engine import Node, Swarm, at_once, eventually
 from tests.swarm.load import Load
 from tests.swarm.stage import (
     Instances,
     ask,
     create_demo,
     deploy,
+    in_rotation,
     moves_table,
-    published,
+    ready,
     service_settled,
     settled,
     told,
@@ -36,12 +37,10 @@ OUTAGE = 20.0
 def three(archive: Path) -> Iterator[Swarm]:
     """A manager and two workers, with the split stack and the demo service on all of them."""
     with Swarm(nodes=3) as swarm:
-        for node in swarm.nodes:
-            images.load(node, archive)
+        at_once(lambda node: images.load(node, archive), swarm.nodes)
         token = swarm.directory / "token"
         token.write_text(secrets.token_hex(32))
         swarm.manager.docker("secret", "create", "stickyproxy_token", token)
-        deploy(swarm, "stack-split.yml")
         swarm.manager.docker("network", "create", "-d", "overlay", "demo")
         create_demo(
             swarm.manager,
@@ -49,11 +48,20 @@ def three(archive: Path) -> Iterator[Swarm]:
             replicas=REPLICAS,
             options=["--replicas-max-per-node=4"],
         )
-        eventually("the service runs", lambda: service_settled(swarm.manager, "demo", REPLICAS))
-        published(swarm, *addresses(*swarm.nodes))
-        # Joining the service's network replaced the proxies one after the other.
-        eventually("the proxies have settled", lambda: settled(swarm.manager, "stickyproxy"))
+        deploy(swarm, "stack-split.yml")
+        # The controller lets them join the service's network, one after the other.
+        eventually("the proxies have joined", lambda: _have_joined(swarm), within=180)
+        eventually("the service listens", lambda: ready(swarm, "demo", REPLICAS))
+        _all_in_rotation(swarm, swarm.nodes, REPLICAS)
         yield swarm
+
+
+def _have_joined(swarm: Swarm) -> bool:
+    """Whether the proxies' service has been given the network "demo", and every proxy is on it."""
+    network = swarm.manager.api("/networks/demo")["Id"]
+    template = swarm.manager.api("/services/stickyproxy_proxy")["Spec"]["TaskTemplate"]
+    given = {each["Target"] for each in template["Networks"]}
+    return network in given and settled(swarm.manager, "stickyproxy")
 
 
 def addresses(*nodes: Node) -> list[str]:
@@ -72,17 +80,14 @@ def instances_on(swarm: Swarm, node: Node) -> set[str]:
 
 
 def _all_in_rotation(swarm: Swarm, nodes: Sequence[Node], replicas: int) -> None:
-    """Wait until new sessions reach that many replicas through each of these nodes.
+    """Wait until that many replicas have new sessions from each of these nodes.
 
     Patiently: engines look only once a minute for a manager they have lost, and until they have
     found it again, the overlay networks do not reach across.
     """
     eventually(
         f"{replicas} tasks are in rotation",
-        lambda: all(
-            len({ask(swarm, target).address for _ in range(replicas + 1)}) == replicas
-            for target in addresses(*nodes)
-        ),
+        lambda: in_rotation(swarm, addresses(*nodes), replicas),
         within=180,
     )
 
@@ -108,9 +113,15 @@ def test_a_killed_controller_is_not_noticed(three: Swarm) -> None:
     ).split()
     with Load(three, addresses(*three.nodes)) as load:
         node.docker("kill", controller)
-        eventually("a new controller runs", lambda: settled(node, "stickyproxy"))
-        before = load.beats
-        eventually("everybody asks on", lambda: load.beats >= before + 6)
+        load.watch()  # while there is none
+        eventually(
+            "a new controller runs",
+            lambda: (
+                settled(node, "stickyproxy")
+                and controller not in node.running("stickyproxy_controller")
+            ),
+        )
+        load.watch(rounds=3)
     told.append(f"controller killed: {load.report}")
     assert load.report.failures == []
     assert load.report.moves == []
@@ -143,8 +154,7 @@ def test_a_stopped_engine_fails_no_request(three: Swarm) -> None:
             lambda: service_settled(three.manager, "demo", REPLICAS),
             within=120,
         )
-        until = load.beats + 2
-        eventually("every session asked twice more", lambda: load.beats >= until)
+        load.watch(rounds=2)
     told.append(moves_table(f"engine of {stopped.name} stopped for 20 s", load.report, instances))
     assert load.report.failures == []
     assert {move.came_from for move in load.report.moves} <= lost | {victim}
@@ -166,8 +176,7 @@ def test_a_dead_node_takes_only_its_own_sessions(three: Swarm) -> None:
             lambda: len(three.manager.running("demo").keys() - lost) == REPLICAS,
             within=120,
         )
-        until = load.beats + 2
-        eventually("every session asked twice more", lambda: load.beats >= until)
+        load.watch(rounds=2)
     told.append(moves_table(f"{dead.name} died", load.report, instances))
     assert load.report.failures == []
     assert {move.came_from for move in load.report.moves} == lost
