@@ -95,8 +95,11 @@ It works. One session, one replica: the same x-upstream-addr every time.
 Scale it, and the session stays where it is:
   docker service scale demo=10
 
-Without a cookie jar every request is a new session, and the replicas take turns:
+Without a cookie jar every request is a new session, and all replicas get some:
   for i in \$(seq 10); do curl -s -H "Host: demo.local" http://127.0.0.1/ping; done
+
+See what was found, with what is wrong and how to mend it:
+  stickyproxy services --engine
 
 Remove it all:
   docker service rm demo; docker stack rm stickyproxy; docker network rm demo

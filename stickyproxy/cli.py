@@ -104,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="URL",
         nargs="?",
         const="",
-        help="ask a Docker engine, not a proxy; by default that of the configuration",
+        help="ask a Docker engine, not a proxy; by default that of the configuration, else that "
+        "of $DOCKER_HOST, else the local one",
     )
     services.add_argument("--json", action="store_true", help="for programs")
     services.set_defaults(command=_services)
@@ -243,6 +244,8 @@ def _services(options: argparse.Namespace) -> int:
     settings = Config() if options.config is None else config.load(options.config)
     if options.engine is not None:
         engine = settings.swarm or SwarmSettings()
+        if settings.swarm is None and "DOCKER_HOST" in os.environ:
+            engine = replace(engine, endpoint=os.environ["DOCKER_HOST"])
         rows = found_by_engine(replace(engine, endpoint=options.engine or engine.endpoint))
     else:
         rows = found_by_proxy(options.admin or settings.admin or config.ADMIN_ADDRESS)

@@ -200,6 +200,14 @@ class TestAdmin:
         assert status == 1
         assert "there is no engine at" in text
 
+    async def test_the_command_asks_the_engine_that_docker_would(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/other.sock")
+        status, text = await services("--engine")
+        assert status == 1
+        assert f"there is no engine at unix://{tmp_path}/other.sock" in text
+
 
 async def services(*arguments: str) -> tuple[int, str]:
     """(exit status, output) of ``stickyproxy services``."""

@@ -114,6 +114,12 @@ class TestProblems:
         }
         assert all(problem.service == "shop" and problem.fatal for problem in found.problems)
 
+    def test_a_slip_of_the_finger_is_said_once(self) -> None:
+        """Not also that the label is missing which it stands for."""
+        found = parse_service("shop", {PREFIX + "host": "demo.local", PREFIX + "prot": "80"})
+        assert found is not None
+        assert [p.label.removeprefix(PREFIX) for p in found.problems] == ["host", "prot"]
+
     def test_bad_value(self) -> None:
         [problem] = declared(port="80a").problems
         assert problem == Problem(

@@ -97,16 +97,16 @@ class TestEventWatch:
         watch = self.watch(peer)
         connection, _ = accepted(peer)
         with connection:
-            timer = ""
+            timers: set[str] = set()
             ours = f"0100007F:{connection.getpeername()[1]:04X}"
             for _ in range(2000):  # until the kernel has seen its request acknowledged
                 table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-                [timer] = [line[5][:2] for line in table if line[1] == ours]
-                if timer == "02":  # keepalive
+                timers = {line[5][:2] for line in table if line[1] == ours}
+                if "02" in timers:  # keepalive
                     break
                 time.sleep(0.005)
             watch.stop()
-        assert timer == "02"
+        assert "02" in timers
 
     def test_stop_counts_before_there_is_a_stream(self, peer: socket.socket) -> None:
         watch = self.watch(peer)

@@ -114,13 +114,19 @@ def parse_service(
     if not values:
         return None
     encrypted = any(_asks_for_encryption(key, values[key]) for key in values)
-    unknown = [_unknown(service, key, values.pop(key)) for key in sorted(values.keys() - {*KNOWN})]
-    missing = None if "port" in values else _infer_port(service, values, ports)
+    slips = sorted(values.keys() - {*KNOWN})
+    meant = {nearest(key, KNOWN) for key in slips}  # what these say need not be called missing
+    unknown = [_unknown(service, key, values.pop(key)) for key in slips]
+    missing = None if {"port"} & {*values, *meant} else _infer_port(service, values, ports)
     problems = [*unknown, *([missing] if missing else [])]
     try:
         options = LabelOptions.model_validate(values)
     except ValidationError as error:
-        problems += _explained(service, values, error)
+        problems += (
+            problem
+            for problem in _explained(service, values, error)
+            if problem.label.removeprefix(PREFIX) in values.keys() | ({*KNOWN} - meant)
+        )
         return Declaration(None, tuple(problems), encrypted)
     problems += _not_served_yet(service, values, options)
     if options.backend_mode == "vip" and options.has_affinity:

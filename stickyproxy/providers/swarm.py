@@ -17,6 +17,7 @@ import queue
 import random
 import re
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -300,17 +301,33 @@ def _client(settings: SwarmSettings, version: str) -> APIClient:
     client.trust_env = False
     if settings.endpoint.startswith("tcp://"):
         for scheme in ("http://", "https://"):
-            client.mount(scheme, _KeptAlive())
+            client.mount(scheme, _Connections(settings))
     return client
 
 
-class _KeptAlive(HTTPAdapter):
-    """Connections that end when the machine at the other end is gone without a word. The stream of
+class _Connections(HTTPAdapter):
+    """Connections that end when the machine at the other end is gone without a word: the stream of
     events is silent for hours, and would wait for ever."""
+
+    def __init__(self, settings: SwarmSettings) -> None:
+        self._options: dict[str, Any] = {"socket_options": _KEEPALIVE}
+        if settings.tls_ca:
+            self._options["ssl_context"] = _tls_context(settings)
+        super().__init__()
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """Make the pool that connections come from."""
-        super().init_poolmanager(*args, socket_options=_KEEPALIVE, **options)
+        super().init_poolmanager(*args, **(options | self._options))
+
+
+def _tls_context(settings: SwarmSettings) -> ssl.SSLContext:
+    """As the SDK's own, without the strictness of Python 3.13 and urllib3, which refuses a CA made
+    as Docker's guide says (docs.docker.com/engine/security/protect-access): it has no keyUsage."""
+    context = ssl.create_default_context(cafile=settings.tls_ca)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if settings.tls_cert:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    return context
 
 
 _KEEPALIVE = [
@@ -344,7 +361,9 @@ def _explained(endpoint: str, error: Exception) -> str:
     if "HTTP request to an HTTPS server" in text:
         return f"the engine at {endpoint} wants TLS: set tls_ca, tls_cert and tls_key"
     if "CERTIFICATE_VERIFY_FAILED" in text:
-        return f"the engine at {endpoint} has a certificate that tls_ca does not vouch for"
+        found = re.search(r"certificate verify failed: ([^(]*)", text)
+        why = f": {found[1].strip()}" if found else ""
+        return f"the engine at {endpoint} has a certificate that tls_ca does not vouch for{why}"
     if "Connection refused" in text:
         return f"the engine at {endpoint} does not answer: connection refused"
     return f"the engine at {endpoint}: {text[:300]}"

@@ -51,7 +51,7 @@ NEEDED = {
 
 TLS_PORT = 2376
 _CERTIFICATES = """
-{new_key} -x509 -subj /CN=ca -addext keyUsage=critical,keyCertSign -keyout ca.key -out ca.pem
+{new_key} -x509 -subj /CN=ca -keyout ca.key -out ca.pem
 sign() {{ openssl x509 -req -days 2 -CA ca.pem -CAkey ca.key -CAcreateserial "$@"; }}
 {new_key} -subj /CN=engine -keyout engine.key -out engine.csr
 sign -in engine.csr -out engine.pem -extfile <(echo subjectAltName=IP:{address})
