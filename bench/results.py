@@ -99,12 +99,31 @@ def p99(sample: Sample) -> float:
 
 def markdown(tables: Sequence[Table], about: Sequence[str], summary: Sequence[str]) -> str:
     """The whole report."""
-    lines = ["# Speed", "", *about, "", *_READING, "", *summary]
+    lines = ["# Speed", "", *about, "", *_READING, "", *overview(tables), "", *summary]
     for table in tables:
         lines += ["", f"## {table.title}", "", f"Why: {table.why}.", ""]
         idle = any(row.idle_clients for row in table.rows)
         lines += _idle_table(table) if idle else _load_table(table)
     return "\n".join(lines) + "\n"
+
+
+def overview(tables: Sequence[Table]) -> list[str]:
+    """One line for each workload that all proxies get: CPU of stickyproxy to that of each."""
+    compared = [table for table in tables if not table.variants and table.rows[0].samples]
+    if not compared:
+        return []
+    peers = [row.name for row in compared[0].rows[1:]]
+    lines = [
+        "## CPU per request: stickyproxy to each peer",
+        "",
+        f"| | {' | '.join(peers)} |",
+        "|---|" + "--:|" * len(peers),
+    ]
+    for table in compared:
+        spreads = [table.ratio(row, cpu) for row in table.rows[1:]]
+        cells = [f"{spread.middle:.2f}" if spread else "-" for spread in spreads]
+        lines.append(f"| {table.title} | {' | '.join(cells)} |")
+    return lines
 
 
 _READING = [

@@ -141,8 +141,11 @@ class TestSpeedReport:
         assert "| stickyproxy | 20.0 | 500 | 0.50 | 1.00 | 2.00 | 3 | 0 | 2 |  |  |" in text
         assert "2.00 / **2.00** / 2.00" in text
         assert "| nobody | absent: not installed |" in text
-        widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
-        assert len(widths) == 1
+        _, overview, details = text.split("\n## ")
+        assert f"| {found.title} | 2.00 | - |" in overview
+        for part in (overview, details):
+            widths = {line.count("|") for line in part.splitlines() if line.startswith("|")}
+            assert len(widths) == 1
 
     def test_idle_clients_have_a_table_of_their_own(self) -> None:
         found = Table("idle", "idle", "memory")
