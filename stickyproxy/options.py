@@ -383,6 +383,9 @@ _KEYED = ("hash_cookie", "hash_header", "hash_query", "hash_source_ip")
 ``ip_hash`` may stand together: the address decides where the cookie is absent."""
 
 
+Hosts = Annotated[tuple[HostName, ...], _split_by(",")]
+
+
 class ServiceOptions(BaseModel):
     """How a service is published. The names are those of ``com.docker.lb.*`` labels.
 
@@ -395,7 +398,7 @@ class ServiceOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     default_backend: Boolean = False
-    hosts: Annotated[tuple[HostName, ...], _split_by(",")] = Field((), validate_default=True)
+    hosts: Hosts = Field((), validate_default=True)
     port: Port | None = None
     context_root: ContextRoot = "/"
     context_root_rewrite: Boolean = False

@@ -114,6 +114,17 @@ class TestProblems:
         }
         assert all(problem.service == "shop" and problem.fatal for problem in found.problems)
 
+    @pytest.mark.parametrize(
+        ("bad", "change"),
+        [
+            ({"hosts": "a b"}, "--label-add com.docker.lb.hosts=shop.example.com"),
+            ({"ip_hash": "x"}, "--label-rm com.docker.lb.ip_hash"),
+        ],
+    )
+    def test_what_to_try_can_be_typed(self, bad: dict[str, str], change: str) -> None:
+        [problem] = declared(**bad).problems
+        assert problem.remedy == f"docker service update {change} shop"
+
     def test_a_slip_of_the_finger_is_said_once(self) -> None:
         """Not also that the label is missing which it stands for."""
         found = parse_service("shop", {PREFIX + "host": "demo.local", PREFIX + "prot": "80"})
@@ -127,7 +138,7 @@ class TestProblems:
             '"80a" is not a port: write a number from 1 to 65535',
             "com.docker.lb.port",
             '"80a"',
-            "docker service update --label-add com.docker.lb.port=VALUE shop",
+            "docker service update --label-add com.docker.lb.port=8080 shop",
             fatal=True,
         )
         assert str(problem).startswith('service shop: com.docker.lb.port: "80a" is not a port')

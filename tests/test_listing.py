@@ -183,7 +183,24 @@ class TestNetworks:
 
     def test_none(self) -> None:
         found = problem(listing([service(networks=[])], [task(addresses={})]))
-        assert found.remedy == "docker service update --network-add NETWORK shop"
+        assert found.remedy == "docker service update --network-add a shop"
+
+    @pytest.mark.parametrize(
+        ("named", "on", "remedy"),
+        [
+            ("typo", ["net-a"], "docker service update --label-add com.docker.lb.network=a shop"),
+            ("b", ["net-a"], "docker service update --network-add b shop"),
+            (
+                "new",
+                [],
+                "docker network create -d overlay new && "
+                "docker service update --network-add new shop",
+            ),
+        ],
+    )
+    def test_a_label_that_leads_nowhere(self, named: str, on: list[str], remedy: str) -> None:
+        found = problem(listing([service(marks=labels(network=named), networks=on)], [task()]))
+        assert found.remedy == remedy
 
     @pytest.mark.parametrize(
         ("service_name", "attachable", "remedy"),
@@ -413,6 +430,40 @@ class TestLastGood:
 def updated(before: Json, now: Json) -> Json:
     """A service after an update: the engine remembers what it was before."""
     return now | {"PreviousSpec": before["Spec"]}
+
+
+class TestPlacesGivenUp:
+    """A host may be another service's by now."""
+
+    def hosts(self, before: dict[str, str], after: dict[str, str]) -> list[tuple[str, ...]]:
+        shop = updated(service(marks=labels(**before)), service(marks=labels(**after)))
+        return [each.hosts for each in read(listing([shop], [task()])).snapshot.services]
+
+    def test_a_host_that_is_named_no_longer(self) -> None:
+        before = {"hosts": "a.local,b.local"}
+        assert self.hosts(before, {"hosts": "B.local.,c.local", "port": "80a"}) == [("b.local",)]
+        assert self.hosts(before, {"hosts": "c.local", "port": "80a"}) == []
+        assert self.hosts(before, {"hosts": "c.local", "network": "typo"}) == [("c.local",)]
+
+    def test_a_label_that_cannot_be_read_gives_nothing_up(self) -> None:
+        before = {"hosts": "a.local"}
+        assert self.hosts(before, {"hosts": "b local"}) == [("a.local",)]
+
+    def test_without_the_label_it_is_no_longer_published(self) -> None:
+        marks = labels()
+        without = {key: marks[key] for key in marks if not key.endswith(".hosts")}
+        slip = without | {"com.docker.lb.host": "demo.local"}
+        for new, published in ((without, 0), (slip, 1)):
+            shop = updated(service(marks=marks), service(marks=new))
+            assert len(read(listing([shop], [task()])).snapshot.services) == published
+
+    def test_any_other_host(self) -> None:
+        before = {"hosts": "a.local", "default_backend": "true"}
+        shop = updated(
+            service(marks=labels(**before)), service(marks=labels(hosts="a.local", port="x"))
+        )
+        [found] = read(listing([shop], [task()])).snapshot.services
+        assert not found.default_backend
 
 
 class TestLastGoodOfTheEngine:

@@ -14,11 +14,17 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic import field_validator as validator
 
 from stickyproxy.model import Problem
-from stickyproxy.options import Boolean, ServiceOptions, boolean, explain, nearest, shown
+from stickyproxy.options import Boolean, Hosts, ServiceOptions, boolean, explain, nearest, shown
 
 PREFIX = "com.docker.lb."
 
@@ -82,6 +88,9 @@ class LabelOptions(ServiceOptions):
 KNOWN = tuple(LabelOptions.model_fields)
 """Every label there is, without the prefix."""
 
+_EXAMPLES = {"hosts": "{service}.example.com", "port": "8080"}
+"""Values for labels that have no default."""
+
 _IN_THE_CLEAR = ("ssl_only", "ssl_passthrough", "ssl_backend")
 """Labels without which a service must not be served, as long as they cannot be kept: it would
 travel unencrypted, or reach an endpoint that speaks TLS only."""
@@ -100,6 +109,21 @@ class Declaration:
     encrypted: bool = False
     """True if they ask for encryption, or may have been meant to: then nothing may be served that
     earlier labels, which did not ask for it, would have served in the clear."""
+    hosts: frozenset[str] | None = None
+    """The hosts they name; None: that cannot be told."""
+    default_backend: bool = False
+    """True if they may name the service as the one for any other host."""
+
+    def still_named(self, earlier: LabelOptions) -> LabelOptions | None:
+        """Earlier options, without the places that these labels have given up: another service may
+        have them now. None if no place is left."""
+        kept = earlier.hosts
+        if self.hosts is not None:
+            kept = tuple(host for host in kept if host in self.hosts)
+        default = earlier.default_backend and self.default_backend
+        if not kept and not default:
+            return None
+        return earlier.model_copy(update={"hosts": kept, "default_backend": default})
 
 
 def parse_service(
@@ -127,12 +151,25 @@ def parse_service(
             for problem in _explained(service, values, error)
             if problem.label.removeprefix(PREFIX) in values.keys() | ({*KNOWN} - meant)
         )
-        return Declaration(None, tuple(problems), encrypted)
+        wrong = {str(each["loc"][0]) for each in error.errors() if each["loc"]}
+        hosts = None if wrong & {"hosts"} & values.keys() or "hosts" in meant else _hosts(values)
+        default = bool({"default_backend"} & {*values, *meant})
+        return Declaration(None, tuple(problems), encrypted, hosts, default)
     problems += _not_served_yet(service, values, options)
     if options.backend_mode == "vip" and options.has_affinity:
         problems.append(_vip_with_affinity(service, values))
     fatal = any(problem.fatal for problem in problems)
-    return Declaration(None if fatal else options, tuple(problems), encrypted)
+    hosts = None if "hosts" in meant else frozenset(options.hosts)
+    default = options.default_backend or "default_backend" in meant
+    return Declaration(None if fatal else options, tuple(problems), encrypted, hosts, default)
+
+
+def _hosts(values: Mapping[str, str]) -> frozenset[str]:
+    """What a valid label says, as its options have it."""
+    return frozenset(_HOSTS.validate_python(values["hosts"]) if "hosts" in values else ())
+
+
+_HOSTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(Hosts)
 
 
 def lookalikes(service: str, labels: Mapping[str, str]) -> Iterator[Problem]:
@@ -207,7 +244,10 @@ def _explained(
 ) -> Iterator[Problem]:
     for location, reason in explain(error, lambda _: KNOWN):
         key = str(location[0])
-        remedy = f"docker service update --label-add {PREFIX}{key}=VALUE {service}"
+        change = f"--label-rm {PREFIX}{key}"  # then the default holds
+        if key in _EXAMPLES:
+            change = f"--label-add {PREFIX}{key}={_EXAMPLES[key].format(service=service)}"
+        remedy = f"docker service update {change} {service}"
         yield _problem(
             service, PREFIX + key, values.get(key, ""), reason, fatal=True, remedy=remedy
         )

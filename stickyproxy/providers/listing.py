@@ -13,7 +13,7 @@ from typing import Any
 
 from stickyproxy.model import EndpointSpec, Problem, ServiceSpec, Snapshot
 from stickyproxy.providers import labels
-from stickyproxy.providers.labels import LabelOptions
+from stickyproxy.providers.labels import Declaration, LabelOptions
 
 log = logging.getLogger("stickyproxy")
 
@@ -121,7 +121,7 @@ class SwarmReader:
         networks = {way.network}
         if options is not None and not way.blocked:
             self._last_good[service["ID"]] = options
-        elif not declared.encrypted and (earlier := self._earlier(service, ports)):
+        elif not declared.encrypted and (earlier := self._earlier(service, declared, ports)):
             other = swarm.way_to(service, earlier, ports)
             if options is None or other.hurdle < way.hurdle:
                 options, way = earlier, other
@@ -139,7 +139,9 @@ class SwarmReader:
             is_converging(service, tasks),
         )
 
-    def _earlier(self, service: Json, ports: Sequence[Json]) -> LabelOptions | None:
+    def _earlier(
+        self, service: Json, now: Declaration, ports: Sequence[Json]
+    ) -> LabelOptions | None:
         """What its labels said when they were good: as it was read here, else, in a process that
         began after that, as they were before the last update of the service."""
         options = self._last_good.get(service["ID"])
@@ -147,7 +149,9 @@ class SwarmReader:
             before = (service.get("PreviousSpec") or {}).get("Labels") or {}
             declared = _declared(service["Spec"]["Name"], before, ports)
             options = declared.options if declared else None
-        return None if options is None or self._is_for_others(options) else options
+        if options is None or self._is_for_others(options):
+            return None
+        return now.still_named(options)
 
     def _is_for_others(self, options: LabelOptions) -> bool:
         ours = self._service_cluster
@@ -198,6 +202,7 @@ class _Swarm:
         self.own = next((s for s in listing.services if name_of(s) == standpoint.service), None)
         """The proxies' own service."""
         self._networks = {network["Id"]: network for network in listing.networks}
+        self._names = frozenset(network.get("Name") for network in listing.networks)
         self._nodes = {node["ID"]: node for node in listing.nodes}
         self._tasks: dict[str, list[Json]] = {}
         for task in listing.tasks:
@@ -258,10 +263,18 @@ class _Swarm:
                     return network
             reason = f'the service is not on a network "{options.network}"'
             reason += f": write one of {names}" if names else ", nor on any other overlay network"
-            remedy = f"docker service update --network-add {options.network} {name}"
+            if choices and options.network not in self._names:
+                example = min(str(network["Name"]) for network in choices.values())
+                remedy = f"docker service update --label-add {label}={example} {name}"
+            else:
+                remedy = self._join(name, options.network)
             return Problem(name, reason, label, f'"{options.network}"', remedy, fatal=True)
         if not choices:
-            remedy = f"docker service update --network-add NETWORK {name}"
+            joined = self.standpoint.networks or frozenset()
+            overlays = [n for n in self._networks.values() if n.get("Scope") == "swarm"]
+            usable = [n for n in overlays if not n["Ingress"]]
+            near = [n for n in usable if n["Id"] in joined] or usable
+            remedy = self._join(name, min((str(n["Name"]) for n in near), default="apps"))
             reason = "is on no overlay network, where a proxy could reach it"
             return Problem(name, reason, remedy=remedy, fatal=True)
         shared = [n for n in choices.values() if n["Id"] in (self.standpoint.networks or ())]
@@ -271,6 +284,11 @@ class _Swarm:
             remedy = f"docker service update --label-add {label}={example} {name}"
             return Problem(name, reason, label, remedy=remedy, fatal=True)
         return min(shared or choices.values(), key=lambda network: str(network["Name"]))
+
+    def _join(self, name: str, network: str) -> str:
+        """The command that puts a service on a network."""
+        make = "" if network in self._names else f"docker network create -d overlay {network} && "
+        return f"{make}docker service update --network-add {network} {name}"
 
     def _apart(self, name: str, network: Json) -> Problem:
         own = self.standpoint
