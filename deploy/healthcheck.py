@@ -3,12 +3,12 @@
     python3 -ES healthcheck.py [COMMAND ...]
 
 It reads the configuration that COMMAND names, by default that of the container's first process,
-and asks a controller, or a proxy's admin page, over HTTP. A proxy without an admin page has to take
-a connection on its first listener. STICKYPROXY_HEALTH=host:port names another place to ask.
+and asks a controller, or a proxy's admin page, over HTTP. A proxy without an admin page is asked on
+its first listener, in a version of HTTP that does not exist: it refuses that by itself, whatever is
+published (and logs it). STICKYPROXY_HEALTH=host:port names another place to ask.
 Only the standard library, and started with ``-ES``: it runs every few seconds.
 """
 
-import http.client
 import os
 import socket
 import sys
@@ -20,22 +20,25 @@ from typing import Any
 TIMEOUT = 2.0
 CONFIG = "/etc/stickyproxy/config.toml"
 ADMIN = "127.0.0.1:8081"
+HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+REFUSED = b"GET /healthz HTTP/9.9\r\n\r\n"
 EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
 def main(command: Sequence[str]) -> int:
     """Any HTTP answer will do."""
     try:
-        address, speaks_http = place(command or of_first_process())
+        address, request = place(command or of_first_process())
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         # What runs has read a good one, and serves on by that.
         sys.stderr.write(f"not checked, for want of a configuration: {error!r}\n")
         return 0
     try:
         with connect(address) as sock:
-            if speaks_http:
-                ask(sock)
-    except (OSError, ValueError, http.client.HTTPException) as error:
+            sock.sendall(request)
+            if not sock.recv(1):
+                raise ConnectionError("it hangs up without an answer")
+    except (OSError, ValueError) as error:
         sys.stderr.write(f"{address}: {error}\n")
         return 1
     return 0
@@ -46,18 +49,17 @@ def of_first_process() -> list[str]:
     return Path("/proc/1/cmdline").read_bytes().decode("utf-8", "surrogateescape").split("\0")
 
 
-def place(command: Sequence[str]) -> tuple[str, bool]:
-    """The address to ask, and whether HTTP is to be spoken there: on a listener, each request
-    would be in the access log."""
+def place(command: Sequence[str]) -> tuple[str, bytes]:
+    """The address to ask, and what."""
     if named := os.environ.get("STICKYPROXY_HEALTH"):
-        return named, True
+        return named, HEALTHZ
     config = tomllib.loads(Path(config_file(command)).read_text("utf-8-sig"))
     if "controller" in command:
-        return config["controller"]["address"], True
+        return config["controller"]["address"], HEALTHZ
     if "admin" in config:
-        return config["admin"].get("address", ADMIN), True
+        return config["admin"].get("address", ADMIN), HEALTHZ
     listeners: list[dict[str, Any]] = config.get("listeners") or [{"address": ":80"}]
-    return listeners[0]["address"], False
+    return listeners[0]["address"], REFUSED
 
 
 def config_file(command: Sequence[str]) -> str:
@@ -80,13 +82,6 @@ def connect(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     return socket.create_connection((EVERYWHERE.get(host, host), int(port)), TIMEOUT)
-
-
-def ask(sock: socket.socket) -> None:
-    connection = http.client.HTTPConnection("localhost")
-    connection.sock = sock
-    connection.request("GET", "/healthz", headers={"Connection": "close"})
-    connection.getresponse().read(1)
 
 
 if __name__ == "__main__":

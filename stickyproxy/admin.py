@@ -8,6 +8,7 @@ GET /healthz    200 as long as this process answers
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from aiohttp import web
@@ -28,10 +29,14 @@ class Knows(Protocol):
 
 
 def make_app(
-    registry: Knows, proxy: HoldsTable, state_of: report.StateOf | None = None
+    registry: Knows,
+    proxy: HoldsTable,
+    troubles: Callable[[], Mapping[str, str]],
+    state_of: report.StateOf | None = None,
 ) -> web.Application:
-    """The admin page of one proxy. ``state_of`` knows better than the table how endpoints are."""
-    pages = _Pages(registry, proxy, state_of)
+    """The admin page of one proxy. ``troubles``: why providers know nothing new, by name.
+    ``state_of`` knows better than the table how endpoints are."""
+    pages = _Pages(registry, proxy, troubles, state_of)
     app = web.Application()
     app.router.add_get("/services", pages.services)
     app.router.add_get("/table", pages.table)
@@ -40,14 +45,22 @@ def make_app(
 
 
 class _Pages:
-    def __init__(self, registry: Knows, proxy: HoldsTable, state_of: report.StateOf | None) -> None:
+    def __init__(
+        self,
+        registry: Knows,
+        proxy: HoldsTable,
+        troubles: Callable[[], Mapping[str, str]],
+        state_of: report.StateOf | None,
+    ) -> None:
         self._registry = registry
         self._proxy = proxy
+        self._troubles = troubles
         self._state_of = state_of
 
     async def services(self, request: web.Request) -> web.Response:
         state_of = self._state_of or _states_in(self._proxy.table)
-        rows = report.rows(self._registry.snapshots(), self._registry.problems, state_of)
+        rows = [report.out_of_touch(*each) for each in self._troubles().items()]
+        rows += report.rows(self._registry.snapshots(), self._registry.problems, state_of)
         asked: str = request.query.get("format") or request.headers.get("Accept") or ""
         if "json" in asked:
             return web.json_response({"services": rows})

@@ -38,7 +38,7 @@ class App:
         self._server = self._plane.server
         self._listeners = Listeners()
         self._sources = Sources(settings, file, self.registry.publish)
-        self._admin = SideServer(admin.make_app(self.registry, self.proxy))
+        self._admin = SideServer(admin.make_app(self.registry, self.proxy, self._sources.troubles))
 
     @classmethod
     def from_file(cls, path: Path) -> App:

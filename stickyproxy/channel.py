@@ -1,7 +1,7 @@
 """What a supervisor and its workers say to each other: pickled messages on a pair of sockets.
 
     supervisor to worker   Begin; then, as things change: Publish, Accept, ReopenLog; at last Drain
-    worker to supervisor   Applied after each of these, Accepting and Leaving; Down
+    worker to supervisor   Applied after each of these, Accepting and Leaving; Down; Alive
 
 Each message to a worker states how things are now, not what changed: one that is repeated does no
 harm, and a new worker is told the same as the old ones know.
@@ -18,6 +18,9 @@ from dataclasses import dataclass
 
 from stickyproxy.model import EndpointKey, Snapshot
 from stickyproxy.settings import AccessLogSettings, ProxySettings
+
+BEATS = 6
+"""Signs of life that a worker shows within its timeout."""
 
 _LENGTH = struct.Struct("!Q")
 
@@ -88,7 +91,14 @@ class Down:
     endpoints: frozenset[EndpointKey]
 
 
-Message = Begin | Publish | Accept | ReopenLog | Drain | Applied | Accepting | Leaving | Down
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """My event loop turns."""
+
+
+Message = (
+    Begin | Publish | Accept | ReopenLog | Drain | Applied | Accepting | Leaving | Down | Alive
+)
 
 
 def encoded(message: Message) -> bytes:

@@ -426,6 +426,7 @@ class _ProxyTable(_Table):
     head_timeout: Timeout = _PROXY.head_timeout
     upstream_idle_timeout: Timeout = _PROXY.upstream_idle_timeout
     grace_period: Timeout = _PROXY.grace_period
+    worker_timeout: Timeout = _PROXY.worker_timeout
     max_head_line: Annotated[StrictInt, Field(ge=1024, le=65536)] = _PROXY.max_head_line
     max_headers: Annotated[StrictInt, Field(ge=16, le=4096)] = _PROXY.max_headers
 
@@ -450,6 +451,7 @@ class _ProxyTable(_Table):
             head_timeout=self.head_timeout,
             upstream_idle_timeout=self.upstream_idle_timeout,
             grace_period=self.grace_period,
+            worker_timeout=self.worker_timeout,
             max_head_line=self.max_head_line,
             max_headers=self.max_headers,
         )

@@ -47,6 +47,12 @@ def rows(
     return sorted(found, key=lambda row: str(row["service"]))
 
 
+def out_of_touch(provider: str, trouble: str) -> Json:
+    """A row for a provider that knows nothing new."""
+    problem = Problem("", trouble, fatal=True)
+    return {"service": f"({provider})", "state": "out of touch", "problems": _problems([problem])}
+
+
 def _row(
     provider: str, service: ServiceSpec, problems: Sequence[Problem], state_of: StateOf
 ) -> Json:

@@ -19,6 +19,8 @@ class ProxySettings:
 
     workers: int = 0
     """Processes that forward requests; 0: one per core."""
+    worker_timeout: float = 30.0
+    """A worker that shows no sign of life for so long is killed."""
     trusted_proxies: tuple[Network, ...] = ()
     """Peers whose X-Forwarded-* are believed and extended."""
     trust_unix: bool = False

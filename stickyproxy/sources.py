@@ -44,6 +44,8 @@ class Provider(Protocol):
     name: str
     ready: asyncio.Event
     """Set when it has published for the first time."""
+    trouble: str
+    """Why it knows nothing new; empty: all is well."""
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -71,6 +73,10 @@ class Providers:
             async with asyncio.timeout(seconds):
                 for provider in self._providers:
                     await provider.ready.wait()
+
+    def troubles(self) -> dict[str, str]:
+        """What keeps them from knowing anything new, by name."""
+        return {each.name: each.trouble for each in self._providers if each.trouble}
 
     async def stop(self) -> None:
         """End them."""
@@ -133,6 +139,17 @@ async def _at_once() -> None:
     """Nobody has to be waited for."""
 
 
+_FIXED = {
+    "listeners": "[[listeners]]",
+    "proxy": "[proxy]",
+    "access_log": "[access_log]",
+    "admin": "[admin]",
+    "swarm": "[providers.swarm]",
+    "follow": "[providers.controller]",
+}
+"""What is read only at the start, and what it is called in the file."""
+
+
 class Sources:
     """The services of a proxy process: those in its configuration, and those of its providers."""
 
@@ -163,6 +180,10 @@ class Sources:
     async def ready(self) -> None:
         """Wait for a first snapshot of every provider, for a while."""
         await self._providers.ready(FIRST_SNAPSHOT_SECONDS)
+
+    def troubles(self) -> dict[str, str]:
+        """Why providers know nothing new, by name."""
+        return self._providers.troubles()
 
     def watch(self) -> None:
         """Reload from now on whenever the file changes, and when told to."""
@@ -206,8 +227,8 @@ class Sources:
         log.info("configuration reloaded: %d services", len(new.services))
         fixed = [
             name
-            for name in ("listeners", "proxy", "access_log", "admin", "swarm", "follow")
-            if getattr(self._started, name) != getattr(new, name)
+            for field, name in _FIXED.items()
+            if getattr(self._started, field) != getattr(new, field)
         ]
         if fixed:
             log.warning("changes to %s take effect after a restart", ", ".join(fixed))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import socket
@@ -28,6 +29,7 @@ from pathlib import Path
 from stickyproxy import admin, report
 from stickyproxy.app import App, on_stop_signals, plane_settings
 from stickyproxy.channel import (
+    BEATS,
     Accept,
     Accepting,
     Applied,
@@ -102,6 +104,8 @@ class Seat:
         self._in_step = asyncio.Event()
         self._draining = asyncio.Event()
         self._early_deaths = 0
+        self._missed = -math.inf
+        """Heartbeats that were left out; none counts before the first sign of life."""
 
     def __repr__(self) -> str:
         who = "nobody" if self._process is None else f"process {self._process.pid}"
@@ -167,6 +171,7 @@ class Seat:
         conversation = [
             asyncio.create_task(self._talk(channel), name=f"to worker {self.number}"),
             asyncio.create_task(self._listen(channel), name=f"from worker {self.number}"),
+            asyncio.create_task(self._watch(), name=f"watch on worker {self.number}"),
         ]
         try:
             return _ending(await process.wait())
@@ -220,6 +225,7 @@ class Seat:
     async def _listen(self, channel: Channel) -> None:
         """Take note of what it says."""
         while (message := await channel.receive()) is not None:
+            self._missed = 0
             match message:
                 case Applied():
                     self._unconfirmed -= 1
@@ -230,6 +236,16 @@ class Seat:
                     self._set_accepting(False)
                 case Down(endpoints):
                     self.down = endpoints
+
+    async def _watch(self) -> None:
+        """Kill the worker when it is frozen: connections to it would wait for ever."""
+        self._missed = -math.inf
+        timeout = self._begin.proxy.worker_timeout
+        while self._missed < BEATS:
+            await asyncio.sleep(timeout / BEATS)  # counted: this process may have slept too
+            self._missed += 1
+        log.error("worker %d has shown no sign of life for %g s: killed", self.number, timeout)
+        self.kill()
 
     def _note_step(self) -> None:
         if self._unconfirmed == 0 and not self._news.is_set():
@@ -290,7 +306,9 @@ class Supervisor:
         shown = _ShownTable()
         self.registry = Registry(shown, _NoConnections(), settings.proxy.pin_secret)
         self._sources = Sources(settings, file, self._publish, self._in_step)
-        self._admin = SideServer(admin.make_app(self.registry, shown, self._state_of))
+        self._admin = SideServer(
+            admin.make_app(self.registry, shown, self._sources.troubles, self._state_of)
+        )
         self._listeners = Listeners()
         self._workers = workers
         self._seats: list[Seat] = []

@@ -17,8 +17,10 @@ import sys
 import uvloop
 
 from stickyproxy.channel import (
+    BEATS,
     Accept,
     Accepting,
+    Alive,
     Applied,
     Begin,
     Channel,
@@ -54,6 +56,7 @@ class Worker:
         self._sockets = {fd: socket.socket(fileno=fd) for fd in inherited}
         self._channel = channel
         self._grace = begin.proxy.grace_period
+        self._heartbeat = begin.proxy.worker_timeout / BEATS
         self._stop = asyncio.Event()
         self._status = 0
         self._telling: asyncio.TimerHandle | None = None
@@ -63,6 +66,7 @@ class Worker:
         self._handle_signals()
         self._plane.start()
         following = asyncio.create_task(self._follow(), name="supervisor")
+        beating = asyncio.create_task(self._beat(), name="heartbeat")
         await self._stop.wait()
         self._plane.accept_on(())
         for sock in self._sockets.values():
@@ -70,7 +74,8 @@ class Worker:
         self._channel.send(Leaving())
         await self._plane.drain(self._grace)
         following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        beating.cancel()
+        await asyncio.gather(following, beating, return_exceptions=True)
         await self._plane.stop()
         return self._status
 
@@ -97,6 +102,12 @@ class Worker:
             self._status = 1
         finally:
             self._stop.set()
+
+    async def _beat(self) -> None:
+        """Let the supervisor know that the event loop turns."""
+        while True:
+            self._channel.send(Alive())
+            await asyncio.sleep(self._heartbeat)
 
     def _obey(self, message: Message) -> None:
         match message:

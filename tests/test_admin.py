@@ -14,7 +14,7 @@ import pytest
 
 from stickyproxy import report
 from stickyproxy.app import App
-from stickyproxy.config import AccessLogSettings, Address, Config, Listener
+from stickyproxy.config import AccessLogSettings, Address, Config, Listener, SwarmSettings
 from stickyproxy.model import EndpointSpec, Problem, ServiceSpec, Snapshot
 
 SHOP = ServiceSpec(
@@ -176,6 +176,21 @@ class TestAdmin:
             kind, text = await get(running[1], path, Accept=accept)
             assert kind == "application/json"
             assert [row["service"] for row in json.loads(text)["services"]] == ["bad", "shop"]
+
+    async def test_a_provider_that_is_out_of_touch(self, tmp_path: Path) -> None:
+        address = f"unix:{tmp_path}/admin.sock"
+        app = App(
+            Config(
+                listeners=(Listener(Address("127.0.0.1", 0)),),
+                access_log=AccessLogSettings(format="off"),
+                admin=Address.parse(address),
+                swarm=SwarmSettings(f"unix://{tmp_path}/none.sock"),
+            )
+        )
+        await app.start()
+        text = (await get(address, "/services"))[1]
+        await app.stop(grace=0)
+        assert text.startswith("(swarm): out of touch\n  error      there is no engine at unix://")
 
     async def test_table(self, running: tuple[App, str]) -> None:
         assert (await get(running[1], "/table"))[1].startswith("shop.local\n  /app -> shop, cookie")

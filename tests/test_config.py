@@ -147,6 +147,7 @@ class TestDefaults:
             head_timeout=15,
             upstream_idle_timeout=4,
             grace_period=30,
+            worker_timeout=30,
             max_head_line=8190,
             max_headers=128,
         )
@@ -169,6 +170,7 @@ class TestProxy:
             head_timeout = "4s"
             upstream_idle_timeout = "5s"
             grace_period = "6s"
+            worker_timeout = "8s"
             max_head_line = 1024
             max_headers = 16
         """
@@ -181,6 +183,7 @@ class TestProxy:
             head_timeout=4,
             upstream_idle_timeout=5,
             grace_period=6,
+            worker_timeout=8,
             max_head_line=1024,
             max_headers=16,
         )

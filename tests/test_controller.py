@@ -4,6 +4,7 @@ whatever happens between them. Real sockets."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -168,6 +169,35 @@ class TestFollowing:
             assert [await asked.get() for _ in range(2)] == ["Bearer s3cret"] * 2
         assert follower.published.empty()
         assert not follower.provider.ready.is_set()
+
+    async def test_what_keeps_it_out_of_touch_is_told_whenever_it_changes(
+        self, plane: Plane, stack: AsyncExitStack
+    ) -> None:
+        said = Said()
+        logger = logging.getLogger("stickyproxy")
+        logger.addHandler(said)
+        stack.callback(logger.removeHandler, said)
+        await plane.server.stop()
+        follower = follow(stack, plane.url, token=b"wrong")
+        async with asyncio.timeout(20):
+            assert "cannot connect" in await said.messages.get()
+            assert "cannot connect" in follower.provider.trouble
+            await plane.restart()
+            await plane.start()
+            assert " 401 " in await said.messages.get()
+            assert " 401 " in follower.provider.trouble
+
+
+class Said(logging.Handler):
+    """What is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: asyncio.Queue[str] = asyncio.Queue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a message."""
+        self.messages.put_nowait(record.getMessage())
 
 
 class TestCache:

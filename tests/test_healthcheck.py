@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -49,6 +50,11 @@ async def test_a_proxy(start: StartProgram, tmp_path: Path, admin: str) -> None:
     await program.err.says(" on unix:")
     assert await check(*command) == (0, "")
     assert await check("docker-init", "--", "stickyproxy", f"--config={config}") == (0, "")
+    program.signal(signal.SIGSTOP)
+    status, said = await check(*command)
+    assert status == 1
+    assert "timed out" in said
+    program.signal(signal.SIGCONT)
     await program.stop()
     assert (await check(*command))[0] == 1
 

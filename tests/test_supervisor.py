@@ -245,6 +245,21 @@ class TestDeath:
         await proxy.close()
         await proxy.program.stop()
 
+    async def test_of_a_frozen_one(self, proxies: Proxies, endpoint: MakeEndpoint) -> None:
+        peer = await endpoint()
+        proxy = await proxies(service("demo", [peer.address]), proxy=('worker_timeout = "2s"',))
+        users = await proxy.users()
+        victim, survivor = users
+        os.kill(victim, signal.SIGSTOP)
+        await proxy.program.err.says(r"worker \d has shown no sign of life for 2 s: killed$")
+        await proxy.program.err.says(TAKES_PLACE)
+        await users[victim][0].closed()
+        await proxy.program.err.says(IS_READY)
+        assert survivor in proxy.pids.values()
+        assert len(await proxy.users()) == 2, "both accept"
+        await proxy.close()
+        await proxy.program.stop()
+
     async def test_under_load(self, proxies: Proxies, endpoint: MakeEndpoint) -> None:
         """Clients that connect anew for every request: none loses more than the one request that
         was under way, and none is refused, not even before there is a successor."""

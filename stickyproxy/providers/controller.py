@@ -50,6 +50,8 @@ class ControllerProvider:
         self._cache = None if settings.cache_file is None else Path(settings.cache_file)
         self._version = ""
         self._failures = 0
+        self.trouble = ""
+        """Why nothing new is known; empty: all is well."""
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -63,7 +65,7 @@ class ControllerProvider:
                     await self._poll(session)
                     if self._failures:
                         log.info("controller: it answers again")
-                    self._failures = 0
+                    self._failures, self.trouble = 0, ""
                 except ProviderError as error:
                     await self._wait_after(error)
 
@@ -90,9 +92,11 @@ class ControllerProvider:
 
     async def _wait_after(self, error: ProviderError) -> None:
         self._failures += 1
-        if self._failures == 1:
-            kept = "routes are kept" if self._version else "no route is known yet"
-            log.warning("controller: %s; %s, trying again", error, kept)
+        kept = "routes are kept" if self._version else "no route is known yet"
+        trouble = f"{error}; {kept}, trying again"
+        if trouble != self.trouble:
+            log.warning("controller: %s", trouble)
+            self.trouble = trouble
         first, most = BACKOFF
         longest = min(most, first * 2 ** min(self._failures - 1, 16))
         await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311  # not secret

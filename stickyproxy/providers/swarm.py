@@ -364,6 +364,8 @@ def _explained(endpoint: str, error: Exception) -> str:
         found = re.search(r"certificate verify failed: ([^(]*)", text)
         why = f": {found[1].strip()}" if found else ""
         return f"the engine at {endpoint} has a certificate that tls_ca does not vouch for{why}"
+    if "RemoteDisconnected" in text or "CERTIFICATE_REQUIRED" in text.upper():
+        return f"the engine at {endpoint} hangs up: it may want a certificate (tls_cert, tls_key)"
     if "Connection refused" in text:
         return f"the engine at {endpoint} does not answer: connection refused"
     return f"the engine at {endpoint}: {text[:300]}"
@@ -519,6 +521,8 @@ class SwarmProvider:
         """Problems of the planner that have been published."""
         self._woken = asyncio.Event()
         self._failures = 0
+        self.trouble = ""
+        """Why nothing new is known; empty: all is well."""
         self._last_change = 0.0
         self._last_event = 0.0
 
@@ -553,7 +557,7 @@ class SwarmProvider:
             return self._failed(error)
         if self._failures:
             log.info("swarm: the engine answers again")
-            self._failures = 0
+            self._failures, self.trouble = 0, ""
         if view is not None:
             self._view = view
             self._last_change = time.monotonic()
@@ -583,9 +587,11 @@ class SwarmProvider:
     def _failed(self, error: ProviderError) -> float:
         """Nothing is published: what was, serves on."""
         self._failures += 1
-        if self._failures == 1:
-            kept = "routes are kept" if self._reading else "no route is known yet"
-            log.warning("swarm: %s; %s, trying again", error, kept)
+        kept = "routes are kept" if self._reading else "no route is known yet"
+        trouble = f"{error}; {kept}, trying again"
+        if trouble != self.trouble:
+            log.warning("swarm: %s", trouble)
+            self.trouble = trouble
         return backoff(self._failures)
 
     def _pause(self) -> float:
