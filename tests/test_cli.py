@@ -664,7 +664,7 @@ class TestReload:
                 proxy=["hide_info_headers = true"],
             )
         )
-        await program.err.says(r"changes to \[\[listeners\]\], \[proxy\] take effect after a restart")
+        await program.err.says(r"changes to \[\[listeners\]\], \[proxy\] take effect after")
         response = await asked(port, get())
         assert response.status == 200
         assert response.header("x-proxy-id") is not None
