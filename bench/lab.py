@@ -14,6 +14,7 @@ import http.client
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -77,7 +78,7 @@ def main() -> None:
     os.sched_setaffinity(0, {LOAD_CORE})
     idle = QUICK_IDLE if options.quick else files - SPARE_FILES
     plan = Plan(options.seconds, options.rounds, 0 if options.quick else 2, idle)
-    command = "QUICK=1 make bench" if options.quick else "make bench"
+    command = _as_typed(sys.argv[1:])
     started = time.monotonic()
     tables: list[Table] = []
     for workload in _chosen(options.only, options.quick):
@@ -112,6 +113,13 @@ def _options() -> argparse.Namespace:
     options.seconds = options.seconds or (1 if options.quick else 5)
     options.rounds = options.rounds or (3 if options.quick else 5)
     return options
+
+
+def _as_typed(arguments: Sequence[str]) -> str:
+    """The command that repeats this run."""
+    rest = [argument for argument in arguments if argument != "--quick"]
+    quick = "QUICK=1 " if "--quick" in arguments else ""
+    return f"{quick}make bench" + (f" ARGS={shlex.quote(shlex.join(rest))}" if rest else "")
 
 
 def _missing(name: str) -> bool:

@@ -202,6 +202,7 @@ class Exchange:
         proxy = self.proxy
         message = self.message
         assert message is not None
+        upstream: UpstreamConnection | None = None
         try:
             request = self.request = ClientRequest(
                 self.client.peer, message, self._payload, self.id
@@ -221,9 +222,11 @@ class Exchange:
             self.service = cluster.name
             self.relay = Relay(self, request, pick, proxy.info)
             self._send(request, route, upstream, body)
-        except Exception:
+        except Exception:  # run() will meet the same, and handle it
             self.relay = None
-            return False  # run() will meet the same, and handle it
+            if upstream is not None:
+                upstream.abandon()
+            return False
         self._upstream = upstream
         return True
 
