@@ -57,7 +57,7 @@ class DataPlane:
         )
         self.proxy = Proxy(
             info=settings.info,
-            retry_seconds=3 * proxy.connect_timeout,
+            retry_seconds=5 * proxy.connect_timeout,
             access_log=self._access_log,
         )
         self._health = self.proxy.health = Health(self.proxy, health_changed)
