@@ -175,6 +175,12 @@ def then(*parts: Outcomes) -> Outcomes:
     )
 
 
+def then_refused(first: Outcomes, *statuses: int) -> Outcomes:
+    """What came before the bad request is answered, or the 400 is the only answer: if both came in
+    one read, nothing has been begun."""
+    return either(then(first, refused(*statuses)), refused(*statuses))
+
+
 def switched(line: str, tunnel: bytes, *, has: Sequence[str] = ()) -> Outcomes:
     """The endpoint switches protocols and sends back what comes through the tunnel."""
     seen = Seen(line, b"", None, tuple(has))

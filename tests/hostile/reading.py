@@ -76,6 +76,9 @@ class RequestReader:
         """Bytes are bytes: the endpoint has answered 101."""
         self.rest = b""
         """What has not become a whole request."""
+        self.whole = 0
+        """Bytes of the whole requests."""
+        self._head_bytes = 0
 
     @property
     def idle(self) -> bool:
@@ -101,11 +104,23 @@ class RequestReader:
             if end < 0:
                 raise Unfinished
             head, self.rest = self.rest[: end + 4], self.rest[end + 4 :]
+            self._head_bytes = len(head)
             self.heads.append(Request.parse(head))
         request = self.heads[-1]
-        request.body, end = take_body(self.rest, 0, request.framing(), ended=False)
+        request.body, end = take_body(self.rest, 0, _framing(request), ended=False)
         self.rest = self.rest[end:]
+        self.whole += self._head_bytes + end
         self.requests.append(request)
+
+
+def _framing(request: Request) -> Framing:
+    """As strict as ``Request.framing``, but lengths may go up to what a signed 64-bit number holds:
+    an endpoint that keeps them so reads everything beyond as something else."""
+    lengths = request.values("content-length")
+    if len(lengths) == 1 and re.fullmatch(rb"[0-9]{19}", lengths[0]):
+        assert int(lengths[0]) < 1 << 63, f"an endpoint may read it as negative: {request.head!r}"
+        return int(lengths[0])
+    return request.framing()
 
 
 @dataclass(frozen=True, slots=True)
