@@ -58,6 +58,7 @@ _REQUEST = {
     **dict.fromkeys(_FORWARDED, Kind.FORWARDED),
     b"host": Kind.HOST,
     b"cookie": Kind.COOKIE,
+    b"content-length": Kind.CONTENT_LENGTH,
     b"http2-settings": Kind.DROP,  # belongs to an h2c upgrade, which is never forwarded
     b"proxy": Kind.DROP,  # CGI-style apps read it as HTTP_PROXY (CVE-2016-5385)
 }

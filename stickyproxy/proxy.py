@@ -283,6 +283,7 @@ class Exchange:
         attempt. Returns whether the client connection may serve another request. Raises
         BadRequest."""
         deaths = 0
+        request.body_at_hand()  # raises what is wrong with it, before an endpoint hears of it
         error = self._failure
         if error is None:
             error = await self._attempt(request, None, fresh=False)
@@ -486,8 +487,10 @@ class Exchange:
 
 
 async def _send_body(request: ClientRequest, upstream: UpstreamConnection, relay: Relay) -> None:
-    """Take the body from the client as fast as the endpoint takes it from us."""
+    """Take the body from the client as fast as the endpoint takes it from us. The request counts
+    as sent, and its connection as reusable, only if exactly what its head says has been sent."""
     payload = request.payload
+    sent = 0
     try:
         while True:
             upstream.client_turn = True
@@ -496,12 +499,15 @@ async def _send_body(request: ClientRequest, upstream: UpstreamConnection, relay
             request.body_touched = request.body_touched or bool(data)
             if upstream.receiver is not relay or not data:
                 break
+            sent += len(data)
             upstream.send_body(b"%x\r\n%b\r\n" % (len(data), data) if request.chunked else data)
             if upstream.writing_paused:
                 await upstream.drain()
         if upstream.receiver is relay:
             if request.chunked:
                 upstream.send_body(b"0\r\n\r\n")
+            elif sent != request.length:
+                raise BadRequest(400, "the request body is not as long as was announced")
             upstream.end_body()
     except (BadRequest, RequestPayloadError) as error:
         if upstream.receiver is relay:

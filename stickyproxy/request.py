@@ -36,6 +36,10 @@ _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 
 _REQUEST_ID = re.compile(rb"[0-9a-f]{32}")
 
+_LENGTH = re.compile(rb"[0-9]{1,20}")
+_MAX_LENGTH = (1 << 63) - 1
+"""Longer bodies overflow what most servers count in."""
+
 
 class Peer:
     """The other end of a client connection."""
@@ -77,6 +81,7 @@ class ClientRequest:
         "http11",
         "id",
         "keep_alive",
+        "length",
         "message",
         "method",
         "payload",
@@ -98,6 +103,8 @@ class ClientRequest:
         # aiohttp stops parsing at a request to upgrade; if it is declined, so be it.
         self.keep_alive = not (message.should_close or message.upgrade)
         self.chunked = message.chunked
+        self.length: int | None = None
+        """Bytes of the body as the client announced it; None: it did not, or sends chunks."""
         self._body: bytes | None = b"" if payload is EMPTY_PAYLOAD else None
         self.body_touched = False
         """True once a part of the body was read: then the request cannot be sent again."""
@@ -118,6 +125,8 @@ class ClientRequest:
             raise BadRequest(status, "only HTTP/1.0 and HTTP/1.1 are spoken here")
         if self.method == "CONNECT":
             raise BadRequest(405, "CONNECT is for forward proxies; this is a reverse proxy")
+        if self.length and payload is EMPTY_PAYLOAD:
+            raise BadRequest(400, "the request body does not have the length that was announced")
         if not self.target.startswith(b"/"):
             self._take_special_target()
         if believed:
@@ -153,6 +162,8 @@ class ClientRequest:
             elif kind == Kind.TRANSFER_ENCODING:
                 if value.lower() != b"chunked":
                     raise BadRequest(501, "the only transfer coding known here is chunked")
+            elif kind == Kind.CONTENT_LENGTH:
+                self._note_length(value)
             elif kind == Kind.UPGRADE:
                 self.upgrade = _without_h2c(value)
         if named:
@@ -160,6 +171,15 @@ class ClientRequest:
         if self.upgrade is not None and not self.message.upgrade:
             self.upgrade = None  # no "Connection: upgrade" along with it
         return self._forwarded
+
+    def _note_length(self, value: bytes) -> None:
+        """No field of the client frames anything (RFC 9112 section 6.3): its length is taken as a
+        number, which is what will be counted and what the endpoint is told."""
+        if self.chunked or self.length is not None or not _LENGTH.fullmatch(value):
+            raise BadRequest(400, "Content-Length is not one number")
+        self.length = int(value)
+        if self.length > _MAX_LENGTH:
+            raise BadRequest(400, "Content-Length is too large")
 
     def _note_forwarded(self, name: bytes, value: bytes) -> None:
         if self._forwarded is None:
@@ -232,10 +252,13 @@ class ClientRequest:
 
     def body_at_hand(self) -> bytes | None:
         """The body with its transfer coding, if it came along with the head as small ones do; it
-        is kept, so that the request can be sent again. None if there is more to come."""
+        is kept, so that the request can be sent again. None if there is more to come. Raises
+        BadRequest if it has another length than was announced."""
         payload = self.payload
         if self._body is None and payload.is_eof() and not self.body_touched:
             body = payload.read_nowait()
+            if not self.chunked and len(body) != self.length:
+                raise BadRequest(400, "the request body is not as long as was announced")
             if self.chunked:
                 body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
             self._body = body
@@ -261,6 +284,8 @@ class ClientRequest:
         parts += (b"\r\nX-Request-Id: ", self.id, b"\r\n")
         if self.chunked:
             parts.append(b"Transfer-Encoding: chunked\r\n")
+        elif self.length is not None:
+            parts.append(b"Content-Length: %d\r\n" % self.length)
         if self.upgrade is not None:
             parts += (b"Connection: Upgrade\r\nUpgrade: ", self.upgrade, b"\r\n")
         parts.append(b"\r\n")

@@ -89,3 +89,34 @@ async def test_06_endpoint_answers_early_and_neither_reads_nor_closes(
     assert (await user.response()).status == 413
     sending.cancel()
     assert await peer.told() is True
+
+
+@pytest.mark.parametrize("length", [b"18446744073709551615", b"9223372036854775808"])
+async def test_07_a_length_that_is_not_sent_takes_in_the_next_request(
+    behind: Behind, client: MakeClient, length: bytes
+) -> None:
+    """RFC 9112, 6.3: aiohttp takes 2^64-1 for no body. The endpoint was told the length, answered
+    early, and took the next client's request, Cookie included, for the body."""
+    proxy, peer = await behind(sticky_session_cookie="session")
+    hostile = await client(proxy.port)
+    await hostile.send(b"GET /a HTTP/1.1\r\nHost: demo.local\r\nContent-Length: %b\r\n\r\n" % length)
+    assert (await hostile.response()).status == 400
+    assert await hostile.closed() == "eof"
+    victim = await client(proxy.port)
+    await victim.send(get("/b", Cookie="secret=1"))
+    assert (await victim.response()).status == 200
+    [received] = peer.requests
+    assert (received.target, received.body) == (b"/b", b"")
+
+
+async def test_08_the_length_that_is_sent_is_ours(behind: Behind, client: MakeClient) -> None:
+    """RFC 9112, 6.3: no field of the client frames anything, however it spells it."""
+    proxy, peer = await behind()
+    user = await client(proxy.port)
+    await user.send(
+        b"POST / HTTP/1.1\r\nHost: demo.local\r\ncONTENT-lENGTH:   0005 \r\nX-Last: 1\r\n\r\nhello"
+    )
+    assert (await user.response()).status == 200
+    [received] = peer.requests
+    assert received.body == b"hello"
+    assert received.headers[-1] == (b"Content-Length", b"5")
