@@ -221,6 +221,7 @@ class ClientConnection(RequestHandler):
         tcp = isinstance(peername, tuple)
         self.peer = Peer(
             peername[0] if tcp else "",
+            sockname[0] if tcp else "",
             sockname[1] if tcp else 0,
             secure=transport.get_extra_info("sslcontext") is not None,
             trusted_proxies=self._server.trusted_proxies,

@@ -94,11 +94,10 @@ class Classifier(dict[bytes, int]):
     def __missing__(self, name: bytes) -> int:
         lower = name.lower()
         kind = self._kinds.get(lower, Kind.PASS)
-        # CGI-style apps cannot tell "_" from "-": X_Forwarded_For would pass for the real one.
-        if kind == Kind.PASS and b"_" in lower:
-            dashed = self._kinds.get(lower.replace(b"_", b"-"), Kind.PASS)
-            if dashed == Kind.FORWARDED:
-                kind = Kind.DROP
+        # CGI-style apps cannot tell "_" from "-": X_Forwarded_For would pass for the real one, and
+        # Content_Length for what frames the message.
+        if kind == Kind.PASS and b"_" in lower and lower.replace(b"_", b"-") in self._kinds:
+            kind = Kind.DROP
         if len(self) < _REMEMBERED_NAMES:
             self[name] = kind
         return kind

@@ -430,6 +430,7 @@ class Exchange:
             b"Date: " + formatdate(usegmt=True).encode(),
             b"Content-Type: text/plain; charset=utf-8",
             b"Content-Length: %d" % len(body),
+            b"X-Content-Type-Options: nosniff",
             *fields,
             b"Connection: close" if close else b"Connection: keep-alive",
         ]

@@ -44,13 +44,21 @@ _MAX_LENGTH = (1 << 63) - 1
 class Peer:
     """The other end of a client connection."""
 
-    __slots__ = ("address", "lines", "port", "secure", "trusted", "trusted_proxies")
+    __slots__ = ("address", "lines", "local", "port", "secure", "trusted", "trusted_proxies")
 
     def __init__(
-        self, address: str, port: int, *, secure: bool, trusted_proxies: TrustedProxies
+        self,
+        address: str,
+        local: str,
+        port: int,
+        *,
+        secure: bool,
+        trusted_proxies: TrustedProxies,
     ) -> None:
         self.address = address
         """IP address; empty on a unix socket."""
+        self.local = _authority(local, port)
+        """What it connected to, as a Host field names it."""
         self.port = port
         """The local port it connected to; 0 on a unix socket."""
         self.secure = secure
@@ -129,6 +137,10 @@ class ClientRequest:
             raise BadRequest(400, "the request body does not have the length that was announced")
         if not self.target.startswith(b"/"):
             self._take_special_target()
+        if b"#" in self.target:
+            raise BadRequest(400, "the request target holds a fragment")
+        if not (self.host or self.http11):
+            self._name_host()
         if believed:
             self._believe(believed)
 
@@ -160,6 +172,8 @@ class ClientRequest:
                 else:
                     self._note_forwarded(name.lower(), value)
             elif kind == Kind.TRANSFER_ENCODING:
+                if not self.http11:  # RFC 9112 section 6.1: its framing is faulty
+                    raise BadRequest(400, "HTTP/1.0 has no transfer codings")
                 if value.lower() != b"chunked":
                     raise BadRequest(501, "the only transfer coding known here is chunked")
             elif kind == Kind.CONTENT_LENGTH:
@@ -168,8 +182,8 @@ class ClientRequest:
                 self.upgrade = _without_h2c(value)
         if named:
             self._keep_lines(lambda name: name not in named)
-        if self.upgrade is not None and not self.message.upgrade:
-            self.upgrade = None  # no "Connection: upgrade" along with it
+        if not (self.message.upgrade and self.http11):
+            self.upgrade = None  # no "Connection: upgrade" with it; or RFC 9110 section 7.8
         return self._forwarded
 
     def _note_length(self, value: bytes) -> None:
@@ -205,6 +219,13 @@ class ClientRequest:
         if absolute is None:
             raise BadRequest(400, "the request target is neither a path nor an http URL")
         self.host, self.target = absolute
+        self._keep_lines(lambda name: name != b"host")
+        self._lines.append(b"Host: " + self.host)
+
+    def _name_host(self) -> None:
+        """HTTP/1.0 may leave it out, and HTTP/1.1, which endpoints are spoken to in, must not:
+        the address that was connected to takes its place (RFC 9112 section 3.3)."""
+        self.host = self._peer.local
         self._keep_lines(lambda name: name != b"host")
         self._lines.append(b"Host: " + self.host)
 
@@ -324,6 +345,12 @@ class ClientRequest:
                 theirs.get(b"x-forwarded-host", self.host),
             )
         )
+
+
+def _authority(address: str, port: int) -> bytes:
+    if not address:
+        return b"localhost"
+    return (f"[{address}]:{port}" if ":" in address else f"{address}:{port}").encode()
 
 
 def _without_h2c(upgrade: bytes) -> bytes | None:
