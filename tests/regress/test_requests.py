@@ -99,7 +99,9 @@ async def test_07_a_length_that_is_not_sent_takes_in_the_next_request(
     early, and took the next client's request, Cookie included, for the body."""
     proxy, peer = await behind(sticky_session_cookie="session")
     hostile = await client(proxy.port)
-    await hostile.send(b"GET /a HTTP/1.1\r\nHost: demo.local\r\nContent-Length: %b\r\n\r\n" % length)
+    await hostile.send(
+        b"GET /a HTTP/1.1\r\nHost: demo.local\r\nContent-Length: %b\r\n\r\n" % length
+    )
     assert (await hostile.response()).status == 400
     assert await hostile.closed() == "eof"
     victim = await client(proxy.port)
