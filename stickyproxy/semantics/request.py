@@ -236,7 +236,7 @@ class ClientRequest:
         if _REQUEST_ID.fullmatch(theirs):
             self.id = theirs
 
-    # --- model.Request ---
+    # --- routing.endpoint.Request ---
 
     def cookies(self, name: bytes) -> tuple[bytes, ...]:
         """Values of all cookies of that name, in the order sent."""
