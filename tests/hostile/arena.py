@@ -156,7 +156,7 @@ class Client:
     @property
     def answers(self) -> Answers:
         """What has come, read strictly."""
-        return read_answers(bytes(self.received), self.methods, ended=self.ended)
+        return read_answers(bytes(self.received), self.methods, ended=self.ended and not self.reset)
 
     def take(self) -> None:
         """Receive what is there."""

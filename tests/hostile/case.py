@@ -134,7 +134,8 @@ def dropped(*statuses: int) -> Outcomes:
 
 
 def told(*statuses: int) -> Outcomes:
-    """Answered here, once for each status; the connection may go on. Nothing reaches the endpoint."""
+    """Answered here, once for each status; the connection may go on. Nothing reaches the
+    endpoint."""
     return (Outcome(tuple(frozenset((status,)) for status in statuses)),)
 
 
@@ -252,10 +253,12 @@ class Got:
     def objection(self, record: Record) -> str | None:
         """Why the record is not this; None if it is."""
         answers = record.answers
-        if self.status is None:
-            return f"the client was told {answers.statuses}" if answers.statuses else None
         if answers.fault:
             return answers.fault
+        if self.status is None:
+            if answers.statuses:
+                return f"the client was told {answers.statuses}"
+            return None if record.ended else "the connection was kept without a whole answer"
         if answers.statuses != (self.status,):
             return f"the client was told {answers.statuses}: {record.received[:300]!r}"
         [final] = answers.final

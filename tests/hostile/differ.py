@@ -1,8 +1,8 @@
 """The same bytes read by several parsers: what reached an endpoint must mean one thing to all.
 
-Each reader takes a byte stream as a server (``REQUEST_READERS``) or as a client (``ANSWER_READERS``)
-would and says which messages it found. A reader may refuse what others take, for some are stricter
-than RFC 9112 asks for; but up to there it has to find the same messages, with the same bodies.
+Each reader takes a byte stream as a server or as a client would and says which messages it found. A
+reader may refuse what others take, for some are stricter than RFC 9112 asks for; but up to there it
+has to find the same messages, with the same bodies.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import httptools
 from aiohttp import http_parser
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from tests.hostile.arena import Fault
 from tests.hostile.reading import RequestReader, fields, read_answers
@@ -174,6 +175,7 @@ class _Callbacks:
         self.body += body
 
     def on_message_complete(self) -> None:
+        start: tuple[bytes, ...]
         if isinstance(self.parser, httptools.HttpRequestParser):
             start = (self.parser.get_method(), self.url)
         else:
@@ -242,13 +244,15 @@ class Aiohttp:
                     reading.refused = str(error)
                     break
                 for message, payload in messages:
-                    if payload.is_eof() or payload is http_parser.EMPTY_PAYLOAD:
+                    if payload.is_eof() or payload is EMPTY_PAYLOAD:
                         start = (
                             message.method.encode(),
                             message.path.encode("utf-8", "surrogateescape"),
                         )
                         body = b"".join(payload._buffer) if hasattr(payload, "_buffer") else b""
                         reading.messages.append(_read(start, message.raw_headers, body))
+                if messages and messages[-1][0].upgrade and not upgraded:
+                    reading.refused = "it drops what comes behind a request to upgrade"
                 if not upgraded:
                     break
             return reading

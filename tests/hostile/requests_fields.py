@@ -100,7 +100,9 @@ FORWARDED = [
 ]  # fmt: skip
 
 
-def cookie(name: str, *lines: str, has: list[str] | None = None, source: str = "RFC 6265 5.4") -> RequestCase:
+def cookie(
+    name: str, *lines: str, has: list[str] | None = None, source: str = "RFC 6265 5.4"
+) -> RequestCase:
     """Behind a sticky service: what is left of the cookies when pins are taken out."""
     return RequestCase(
         f"cookie-{name}",

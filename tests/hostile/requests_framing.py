@@ -6,7 +6,6 @@ from tests.hostile.arena import early
 from tests.hostile.case import (
     RequestCase,
     ask,
-    declined,
     either,
     passed,
     refused,

@@ -145,9 +145,7 @@ OTHER_FORMS = [
 
 def bad_host(name: str, value: str) -> RequestCase:
     """RFC 9112 3.2: an invalid Host value is answered 400."""
-    return RequestCase(
-        f"host-{name}", "RFC 9112 3.2", ask("GET /", host=value), declined(400)
-    )
+    return RequestCase(f"host-{name}", "RFC 9112 3.2", ask("GET /", host=value), declined(400))
 
 
 HOSTS = [

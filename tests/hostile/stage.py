@@ -7,7 +7,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.hostile.arena import Arena, Behaviour, Client, Connection, Fault, Record, echo_of, in_time
+from tests.hostile.arena import (
+    Arena,
+    Behaviour,
+    Client,
+    Connection,
+    Fault,
+    Record,
+    echo_of,
+    in_time,
+)
 from tests.hostile.case import AnswerCase, RequestCase
 from tests.hostile.differ import Differ
 from tests.hostile.peers import Peer, installed
