@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.hostile.case import AnswerCase, any_of, ask, bad_gateway, got, only_502, reply
 
 OK = reply("200 OK", "Content-Length: 2", body="ok")
+POISON = reply("200 OK", "Content-Length: 6", body="poison")
 TOLD = got(200, "ok")
 RETRIED = any_of(got(200, "echo GET /asked"), only_502())
 MENDED = any_of(TOLD, only_502())
@@ -125,6 +126,7 @@ INTERIMS = [
     AnswerCase("interim-199", "issue 7 row 4, RFC 9110 15.2", interim("199 Odd"), any_of(got(200, "ok", interim=[199]), got(200, "ok"), only_502())),
     AnswerCase("interim-199-with-length", "issue 7 row 4, RFC 9112 6.3", interim("199 Odd", "Content-Length: 5"), any_of(got(200, "ok", interim=[199]), got(200, "ok"), only_502())),
     AnswerCase("interim-150-body-is-an-answer", "issue 7 row 4, RFC 9112 6.3", reply("150 Odd", f"Content-Length: {len(OK)}") + OK, any_of(got(200, "ok", interim=[150]), got(200, "ok"), only_502())),
+    AnswerCase("interim-150-body-is-poison", "issue 7 row 4, RFC 9112 6.3", reply("150 Odd", f"Content-Length: {len(POISON)}") + POISON + OK, any_of(got(200, "poison", interim=[150]), got(200, "poison"), bad_gateway())),
     AnswerCase("interim-only-then-close", "RFC 9110 15.2", reply("103 Early Hints"), bad_gateway(), end="close"),
     AnswerCase("interim-own-fields", "docs: response headers", interim("103 Early Hints", "Connection: X", "X: 1", "Keep-Alive: a"), got(200, "ok", interim=[103])),
     AnswerCase("interim-set-cookie", "RFC 8297 3", interim("103 Early Hints", "Set-Cookie: a=b"), got(200, "ok", interim=[103])),

@@ -275,6 +275,8 @@ class Got:
             if (name.lower().encode("latin-1"), value.encode("latin-1")) not in present:
                 return f"{wanted!r} is not in {final.head!r}"
         names = {name for name, _ in present}
+        if b"x-server-info" not in names:
+            return f"this head is not the proxy's: {final.head!r}"
         for unwanted in self.lacks:
             if unwanted.lower().encode("latin-1") in names:
                 return f"{unwanted!r} is in {final.head!r}"
