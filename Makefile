@@ -17,8 +17,8 @@ BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo swarm swarm-cost test test-swarm lint fmt bench \
-	bench-affinity bench-pick clean
+.PHONY: help demo swarm swarm-cost test test-swarm fuzz fuzz-parsers lint fmt bench \
+	bench-affinity bench-pick bench-hostile clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -55,6 +55,15 @@ test-swarm: $(READY) ## the part of it that starts Docker engines of its own
 swarm-cost: $(READY) ## what watching a Swarm of 200 services costs (4 minutes)
 	@$(BIN)/python -m tests.swarm.cost
 
+fuzz: $(READY) ## mutated requests and answers through the proxy (SECONDS=60)
+	$(BIN)/python -m tests.hostile.fuzz --seconds $(or $(SECONDS),60) $(ARGS)
+
+# atheris has wheels for few Pythons, so it is no part of the dev tools.
+fuzz-parsers: $(READY) ## parsers of cookies, labels and so on, guided by coverage (SECONDS=60 each)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install \
+		--quiet --disable-pip-version-check atheris==3.0.0
+	$(BIN)/python -m tests.hostile.parsers $(or $(TARGET),all) --seconds $(or $(SECONDS),60) $(ARGS)
+
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,6 +81,9 @@ bench-affinity: $(BENCH_READY) ## stickiness next to other proxies
 
 bench-pick: $(READY) ## time per pick and per rebuild of each policy
 	$(BIN)/python -m bench.pick
+
+bench-hostile: $(BENCH_READY) ## what others feel while somebody attacks, next to nginx and HAProxy
+	$(BENCH_VENV)/bin/python -m bench.hostile $(if $(QUICK),--quick) $(ARGS)
 
 clean: ## remove what make made
 	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -97,6 +97,7 @@ class Proxy:
                 stdout=output,
                 stderr=output,
                 env={**os.environ, "PYTHONWARNINGS": "default"},
+                cwd=directory,
                 start_new_session=True,
             )
 

@@ -1,0 +1,269 @@
+"""What ``bench.hostile`` does to a proxy: hostile clients and a hostile endpoint, each in a process
+of its own, and an observer that says what other clients feel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import re
+import resource
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+OBSERVERS = 20
+PAUSE_SECONDS = 0.01
+"""An observer's time between an answer and its next request: others are no load by themselves."""
+GIVE_UP_SECONDS = 20.0
+_T = TypeVar("_T")
+
+
+def _request(host: str, path: str, *lines: str, method: str = "GET") -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode()
+
+
+# --- endpoints ----------------------------------------------------------------------------------
+
+_OK = b"HTTP/1.1 200 OK\r\nContent-Length: 116\r\n\r\n" + b"x" * 116
+_STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+_ENDLESS = {
+    b"/103": (b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 1000),
+    b"/chunks-1": (_STREAM, b"1\r\nx\r\n" * 10_000),
+    b"/chunks-64": (_STREAM, (b"40\r\n" + b"x" * 64 + b"\r\n") * 1000),
+}
+
+
+async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers by path: endlessly, never, or at the end of the request."""
+    with contextlib.suppress(OSError, EOFError):
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            path = head.split(b" ", 2)[1]
+            if path in _ENDLESS:
+                first, again = _ENDLESS[path]
+                writer.write(first)
+                while True:
+                    writer.write(again)
+                    await writer.drain()
+            if path == b"/hang" or b"chunked" in head.lower():
+                while await reader.read(262_144):
+                    pass
+                break
+            writer.write(_OK)
+    writer.transport.abort()
+
+
+def endpoint(port: int) -> None:
+    """Serve until killed."""
+
+    async def serve() -> None:
+        server = await asyncio.start_server(_serve, "127.0.0.1", port, limit=1 << 20, backlog=4096)
+        await server.serve_forever()
+
+    asyncio.run(serve())
+
+
+# --- clients ------------------------------------------------------------------------------------
+
+
+async def _flood(port: int, first: bytes, again: bytes, answers: int) -> None:
+    """Send without pause, and read what comes; connect again when cut off. ``answers``: so many
+    come before more is sent; 0: whatever comes."""
+    while True:
+        with contextlib.suppress(OSError, EOFError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            while answers:
+                writer.write(again)
+                for _ in range(answers):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    length = re.search(rb"(?i)content-length: *(\d+)", head)
+                    await reader.readexactly(int(length[1]) if length else 0)
+            reading = asyncio.create_task(_discard(reader))
+            try:
+                writer.write(first)
+                while again and not reading.done():
+                    writer.write(again)
+                    await writer.drain()
+                await reading
+            finally:
+                reading.cancel()
+                writer.transport.abort()
+        await asyncio.sleep(0.05)
+
+
+async def _discard(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(OSError):
+        while await reader.read(262_144):
+            pass
+
+
+def flood(port: int, clients: int, first: bytes, again: bytes, answers: int) -> None:
+    """So many clients, until killed."""
+
+    async def run() -> None:
+        await asyncio.gather(*[_flood(port, first, again, answers) for _ in range(clients)])
+
+    asyncio.run(run())
+
+
+def hoard(port: int, clients: int, pieces: Sequence[bytes], ready: object) -> None:
+    """Each client sends the pieces, as far as they are taken, and holds its connection."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    async def one(data: bytes) -> socket.socket:
+        loop = asyncio.get_running_loop()
+        sock = socket.socket()
+        sock.setblocking(False)
+        await loop.sock_connect(sock, ("127.0.0.1", port))
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(3.0):
+                await loop.sock_sendall(sock, data)
+        return sock
+
+    async def run() -> None:
+        data = b"".join(pieces)
+        held = []
+        for begin in range(0, clients, 50):
+            some = range(begin, min(begin + 50, clients))
+            held += await asyncio.gather(*[one(data) for _ in some], return_exceptions=True)
+        ready.set()  # type: ignore[attr-defined]
+        await asyncio.sleep(3600)
+
+    asyncio.run(run())
+
+
+# --- attacks ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """One row of the table."""
+
+    row: str
+    """Of the issue that demands it."""
+    name: str
+    clients: int
+    first: bytes
+    again: bytes = b""
+    """Sent again and again."""
+    answers: int = 0
+    """So many are awaited before more is sent; 0: none."""
+    hoards: bool = False
+    """It is about memory: connections are held, and nothing is sent again."""
+
+
+_FIELD = "X-Hoard: " + "x" * 7990
+_HEAD = _request("good.test", "/", *[_FIELD] * 120)
+_LOCAL = _request("nobody.test", "/")
+_UPLOAD = _request("bad.test", "/upload", "Transfer-Encoding: chunked", method="POST")
+_HANGING = _request("bad.test", "/hang") + _request("good.test", "/", *[_FIELD] * 3) * 40
+ATTACKS = (
+    Attack("2", "60 clients pipeline 100 requests answered 404, again", 60, b"", _LOCAL * 100, 100),
+    Attack("2", "60 clients send requests answered 404 without pause", 60, b"", _LOCAL * 500),
+    Attack("3", "unfinished heads of 120 fields of 8 kB", 1000, _HEAD[:-2], hoards=True),
+    Attack("3", "heads pipelined behind a hanging request", 1000, _HANGING, hoards=True),
+    Attack("5", "2 downloads of endless 103", 2, _request("bad.test", "/103")),
+    Attack("5", "2 downloads in chunks of 1 byte", 2, _request("bad.test", "/chunks-1")),
+    Attack("5", "2 downloads in chunks of 64 bytes", 2, _request("bad.test", "/chunks-64")),
+    Attack("6", "20 uploads in chunks of 1 byte", 20, _UPLOAD, b"1\r\nx\r\n" * 10_000),
+)
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+@contextmanager
+def running(
+    target: Callable[..., None], *arguments: object, cores: set[int] | None = None
+) -> Iterator[None]:
+    """A process of its own for the time of the block."""
+    process = _SPAWN.Process(target=_pinned, args=(cores, target, arguments), daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _pinned(
+    cores: set[int] | None, target: Callable[..., None], arguments: Sequence[object]
+) -> None:
+    if cores:
+        os.sched_setaffinity(0, cores)
+    target(*arguments)
+
+
+@contextmanager
+def hoarding(port: int, attack: Attack, cores: set[int] | None) -> Iterator[None]:
+    """Connections are held for the time of the block, which begins when all are there."""
+    ready = _SPAWN.Event()
+    arguments = (port, attack.clients, [attack.first], ready)
+    with running(hoard, *arguments, cores=cores):
+        ready.wait(GIVE_UP_SECONDS * 5)
+        yield
+
+
+# --- what others feel ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Felt:
+    """Milliseconds."""
+
+    p50: float
+    p99: float
+    answers: int
+    failures: int
+
+
+def observe(port: int, seconds: float) -> Felt:
+    """Ask politely for so long."""
+    return asyncio.run(_observe(port, seconds))
+
+
+async def _observe(port: int, seconds: float) -> Felt:
+    times: list[float] = []
+    failures = [0]
+    ends = time.monotonic() + seconds
+    asked = _request("good.test", "/")
+    await asyncio.gather(*[_ask(port, asked, ends, times, failures) for _ in range(OBSERVERS)])
+    times.sort()
+    if not times:
+        return Felt(float("inf"), float("inf"), 0, failures[0])
+    at = [times[min(len(times) - 1, int(len(times) * share))] * 1000 for share in (0.5, 0.99)]
+    return Felt(at[0], at[1], len(times), failures[0])
+
+
+async def _ask(
+    port: int, asked: bytes, ends: float, times: list[float], failures: list[int]
+) -> None:
+    """One client on one connection; what takes too long counts as long as it took."""
+    while time.monotonic() < ends:
+        began = time.monotonic()
+        with ExitStack() as stack:
+            try:
+                reader, writer = await _within(asyncio.open_connection("127.0.0.1", port))
+                stack.callback(writer.transport.abort)
+                while time.monotonic() < ends:
+                    began = time.monotonic()
+                    writer.write(asked)
+                    head = await _within(reader.readuntil(b"\r\n\r\n"))
+                    if b" 200 " not in head[:20]:
+                        raise OSError("not served")
+                    await _within(reader.readexactly(116))
+                    times.append(time.monotonic() - began)
+                    await asyncio.sleep(PAUSE_SECONDS)
+            except (OSError, EOFError, TimeoutError):
+                failures[0] += 1
+                times.append(time.monotonic() - began)
+                await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def _within(what: Awaitable[_T]) -> _T:
+    return await asyncio.wait_for(what, GIVE_UP_SECONDS)
