@@ -70,7 +70,7 @@ STATUS_LINES = [
     AnswerCase("status-half", "RFC 9112 8", b"HTTP/1.1 20", only_502(), end="close"),
     AnswerCase("status-half-head", "RFC 9112 8", b"HTTP/1.1 200 OK\r\nContent-Le", only_502(), end="close"),
     AnswerCase("status-half-head-reset", "RFC 9112 8", b"HTTP/1.1 200 OK\r\nContent-Le", only_502(), end="reset"),
-    AnswerCase("status-never-ends", "CVE-2019-9740 family: limits", b"HTTP/1.1 200 " + b"a" * 300_000, only_502()),
+    AnswerCase("status-never-ends", "limits", b"HTTP/1.1 200 " + b"a" * 300_000, only_502()),
 ]  # fmt: skip
 
 FIELDS = [

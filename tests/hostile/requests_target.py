@@ -49,7 +49,7 @@ ORIGIN_FORM = [
     RequestCase("path-fragment-empty", "issue 7 row 12", ask("GET /a#"), either(passed("GET /a"), refused())),
     RequestCase("path-fragment-behind-query", "issue 7 row 12", ask("GET /a?b#c"), either(passed("GET /a?b"), refused())),
     RequestCase("path-fragment-with-query-in-it", "issue 7 row 12", ask("GET /a#b?c"), either(passed("GET /a"), refused())),
-    RequestCase("path-fragment-with-traversal", "CVE-2021-41773 family", ask("GET /a#/../b"), either(passed("GET /a"), refused())),
+    RequestCase("path-fragment-with-traversal", "issue 7 row 12", ask("GET /a#/../b"), either(passed("GET /a"), refused())),
     RequestCase("path-relative", "RFC 9112 3.2", ask("GET path"), declined(400)),
     RequestCase("path-relative-dot", "RFC 9112 3.2", ask("GET ./a"), declined(400)),
     RequestCase("path-query-only", "RFC 9112 3.2", ask("GET ?query"), declined(400)),
@@ -68,7 +68,7 @@ ORIGIN_FORM = [
     RequestCase("root-other-case", "routing", ask("GET /App", host="rooted.test"), declined(404)),
     RequestCase("root-double-slash", "routing", ask("GET //app/a", host="rooted.test"), declined(404)),
     RequestCase("root-traversal-out", "routing", ask("GET /app/../other", host="rooted.test"), either(passed("GET /../other"), declined(400, 404))),
-    RequestCase("root-then-authority", "CVE-2019-9740 family", ask("GET /app//other.test/a", host="rooted.test"), passed("GET //other.test/a")),
+    RequestCase("root-then-authority", "routing", ask("GET /app//other.test/a", host="rooted.test"), passed("GET //other.test/a")),
     RequestCase("root-fragment", "issue 7 row 12", ask("GET /app#/a", host="rooted.test"), either(passed("GET /"), declined(400, 404))),
 ]  # fmt: skip
 
@@ -150,7 +150,7 @@ def bad_host(name: str, value: str) -> RequestCase:
 
 HOSTS = [
     RequestCase("host-missing", "RFC 9112 3.2", ask("GET /", host=None), declined(400)),
-    RequestCase("host-twice", "RFC 9112 3.2", ask("GET /", "Host: hostile.test"), declined(400)),
+    RequestCase("host-twice", "CVE-2026-34525 (aiohttp), RFC 9112 3.2", ask("GET /", "Host: hostile.test"), declined(400)),
     RequestCase("host-twice-different", "RFC 9112 3.2", ask("GET /", "Host: other.test"), declined(400)),
     RequestCase("host-twice-other-case", "RFC 9112 3.2", ask("GET /", "hOST: other.test"), declined(400)),
     RequestCase("host-twice-one-empty", "RFC 9112 3.2", ask("GET /", "Host:"), declined(400)),
@@ -164,7 +164,7 @@ HOSTS = [
     RequestCase("host-port-empty", "RFC 3986 3.2.3", ask("GET /", host="hostile.test:"), either(passed("GET /"), declined(400))),
     RequestCase("host-port-of-six", "RFC 3986 3.2.3", ask("GET /", host="hostile.test:808080"), declined(400)),
     RequestCase("host-outer-blanks", "RFC 9110 5.5", ask("GET /", host="\t hostile.test \t"), passed("GET /", host="hostile.test")),
-    RequestCase("host-named-in-connection", "CVE-2022-31813 family", ask("GET /", "Connection: Host"), either(passed("GET /", host="hostile.test"), declined(400))),
+    RequestCase("host-named-in-connection", "CVE-2022-31813 (Apache)", ask("GET /", "Connection: Host"), either(passed("GET /", host="hostile.test"), declined(400))),
     RequestCase("host-wildcard", "tests/regress 03", ask("GET /", host="*.wild.test"), declined(400)),
     RequestCase("host-below-wildcard", "routing", ask("GET /", host="a.wild.test"), passed("GET /")),
     RequestCase("host-ipv6", "RFC 3986 3.2.2", ask("GET /", host="[::1]:80"), passed("GET /")),
