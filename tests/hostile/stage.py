@@ -22,6 +22,7 @@ from tests.hostile.differ import Differ
 from tests.hostile.peers import Peer, installed
 from tests.hostile.proxy import Proxy
 from tests.hostile.reading import RequestReader
+from tests.scripted import Method
 
 
 class Stage:
@@ -60,7 +61,9 @@ class Stage:
             )
             if judged:
                 case.judge(record)
-            self._compare(record, case.methods)
+            # Which answers belong to a HEAD is known of rows, but not of mutations.
+            sure = judged or b"HEAD" not in b"".join(case.pieces)
+            self._compare(record, case.methods if sure else ())
         return record
 
     def play_answer(self, case: AnswerCase, *, judged: bool = True) -> Record:
@@ -85,18 +88,16 @@ class Stage:
             self._compare(record, case.methods)
         return record
 
-    def _compare(self, record: Record, methods: Sequence[str]) -> None:
+    def _compare(self, record: Record, methods: Sequence[Method]) -> None:
+        """``methods``: what was answered; none: the answers are not looked at."""
         for stream in record.streams:
             read = self.differ.requests(stream)
             reader = RequestReader()
             reader.feed(stream)
             for peer in self.peers if reader.whole else ():
                 peer.check(stream[: reader.whole], read)
-        if record.answers.final and 101 not in record.answers.statuses:
-            heads = [b"HEAD" if method == "HEAD" else b"GET" for method in methods]
-            self.differ.answers(
-                record.received, ["HEAD" if each == b"HEAD" else "GET" for each in heads]
-            )
+        if methods and record.answers.final and 101 not in record.answers.statuses:
+            self.differ.answers(record.received, methods)
         log = self.proxy.log
         if log != self._said:
             new, self._said = log[len(self._said) :], log
