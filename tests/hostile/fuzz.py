@@ -5,9 +5,9 @@
 
 Seeds are the rows of the tables. A mutation of one goes through the proxy to the recording
 endpoint and back, and what came of it need not be anything in particular, but it has to harm
-nobody: see the package's docstring for what a ``Fault`` is. Every mutation depends on the seed and
-its number alone, and is printed when it fails; what failed is kept in ``finds/`` and from then on
-replayed by ``test_finds.py``. Give a find a name that says what it was.
+nobody: see the package's docstring for what a ``Fault`` is. A mutation depends on the seed, its
+number and the tables, and is printed when it fails; what failed is kept in ``finds/`` and from then
+on replayed by ``test_finds.py``. Give a find a name that says what it was.
 """
 
 from __future__ import annotations
