@@ -71,7 +71,7 @@ RESERVED = {
     "httptools": {"dataplane.upstream.connection"},
     "mmh3": {"base.hashing"},
     "pydantic": {
-        *("config.codec", "config.load", "config.options"),
+        *("config.codec", "config.load", "config.options", "config.tables", "config.values"),
         "providers.swarm.labels",
     },
     "requests": {"providers.swarm.provider"},  # docker's, whose exceptions come through

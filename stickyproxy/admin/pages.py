@@ -20,7 +20,7 @@ from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.routing.table import RoutingTable
 
 
-class Knows(Protocol):
+class RegistryView(Protocol):
     """What the page asks of the registry."""
 
     problems: tuple[Problem, ...]
@@ -30,7 +30,7 @@ class Knows(Protocol):
 
 
 def make_app(
-    registry: Knows,
+    registry: RegistryView,
     proxy: HoldsTable,
     troubles: Callable[[], Mapping[str, str]],
     state_of: report.StateOf | None = None,
@@ -48,7 +48,7 @@ def make_app(
 class _Pages:
     def __init__(
         self,
-        registry: Knows,
+        registry: RegistryView,
         proxy: HoldsTable,
         troubles: Callable[[], Mapping[str, str]],
         state_of: report.StateOf | None,

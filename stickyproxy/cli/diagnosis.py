@@ -8,7 +8,7 @@ import socket
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import StickyproxyError
-from stickyproxy.config.load import SwarmSettings
+from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.control import report
 
 TIMEOUT = 5.0

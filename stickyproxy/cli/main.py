@@ -20,10 +20,11 @@ from stickyproxy.base import build_info
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import ListenError, StickyproxyError
 from stickyproxy.cli.diagnosis import found_by_engine, found_by_proxy
-from stickyproxy.config import load as config
-from stickyproxy.config.load import Config, Listener, SwarmSettings
+from stickyproxy.config.load import load
+from stickyproxy.config.settings import ADMIN_ADDRESS, Config, SwarmSettings
 from stickyproxy.control import report
 from stickyproxy.demo.app import DemoOptions, DemoReplica
+from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
 from stickyproxy.routing import table
@@ -104,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         "--admin",
         metavar="ADDR",
         type=_address,
-        help=f"where the proxy's admin page listens (default: {config.ADMIN_ADDRESS})",
+        help=f"where the proxy's admin page listens (default: {ADMIN_ADDRESS})",
     )
     services.add_argument(
         "--engine",
@@ -216,7 +217,7 @@ async def _serve_until_signalled(path: Path) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    settings = config.load(options.config)
+    settings = load(options.config)
     print("listeners: " + ", ".join(str(listener.address) for listener in settings.listeners))
     print(table.build(settings.services, _unconnected, None).dump())
     return 0
@@ -236,7 +237,7 @@ def _unconnected(service: str, spec: EndpointSpec) -> Endpoint:
 
 def _controller(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    return _run(_control_until_signalled(ControllerApp(config.load(options.config))))
+    return _run(_control_until_signalled(ControllerApp(load(options.config))))
 
 
 async def _control_until_signalled(app: ControllerApp) -> None:
@@ -248,14 +249,14 @@ async def _control_until_signalled(app: ControllerApp) -> None:
 
 def _services(options: argparse.Namespace) -> int:
     """Exit status 1 if nobody could be asked; problems of services are its output."""
-    settings = Config() if options.config is None else config.load(options.config)
+    settings = Config() if options.config is None else load(options.config)
     if options.engine is not None:
         engine = settings.swarm or SwarmSettings()
         if settings.swarm is None and "DOCKER_HOST" in os.environ:
             engine = replace(engine, endpoint=os.environ["DOCKER_HOST"])
         rows = found_by_engine(replace(engine, endpoint=options.engine or engine.endpoint))
     else:
-        rows = found_by_proxy(options.admin or settings.admin or config.ADMIN_ADDRESS)
+        rows = found_by_proxy(options.admin or settings.admin or ADMIN_ADDRESS)
     print(json.dumps(rows, indent=2) if options.json else report.as_text(rows))
     return 0
 
@@ -306,7 +307,7 @@ def _demo_config(port: int, policy: str, addresses: Sequence[str]) -> Config:
         default_backend=True,  # so that a browser may open the bare address
     )
     settings = Config(
-        listeners=(Listener(Address("127.0.0.1", port)),),
+        listeners=(ListenerSpec(Address("127.0.0.1", port)),),
         access_log=AccessLogSettings(format="off"),
         services=(replace(service, **DEMO_POLICIES[policy]),),
     )

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from stickyproxy.base.errors import ConfigError
-from stickyproxy.config import load as config
-from stickyproxy.config.load import Config
+from stickyproxy.config.load import load
+from stickyproxy.config.settings import Config
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.providers import static
 from stickyproxy.providers.controller import ControllerProvider
@@ -120,7 +120,7 @@ class ConfigFile:
     def load(self) -> Config:
         """Read it. Raises ConfigError."""
         self._read = self.look()
-        return config.load(self._path)
+        return load(self._path)
 
     def look(self) -> Fingerprint | None:
         """What it looks like now; None if there is none."""

@@ -11,7 +11,7 @@ from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import ListenError
 
 
-class SideServer:
+class ControlServer:
     """One application on one address."""
 
     def __init__(self, app: web.Application) -> None:

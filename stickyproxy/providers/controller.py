@@ -22,7 +22,7 @@ import aiohttp
 
 from stickyproxy.base.errors import ProviderError
 from stickyproxy.config import codec
-from stickyproxy.config.load import FollowSettings
+from stickyproxy.config.settings import FollowSettings
 from stickyproxy.model.snapshot import Snapshot
 
 log = logging.getLogger("stickyproxy")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stickyproxy.config.load import Config
+from stickyproxy.config.settings import Config
 from stickyproxy.model.snapshot import Snapshot
 
 

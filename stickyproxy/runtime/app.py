@@ -15,10 +15,10 @@ from pathlib import Path
 from stickyproxy.admin import pages as admin
 from stickyproxy.base import build_info
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
-from stickyproxy.config.load import Config
+from stickyproxy.config.settings import Config
 from stickyproxy.control.controller import Controller
 from stickyproxy.control.reload import ConfigFile, Providers, Sources
-from stickyproxy.control.server import SideServer
+from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
 
@@ -39,7 +39,9 @@ class App:
         self._server = self._plane.server
         self._listeners = Listeners()
         self._sources = Sources(settings, file, self.registry.publish)
-        self._admin = SideServer(admin.make_app(self.registry, self.proxy, self._sources.troubles))
+        self._admin = ControlServer(
+            admin.make_app(self.registry, self.proxy, self._sources.troubles)
+        )
 
     @classmethod
     def from_file(cls, path: Path) -> App:
@@ -127,7 +129,7 @@ class ControllerApp:
         self._providers = Providers(
             replace(settings, follow=None), self._controller.publish, forwards_here=False
         )
-        self._server = SideServer(self._controller.make_app())
+        self._server = ControlServer(self._controller.make_app())
         self._stop = asyncio.Event()
 
     async def start(self) -> str:

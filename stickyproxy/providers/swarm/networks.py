@@ -17,9 +17,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from stickyproxy.config.load import SwarmSettings
+from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.model.snapshot import Problem
-from stickyproxy.providers.swarm.reader import Json, Listing, Standpoint, is_converging, name_of
+from stickyproxy.providers.swarm.reader import (
+    Json,
+    ProxyLocation,
+    SwarmState,
+    is_converging,
+    name_of,
+)
 
 JOINED_LABEL = "stickyproxy.joined-networks"
 """On the proxy's own service: ids of the networks that were added to it here."""
@@ -95,12 +101,12 @@ class _Own:
     """True while it should not be updated."""
 
 
-def _plugged(standpoint: Standpoint, own: _Own, networks: Mapping[str, Json]) -> set[str]:
+def _plugged(location: ProxyLocation, own: _Own, networks: Mapping[str, Json]) -> set[str]:
     """Attachable overlays that the own container is on and its service is not: plugged in here,
     because nobody else does that to the task of a service."""
-    if not (standpoint.container and own.known):
+    if not (location.container and own.known):
         return set()
-    joined = (networks[n] for n in standpoint.networks or () if n in networks)
+    joined = (networks[n] for n in location.networks or () if n in networks)
     overlays = {n["Id"] for n in joined if n.get("Attachable") and n.get("Scope") == "swarm"}
     return overlays - own.attached
 
@@ -128,25 +134,25 @@ class NetworkPlanner:
 
     def plan(
         self,
-        listing: Listing,
-        standpoint: Standpoint,
+        state: SwarmState,
+        location: ProxyLocation,
         wanted: Mapping[str, frozenset[str]],
         now: float,
     ) -> Change | None:
         """What to do at ``now`` (seconds of any steady clock), None: nothing."""
-        here = standpoint.networks
+        here = location.networks
         if not self._enabled or here is None:
             return None
-        networks = {network["Id"]: network for network in listing.networks}
-        own = self._own_service(listing, standpoint, now)
+        networks = {network["Id"]: network for network in state.networks}
+        own = self._own_service(state, location, now)
         missing = {n for n in wanted if n not in here and self.may_join(networks.get(n))}
         self._missing_since = {n: self._missing_since.get(n, now) for n in missing}
         self._attempts = {n: a for n, a in self._attempts.items() if n in missing}
 
-        live = {n for n in missing if standpoint.container and networks[n].get("Attachable")}
+        live = {n for n in missing if location.container and networks[n].get("Attachable")}
         connect = {n for n in live if self._is_due(n, now)}
         add = self._to_add(missing - live, own, now)
-        plugged = _plugged(standpoint, own, networks)
+        plugged = _plugged(location, own, networks)
         idle = self._idle((plugged | own.added) - wanted.keys(), now)
         disconnect = idle & plugged
         remove = set() if own.moving else idle & own.added
@@ -162,20 +168,20 @@ class NetworkPlanner:
             names={n: str(networks[n]["Name"]) for n in networks},
         )
 
-    def _own_service(self, listing: Listing, standpoint: Standpoint, now: float) -> _Own:
-        self._service = standpoint.service
-        for service in listing.services:
-            if name_of(service) == standpoint.service:
+    def _own_service(self, state: SwarmState, location: ProxyLocation, now: float) -> _Own:
+        self._service = location.service
+        for service in state.services:
+            if name_of(service) == location.service:
                 attached = service["Spec"]["TaskTemplate"].get("Networks") or ()
                 ids = frozenset(str(each["Target"]) for each in attached)
-                moving = self._is_moving(service, listing, now)
+                moving = self._is_moving(service, state, now)
                 return _Own(True, ids, joined_by_us(service["Spec"]) & ids, moving)
         return _Own()
 
-    def _is_moving(self, own: Json, listing: Listing, now: float) -> bool:
+    def _is_moving(self, own: Json, state: SwarmState, now: float) -> bool:
         """True while the own service is not settled, but not for ever: one that never settles
         may need the very update that waits for it."""
-        tasks = [task for task in listing.tasks if task.get("ServiceID") == own["ID"]]
+        tasks = [task for task in state.tasks if task.get("ServiceID") == own["ID"]]
         if not is_converging(own, tasks):
             self._moving_since = None
             return False

@@ -34,15 +34,15 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 
 from stickyproxy.base.errors import ProviderError
-from stickyproxy.config.load import SwarmSettings
+from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.providers.swarm.networks import Change, NetworkPlanner
 from stickyproxy.providers.swarm.reader import (
     Json,
-    Listing,
+    ProxyLocation,
     Reading,
-    Standpoint,
     SwarmReader,
+    SwarmState,
     has_state,
     name_of,
 )
@@ -78,8 +78,8 @@ _DESIRED = {"desired-state": ["running", "ready", "accepted"]}
 class View:
     """A listing and whose eyes it is for."""
 
-    listing: Listing
-    standpoint: Standpoint
+    state: SwarmState
+    location: ProxyLocation
 
 
 class Engine:
@@ -134,11 +134,9 @@ class Engine:
             return None
         self._last = tasks, raw, own
         services, leaving, networks, nodes = map(json.loads, raw)
-        listing = Listing(self._realm, services, self._tasks + leaving, networks, nodes)
-        self._running = frozenset(
-            task["ID"] for task in listing.tasks if has_state(task, "running")
-        )
-        return View(listing, self._standpoint(services, listing.tasks, own))
+        state = SwarmState(self._realm, services, self._tasks + leaving, networks, nodes)
+        self._running = frozenset(task["ID"] for task in state.tasks if has_state(task, "running"))
+        return View(state, self._location(services, state.tasks, own))
 
     def _get_leaving(self) -> bytes:
         """Tasks that ran just now and are not to run any longer. The engine remembers many more
@@ -146,7 +144,7 @@ class Engine:
         gone = sorted(self._running - self._listed)
         return self._get("/tasks", {"id": gone}) if gone else b"[]"
 
-    def _look_at_self(self) -> Standpoint | None:
+    def _look_at_self(self) -> ProxyLocation | None:
         """Where the own container stands; None if this process runs in none of this engine."""
         if not self._container:
             return None
@@ -155,19 +153,19 @@ class Engine:
         except NotFound:
             return None
         joined = own["NetworkSettings"]["Networks"] or {}
-        return Standpoint(
+        return ProxyLocation(
             frozenset(str(network["NetworkID"]) for network in joined.values()),
             str((own["Config"].get("Labels") or {}).get("com.docker.swarm.service.name", "")),
             str(own["Id"]),
         )
 
-    def _standpoint(
-        self, services: Iterable[Json], tasks: Iterable[Json], own: Standpoint | None
-    ) -> Standpoint:
+    def _location(
+        self, services: Iterable[Json], tasks: Iterable[Json], own: ProxyLocation | None
+    ) -> ProxyLocation:
         named = self._settings.proxy_service
         if named is None or (own is not None and own.service == named):
-            return own or Standpoint()
-        return _standpoint_of_service(named, services, tasks)
+            return own or ProxyLocation()
+        return _location_of_service(named, services, tasks)
 
     def forget(self) -> None:
         """Connect anew for the next request, and take nothing for known."""
@@ -191,17 +189,17 @@ class Engine:
 
     # --- joining networks ---
 
-    def apply(self, change: Change, standpoint: Standpoint) -> None:
+    def apply(self, change: Change, location: ProxyLocation) -> None:
         """Join and leave networks as planned."""
         client = self._client
         if client is None:
             return
         try:
-            self._plug_in(client, standpoint.container, change.connect)
+            self._plug_in(client, location.container, change.connect)
             for network in change.disconnect:
-                client.disconnect_container_from_network(standpoint.container, network)
+                client.disconnect_container_from_network(location.container, network)
             if change.add or change.remove:
-                self._update_service(client, change, standpoint.service)
+                self._update_service(client, change, location.service)
         except _ERRORS as error:
             raise ProviderError(_explained(self._settings.endpoint, error)) from error
 
@@ -213,7 +211,7 @@ class Engine:
         if not absent:
             return
         first, *others = absent
-        usher = client.create_container(
+        helper = client.create_container(
             client.inspect_container(container)["Image"],
             entrypoint=[sys.executable, "-c", "import time; time.sleep(30)"],
             labels={"stickyproxy": "makes networks appear on this node, for a moment"},
@@ -221,13 +219,13 @@ class Engine:
         )["Id"]
         try:
             for network in others:
-                client.connect_container_to_network(usher, network)
-            client.start(usher)
+                client.connect_container_to_network(helper, network)
+            client.start(helper)
             for network in absent:
                 client.connect_container_to_network(container, network)
         finally:
             with suppress(*_ERRORS):
-                client.remove_container(usher, force=True)
+                client.remove_container(helper, force=True)
 
     def _update_service(self, client: APIClient, change: Change, service: str) -> None:
         """One update for all networks. The specification goes back as it came but for them, so
@@ -252,9 +250,9 @@ def _is_plugged(client: APIClient, container: str, network: str) -> bool:
     return True
 
 
-def _standpoint_of_service(
+def _location_of_service(
     name: str, services: Iterable[Json], tasks: Iterable[Json]
-) -> Standpoint:
+) -> ProxyLocation:
     """Where the proxies stand that are tasks of a service: on the networks that any of them is on,
     which are not those of its specification while that is being rolled out. When none runs, those
     count that are on their way: they are given their networks before they start."""
@@ -268,8 +266,8 @@ def _standpoint_of_service(
                 for task in running or wanted
                 for attachment in task.get("NetworksAttachments") or ()
             )
-            return Standpoint(frozenset(ids), name_of(service))
-    return Standpoint(service=name)
+            return ProxyLocation(frozenset(ids), name_of(service))
+    return ProxyLocation(service=name)
 
 
 def _connect(settings: SwarmSettings) -> APIClient:
@@ -392,7 +390,7 @@ def list_once(settings: SwarmSettings) -> Snapshot:
     finally:
         engine.forget()
     assert view is not None  # the first look always sees something new
-    return SwarmReader(settings.service_cluster).read(view.listing, view.standpoint).snapshot
+    return SwarmReader(settings.service_cluster).read(view.state, view.location).snapshot
 
 
 # --- threads --------------------------------------------------------------------------------
@@ -573,7 +571,7 @@ class SwarmProvider:
         began = time.thread_time()
         view = self._engine.look()
         if view is not None:
-            self._reading = self._reader.read(view.listing, view.standpoint)
+            self._reading = self._reader.read(view.state, view.location)
         return view, time.thread_time() - began
 
     def _tell(self) -> None:
@@ -607,7 +605,7 @@ class SwarmProvider:
             return
         view = self._view
         change = self._planner.plan(
-            view.listing, view.standpoint, self._reading.wanted, time.monotonic()
+            view.state, view.location, self._reading.wanted, time.monotonic()
         )
         if self._planner.problems() != self._told:
             self._tell()
@@ -615,7 +613,7 @@ class SwarmProvider:
             return
         log.info("swarm: %s", change)
         try:
-            await worker.run(lambda: self._engine.apply(change, view.standpoint))
+            await worker.run(lambda: self._engine.apply(change, view.location))
         except ProviderError as error:
             self._planner.failed(change, str(error), time.monotonic())
             self._tell()

@@ -24,7 +24,7 @@ PROVIDER = "swarm"
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class SwarmState:
     """All that the engine says of the Swarm at one moment."""
 
     realm: str
@@ -36,7 +36,7 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Standpoint:
+class ProxyLocation:
     """Where the proxies stand that will forward to what is listed."""
 
     networks: frozenset[str] | None = None
@@ -72,11 +72,11 @@ class SwarmReader:
         self._may_join = may_join
         self._last_good: dict[str, LabelOptions] = {}
 
-    def read(self, listing: Listing, standpoint: Standpoint) -> Reading:
+    def read(self, state: SwarmState, location: ProxyLocation) -> Reading:
         """The snapshot of a listing. A service that cannot be read stops no other."""
-        swarm = _Swarm(listing, standpoint, self._may_join)
-        finds = [self._find(service, swarm) for service in listing.services]
-        alive = {service.get("ID") for service in listing.services}
+        swarm = _Swarm(state, location, self._may_join)
+        finds = [self._find(service, swarm) for service in state.services]
+        alive = {service.get("ID") for service in state.services}
         self._last_good = {key: self._last_good[key] for key in self._last_good if key in alive}
         wanted: dict[str, frozenset[str]] = {}
         for found in finds:
@@ -87,7 +87,7 @@ class SwarmReader:
         problems += [*_behind_ingress(swarm, specs), *_no_such_proxies(swarm)]
         problems.sort(key=lambda problem: (problem.service, problem.label, problem.reason))
         return Reading(
-            Snapshot(PROVIDER, tuple(specs), tuple(problems), listing.realm),
+            Snapshot(PROVIDER, tuple(specs), tuple(problems), state.realm),
             converging=any(found.converging for found in finds),
             wanted=wanted,
         )
@@ -196,17 +196,17 @@ class _Swarm:
     """A listing, indexed."""
 
     def __init__(
-        self, listing: Listing, standpoint: Standpoint, may_join: Callable[[Json], bool]
+        self, state: SwarmState, location: ProxyLocation, may_join: Callable[[Json], bool]
     ) -> None:
-        self.standpoint = standpoint
+        self.location = location
         self._may_join = may_join
-        self.own = next((s for s in listing.services if name_of(s) == standpoint.service), None)
+        self.own = next((s for s in state.services if name_of(s) == location.service), None)
         """The proxies' own service."""
-        self._networks = {network["Id"]: network for network in listing.networks}
-        self._names = frozenset(network.get("Name") for network in listing.networks)
-        self._nodes = {node["ID"]: node for node in listing.nodes}
+        self._networks = {network["Id"]: network for network in state.networks}
+        self._names = frozenset(network.get("Name") for network in state.networks)
+        self._nodes = {node["ID"]: node for node in state.nodes}
         self._tasks: dict[str, list[Json]] = {}
-        for task in listing.tasks:
+        for task in state.tasks:
             self._tasks.setdefault(task.get("ServiceID", ""), []).append(task)
 
     def tasks_of(self, service_id: str) -> Sequence[Json]:
@@ -219,7 +219,7 @@ class _Swarm:
         already is better: some engines do not let a container reach a port of its own node."""
         name = service["Spec"]["Name"]
         choices = self._overlays(service)
-        joined = choices.keys() & (self.standpoint.networks or frozenset())
+        joined = choices.keys() & (self.location.networks or frozenset())
         wants_vip = options.backend_mode == "vip"
         of_no_use = _without_vip(name, "is on no overlay") if wants_vip else ()
         on_node = options.network is None and not joined
@@ -233,7 +233,7 @@ class _Swarm:
         if wants_vip and not _virtual_ip(service, network["Id"]):
             why = "has no virtual IP there (endpoint mode dnsrr)"
             return _Way(blocked=True, problems=_without_vip(name, why, fatal=True))
-        reachable = self.standpoint.networks
+        reachable = self.location.networks
         if reachable is not None and network["Id"] not in reachable:
             return _Way(network["Id"], blocked=True, problems=(self._apart(name, network),))
         return _Way(network["Id"])
@@ -271,14 +271,14 @@ class _Swarm:
                 remedy = self._join(name, options.network)
             return Problem(name, reason, label, f'"{options.network}"', remedy, fatal=True)
         if not choices:
-            joined = self.standpoint.networks or frozenset()
+            joined = self.location.networks or frozenset()
             overlays = [n for n in self._networks.values() if n.get("Scope") == "swarm"]
             usable = [n for n in overlays if not n["Ingress"]]
             near = [n for n in usable if n["Id"] in joined] or usable
             remedy = self._join(name, min((str(n["Name"]) for n in near), default="apps"))
             reason = "is on no overlay network, where a proxy could reach it"
             return Problem(name, reason, remedy=remedy, fatal=True)
-        shared = [n for n in choices.values() if n["Id"] in (self.standpoint.networks or ())]
+        shared = [n for n in choices.values() if n["Id"] in (self.location.networks or ())]
         if len(choices) > 1 and not shared:
             reason = f"is on several networks ({names}): say which one is for the proxy"
             example = min(choices.values(), key=lambda n: str(n["Name"]))["Name"]
@@ -292,7 +292,7 @@ class _Swarm:
         return f"{make}docker service update --network-add {network} {name}"
 
     def _apart(self, name: str, network: Json) -> Problem:
-        own = self.standpoint
+        own = self.location
         if own.container and not own.service:
             if not network.get("Attachable"):
                 reason = (
@@ -350,7 +350,7 @@ class _Swarm:
         found = {_node_address(self._nodes.get(node, {})) for node in used}
         if "" in found:
             yield Problem(name, f"runs on a node without an address: give it one ({remedy})")
-        in_container = self.standpoint.container or self.standpoint.service
+        in_container = self.location.container or self.location.service
         if in_container and any(each.startswith("127.") or each == "::1" for each in found):
             reason = (
                 "runs on a node whose address is that of loopback, which to a container is the "
@@ -483,7 +483,7 @@ def _without_vip(name: str, why: str, *, fatal: bool = False) -> tuple[Problem, 
 
 def _no_such_proxies(swarm: _Swarm) -> list[Problem]:
     """Without the proxies' service nobody knows which networks they are on."""
-    name = swarm.standpoint.service
+    name = swarm.location.service
     if not name or swarm.own is not None:
         return []
     reason = "is no service of this Swarm: write the name of the proxies' service in proxy_service"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from stickyproxy.base.errors import ProviderError
-from stickyproxy.config.load import SwarmSettings
+from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.providers.swarm.provider import (
     BACKOFF,
