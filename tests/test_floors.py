@@ -52,8 +52,6 @@ EXCEPTIONS = {
     ("control.reload", "providers.controller"),
     ("control.reload", "providers.static"),
     ("control.reload", "providers.swarm.provider"),
-    # The admin page dumps the table itself.
-    ("admin.pages", "routing.table"),
     # A log line is made from the whole exchange, and an exchange ends by logging it.
     ("dataplane.access_log", "dataplane.exchange"),
     # A client connection is switched to a tunnel, which writes to it.

@@ -15,9 +15,7 @@ from aiohttp import web
 
 from stickyproxy.control import report
 from stickyproxy.control.registry import HoldsTable
-from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
-from stickyproxy.routing.table import RoutingTable
 
 
 class RegistryView(Protocol):
@@ -59,7 +57,7 @@ class _Pages:
         self._state_of = state_of
 
     async def services(self, request: web.Request) -> web.Response:
-        state_of = self._state_of or _states_in(self._proxy.table)
+        state_of = self._state_of or report.states_in(self._proxy.table)
         rows = [report.out_of_touch(*each) for each in self._troubles().items()]
         rows += report.rows(self._registry.snapshots(), self._registry.problems, state_of)
         asked: str = request.query.get("format") or request.headers.get("Accept") or ""
@@ -72,16 +70,3 @@ class _Pages:
 
     async def healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
-
-
-def _states_in(table: RoutingTable) -> report.StateOf:
-    live = {
-        (endpoint.service, endpoint.id): endpoint.state.value
-        for cluster in table.clusters()
-        for endpoint in cluster.endpoints
-    }
-
-    def state_of(service: str, spec: EndpointSpec) -> str:
-        return live.get((service, spec.id)) or report.declared_state(service, spec)
-
-    return state_of

@@ -23,6 +23,7 @@ from stickyproxy.cli.diagnosis import found_by_engine, found_by_proxy
 from stickyproxy.config.load import load
 from stickyproxy.config.settings import ADMIN_ADDRESS, Config, SwarmSettings
 from stickyproxy.control import report
+from stickyproxy.control.registry import NoConnections
 from stickyproxy.demo.app import DemoOptions, DemoReplica
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
@@ -223,13 +224,8 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
-class _NoConnections:
-    def close(self) -> None:
-        """There are none."""
-
-
 def _unconnected(service: str, spec: EndpointSpec) -> Endpoint:
-    return Endpoint(service, spec, b"", _NoConnections())
+    return Endpoint(service, spec, b"", NoConnections())
 
 
 # --- the Swarm ------------------------------------------------------------------------------

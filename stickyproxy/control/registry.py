@@ -22,11 +22,22 @@ class HoldsTable(Protocol):
     table: RoutingTable
 
 
-class Upstreams(Protocol):
+class PoolFactory(Protocol):
     """Where an endpoint's connections come from."""
 
     def pool(self, address: str) -> Connections:
-        """A pool that nobody else has."""
+        """A new pool, which nobody else has."""
+
+
+class NoConnections:
+    """Pools for a table that is looked at but forwards nothing."""
+
+    def pool(self, _address: str) -> NoConnections:
+        """There is none to make."""
+        return self
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 class Registry:
@@ -38,14 +49,14 @@ class Registry:
     def __init__(
         self,
         proxy: HoldsTable,
-        upstreams: Upstreams,
+        pools: PoolFactory,
         pin_secret: bytes | None,
         *,
         tells_problems: bool = True,
     ) -> None:
         """``tells_problems``: log them. One of several processes with the same snapshots should."""
         self._proxy = proxy
-        self._upstreams = upstreams
+        self._pools = pools
         self._tells_problems = tells_problems
         self._secret = pin_secret
         self._snapshots: dict[str, Snapshot] = {}
@@ -106,4 +117,4 @@ class Registry:
 
     def _make_endpoint(self, service: str, spec: EndpointSpec) -> Endpoint:
         pin = hashing.pin(self._keys[service], service, spec.id)
-        return Endpoint(service, spec, pin, self._upstreams.pool(spec.address))
+        return Endpoint(service, spec, pin, self._pools.pool(spec.address))

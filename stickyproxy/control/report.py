@@ -12,19 +12,31 @@ from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.routing.balancers import policy_for
 from stickyproxy.routing.endpoint import EndpointState
+from stickyproxy.routing.table import DEFAULT_HOST, RoutingTable
 
 Json = dict[str, Any]
 StateOf = Callable[[str, EndpointSpec], str]
 """The state of an endpoint of a service, in a few words."""
-
-ANY_OTHER = "(any other host)"
-"""The host of default services."""
 
 
 def declared_state(_service: str, endpoint: EndpointSpec) -> str:
     """The state of an endpoint as its provider sees it."""
     state = EndpointState.DRAINING if endpoint.draining else EndpointState.USABLE
     return state.value
+
+
+def states_in(table: RoutingTable) -> StateOf:
+    """The states of endpoints as a table has them."""
+    live = {
+        (endpoint.service, endpoint.id): endpoint.state.value
+        for cluster in table.clusters()
+        for endpoint in cluster.endpoints
+    }
+
+    def state_of(service: str, spec: EndpointSpec) -> str:
+        return live.get((service, spec.id)) or declared_state(service, spec)
+
+    return state_of
 
 
 def rows(
@@ -75,7 +87,7 @@ def _row(
 
 
 def _hosts(service: ServiceSpec) -> list[str]:
-    return [*service.hosts, *([ANY_OTHER] if service.default_backend else [])]
+    return [*service.hosts, *([DEFAULT_HOST] if service.default_backend else [])]
 
 
 def _state(endpoints: Sequence[Mapping[str, str]], problems: Sequence[Problem]) -> str:

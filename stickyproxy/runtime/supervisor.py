@@ -25,7 +25,7 @@ from stickyproxy.admin import pages as admin
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.config.settings import Config
 from stickyproxy.control import report
-from stickyproxy.control.registry import Registry
+from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.control.reload import ConfigFile, Sources
 from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.downstream.listeners import Listeners
@@ -68,17 +68,6 @@ def usable_cores() -> int:
     return cores
 
 
-class _NoConnections:
-    """Endpoints of a table that forwards nothing."""
-
-    def pool(self, _address: str) -> _NoConnections:
-        """It makes none."""
-        return self
-
-    def close(self) -> None:
-        """It has none."""
-
-
 class _ShownTable:
     """The routing table that the admin page shows; the workers' own ones are like it."""
 
@@ -96,7 +85,7 @@ class Supervisor:
             log_file.close()
         self._grace_period = settings.proxy.grace_period
         shown = _ShownTable()
-        self.registry = Registry(shown, _NoConnections(), settings.proxy.pin_secret)
+        self.registry = Registry(shown, NoConnections(), settings.proxy.pin_secret)
         self._sources = Sources(settings, file, self._publish, self._in_step)
         self._admin = ControlServer(
             admin.make_app(self.registry, shown, self._sources.troubles, self._state_of)
