@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stickyproxy.providers.swarm.labels import PREFIX
-from stickyproxy.providers.swarm.reader import Json, SwarmState
+from stickyproxy.providers.swarm.state import Json, SwarmState
 
 REALM = "swarm-1"
 

@@ -41,7 +41,7 @@ def found_by_proxy(admin: Address) -> list[report.Json]:
 def found_by_engine(settings: SwarmSettings) -> list[report.Json]:
     """The rows for what an engine lists. Raises ProviderError."""
     # the docker SDK takes its time
-    from stickyproxy.providers.swarm.provider import list_once  # noqa: PLC0415
+    from stickyproxy.providers.swarm.engine import list_once  # noqa: PLC0415
 
     snapshot = list_once(settings)
     problems = (*snapshot.problems, *report.conflicts(snapshot.services))

@@ -10,7 +10,6 @@ import asyncio
 import glob
 import logging
 import os
-import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,17 +19,19 @@ from pathlib import Path
 
 import aiohttp
 
+from stickyproxy.base.backoff import Backoff
 from stickyproxy.base.errors import ProviderError
 from stickyproxy.config import codec
 from stickyproxy.config.settings import FollowSettings
 from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.providers.contact import Contact
 
 log = logging.getLogger("stickyproxy")
 
 WAIT = 25.0
 """Seconds a poll is held by the controller when nothing changes."""
 PATIENCE = 5.0
-"""Seconds a connection may take, and an answer beyond WAIT."""
+"""Seconds a connection may take, and a response beyond WAIT."""
 BACKOFF = (0.25, 5.0)
 """Seconds before the controller is asked again after a failure: the first time, and at most."""
 LEFTOVER_SECONDS = 60.0
@@ -49,9 +50,12 @@ class ControllerProvider:
         self._publish = publish
         self._cache = None if settings.cache_file is None else Path(settings.cache_file)
         self._version = ""
-        self._failures = 0
-        self.trouble = ""
+        self._contact = Contact(self.name, "it", Backoff(*BACKOFF, jitter=0.5))
+
+    @property
+    def trouble(self) -> str:
         """Why nothing new is known; empty: all is well."""
+        return self._contact.trouble
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -63,16 +67,15 @@ class ControllerProvider:
             while True:
                 try:
                     await self._poll(session)
-                    if self._failures:
-                        log.info("controller: it answers again")
-                    self._failures, self.trouble = 0, ""
+                    self._contact.restored()
                 except ProviderError as error:
-                    await self._wait_after(error)
+                    pause = self._contact.lost(error, has_routes=bool(self._version))
+                    await asyncio.sleep(pause)
 
     async def _poll(self, session: aiohttp.ClientSession) -> None:
         """One long poll. Raises ProviderError."""
         # After a failure, ask for an answer at once: it tells that the controller is back.
-        wait = 0 if self._failures else WAIT
+        wait = 0 if self._contact.is_lost else WAIT
         url = f"{self._settings.url}/v1/snapshot"
         try:
             async with session.get(url, params={"after": self._version, "wait": wait}) as response:
@@ -89,17 +92,6 @@ class ControllerProvider:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             reason = str(error) or "it does not answer in time"
             raise ProviderError(f"{self._settings.url}: {reason}") from error
-
-    async def _wait_after(self, error: ProviderError) -> None:
-        self._failures += 1
-        kept = "routes are kept" if self._version else "no route is known yet"
-        trouble = f"{error}; {kept}, trying again"
-        if trouble != self.trouble:
-            log.warning("controller: %s", trouble)
-            self.trouble = trouble
-        first, most = BACKOFF
-        longest = min(most, first * 2 ** min(self._failures - 1, 16))
-        await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311  # not secret
 
     async def _take(self, data: bytes) -> None:
         """Publish an encoded snapshot and keep it for the next start. Raises ValueError."""

@@ -15,6 +15,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable
 from contextlib import suppress
 
+from stickyproxy.base.backoff import Backoff
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.runtime.channel import (
     BEATS,
@@ -31,10 +32,10 @@ from stickyproxy.runtime.channel import (
 log = logging.getLogger("stickyproxy")
 
 STEADY_SECONDS = 10.0
-"""A worker that lived longer than this was well: its successor starts at once."""
+"""A worker that lived at least this long was well: its successor starts at once."""
 BACKOFF = (0.5, 10.0)
-"""Seconds before the successor of one that died at once, like the one before it: the first time,
-and at most."""
+"""Seconds before the successor of one that died early, like the one before it: the first time, and
+at most."""
 
 
 class WorkerSlot:
@@ -56,7 +57,8 @@ class WorkerSlot:
         self._unconfirmed = 0
         self._in_step = asyncio.Event()
         self._draining = asyncio.Event()
-        self._early_deaths = 0
+        self._died_early = False
+        self._backoff = Backoff(*BACKOFF)
         self._missed = -math.inf
         """Heartbeats that were left out; none counts before the first sign of life."""
 
@@ -98,23 +100,28 @@ class WorkerSlot:
             except Exception:
                 log.exception("worker %d is lost: this is a bug in stickyproxy", self.number)
                 how = "is lost"
-            await self._report_exit(how, time.monotonic() - started)
-
-    async def _report_exit(self, how: str, lived: float) -> None:
-        """Tell of a death; pause if it is one of many."""
-        if self._draining.is_set():
-            if how != _WELL:
+            if not self._draining.is_set():
+                await self._pause(self._report_exit(how, time.monotonic() - started))
+            elif how != _WELL:
                 log.error("worker %d %s while it drained", self.number, how)
-            return
-        self._early_deaths = self._early_deaths + 1 if lived < STEADY_SECONDS else 0
-        if self._early_deaths < 2:
+
+    def _report_exit(self, how: str, lived: float) -> float:
+        """Log that a worker ended after so many seconds; returns how many to wait before the next
+        one starts, which is none unless it is one of several that died early."""
+        again = self._died_early
+        self._died_early = lived < STEADY_SECONDS
+        if not (again and self._died_early):
+            self._backoff.reset()
             log.error("worker %d %s; another takes its place", self.number, how)
-            return
-        first, most = BACKOFF
-        pause = min(most, first * 2 ** min(self._early_deaths - 2, 16))
+            return 0.0
+        pause = self._backoff.next()
         log.error("worker %d %s; another takes its place in %g s", self.number, how, pause)
+        return pause
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless there is something to drain."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(pause):
+            async with asyncio.timeout(seconds):
                 await self._draining.wait()
 
     async def _run_one(self) -> str:
@@ -142,14 +149,14 @@ class WorkerSlot:
     async def _start(self) -> tuple[Process, Channel]:
         """A new process and the channel to it. Raises OSError."""
         ours, theirs = socket.socketpair()
-        inherited = {fd for share in self._begin.shares for fd in share} | {theirs.fileno()}
+        inherited = {each.descriptor for share in self._begin.shares for each in share}
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "stickyproxy.runtime.worker", str(theirs.fileno())),
                 stdin=DEVNULL,
                 # Modules from where we have them, and not from the folder we were started in.
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-                pass_fds=tuple(inherited),
+                pass_fds=(*inherited, theirs.fileno()),
                 start_new_session=True,  # Ctrl-C is for us; we tell the workers
             )
         except OSError:

@@ -16,33 +16,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 from stickyproxy.admin import pages as admin
+from stickyproxy.base import signals
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.config.settings import Config
 from stickyproxy.control import report
 from stickyproxy.control.registry import NoConnections, Registry
-from stickyproxy.control.reload import ConfigFile, Sources
+from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.endpoint import EndpointState
 from stickyproxy.routing.table import RoutingTable
-from stickyproxy.runtime.app import App, on_stop_signals, plane_settings
+from stickyproxy.runtime.app import App, plane_settings
 from stickyproxy.runtime.channel import (
     Accept,
     Begin,
+    InheritedListener,
     Publish,
     ReopenLog,
     encoded,
 )
 from stickyproxy.runtime.data_plane import open_access_log
 from stickyproxy.runtime.slot import WorkerSlot
+from stickyproxy.runtime.sources import Sources
 
 log = logging.getLogger("stickyproxy")
 
@@ -113,9 +115,7 @@ class Supervisor:
             if self.config.admin is not None:
                 await self._admin.start(self.config.admin)
             await self._sources.ready()
-            self._listeners = await Listeners.open(
-                (each.address for each in self.config.listeners), self._workers
-            )
+            self._listeners = await Listeners.open(self.config.listeners, self._workers)
         except StickyproxyError:
             await self.stop(grace=0)
             raise
@@ -145,8 +145,8 @@ class Supervisor:
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT end ``run_until_signalled``, a second one the processes; SIGHUP
         reloads."""
-        on_stop_signals(self._stop, self._end_at_once)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
+        signals.on_stop(self._stop, self._end_at_once)
+        signals.on_hangup(self._on_hangup)
 
     async def run_until_signalled(self) -> None:
         """Serve until a signal, then stop gracefully."""
@@ -156,7 +156,10 @@ class Supervisor:
 
     def _start_workers(self) -> None:
         plane = plane_settings(self.config)
-        shares = tuple(tuple(s.fileno() for s in share) for share in self._listeners.shares)
+        shares = tuple(
+            tuple(InheritedListener(each.spec, each.sock.fileno()) for each in share)
+            for share in self._listeners.shares
+        )
         level = log.getEffectiveLevel()
         for number in range(1, self._workers + 1):
             begin = Begin(number, level, plane.proxy, plane.access_log, plane.info, shares)

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from stickyproxy.base.backoff import Backoff
 from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.model.snapshot import Problem
-from stickyproxy.providers.swarm.reader import (
+from stickyproxy.providers.swarm.state import (
     Json,
     ProxyLocation,
     SwarmState,
@@ -112,11 +113,11 @@ def _plugged(location: ProxyLocation, own: _Own, networks: Mapping[str, Json]) -
 
 
 @dataclass(slots=True)
-class _Attempt:
-    count: int = 0
+class _JoinAttempt:
     due: float = 0.0
     """When it may be tried again."""
     error: str = ""
+    backoff: Backoff = field(default_factory=lambda: Backoff(*RETRY))
 
 
 class NetworkPlanner:
@@ -128,7 +129,7 @@ class NetworkPlanner:
         self._release_after = settings.release_networks_after
         self._missing_since: dict[str, float] = {}
         self._idle_since: dict[str, float] = {}
-        self._attempts: dict[str, _Attempt] = {}
+        self._attempts: dict[str, _JoinAttempt] = {}
         self._moving_since: float | None = None
         self._service = ""
 
@@ -214,16 +215,14 @@ class NetworkPlanner:
         return attempt is None or now >= attempt.due
 
     def _note_attempt(self, network: str, now: float) -> None:
-        attempt = self._attempts.setdefault(network, _Attempt())
-        first, most = RETRY
-        attempt.due = now + min(most, first * 2 ** min(attempt.count, 16))
-        attempt.count += 1
+        attempt = self._attempts.setdefault(network, _JoinAttempt())
+        attempt.due = now + attempt.backoff.next()
 
     def failed(self, change: Change, reason: str, now: float) -> None:
         """The engine refused. A refusal because somebody else updated the service just now is no
         failure: the next listing decides."""
         for network in change.connect + change.add:
-            attempt = self._attempts.setdefault(network, _Attempt())
+            attempt = self._attempts.setdefault(network, _JoinAttempt())
             if "out of sequence" in reason:
                 attempt.due = now + PATIENCE
             else:

@@ -15,7 +15,7 @@ from stickyproxy.providers.swarm.networks import (
     Change,
     NetworkPlanner,
 )
-from stickyproxy.providers.swarm.reader import Json, ProxyLocation, SwarmState
+from stickyproxy.providers.swarm.state import Json, ProxyLocation, SwarmState
 from tests.swarm_dicts import listing, network, service, task
 
 CONTAINER = "c" * 64

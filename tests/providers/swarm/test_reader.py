@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem
-from stickyproxy.providers.swarm.reader import Json, ProxyLocation, Reading, SwarmReader, SwarmState
+from stickyproxy.providers.swarm.reader import Reading, SwarmReader
+from stickyproxy.providers.swarm.state import Json, ProxyLocation, SwarmState
 from tests.swarm_dicts import REALM, labels, listing, network, node, port, service, task
 
 ANYWHERE = ProxyLocation()
