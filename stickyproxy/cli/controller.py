@@ -1,4 +1,4 @@
-"""``stickyproxy controller``: it looks at the Swarm for proxies elsewhere."""
+"""``stickyproxy controller``: it finds services for proxies elsewhere."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def control(options: argparse.Namespace) -> int:
 async def _control_until_signalled(app: ControllerApp) -> None:
     app.handle_signals()
     address = await app.start()
-    logging.getLogger("stickyproxy").info("%s controls from %s", build_info.server_info(), address)
+    logging.getLogger("stickyproxy").info("%s, controller on %s", build_info.server_info(), address)
     await app.run_until_signalled()

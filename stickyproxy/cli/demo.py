@@ -122,7 +122,7 @@ def _demo_text(address: str, replicas: Sequence[str], policy: str) -> str:
         f"{len(replicas)} replicas ({', '.join(replicas)}).",
         "",
         *_demo_commands(f'-H "Host: {DEMO_HOST}" http://{address}/ping', policy),
-        f"Or see it: open http://{address}/ in a browser.",
+        f"Or watch it: open http://{address}/ in a browser.",
         "",
         "Ctrl-C ends it.",
     ]
@@ -133,7 +133,7 @@ def _demo_commands(request: str, policy: str) -> list[str]:
     jar = "-c cookie.txt -b cookie.txt"
     if policy == "round_robin":
         return [
-            "The replicas take turns, whoever asks (look at x-upstream-addr):",
+            "The replicas take turns, whoever the client is (look at x-upstream-addr):",
             f"  for i in $(seq 10); do curl -s {request}; done",
         ]
     if policy == "ip_hash":
@@ -144,7 +144,7 @@ def _demo_commands(request: str, policy: str) -> list[str]:
             f"  for i in $(seq 10); do curl -s --interface 127.0.0.$i {request}; done",
         ]
     return [
-        "One session, one replica, from the first answer on (look at x-upstream-addr):",
+        "One session, one replica, from the first response on (look at x-upstream-addr):",
         f"  curl -vs {jar} {request}",
         "Twenty requests of that session:",
         f"  for i in $(seq 20); do curl -s {jar} {request}; done",

@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
         "demo-app",
         help="one demo replica alone",
         description="Run one demo replica: /ping, /info and a page that shows which replica "
-        "answers. The environment variables VERSION, METADATA and TITLE serve.",
+        "responds. It reads the environment variables VERSION, METADATA and TITLE.",
     )
     parser.add_argument(
         "--listen", metavar="ADDR", default=":8080", help="host:port to listen on (default: :8080)"

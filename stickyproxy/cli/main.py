@@ -21,14 +21,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(message)s",
         stream=sys.stderr,
     )
-    for library in ("docker", "urllib3"):  # every request of the engine's listing, else
+    for library in ("docker", "urllib3"):  # or else every request to the engine is logged
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
         return int(options.command(options))
     except StickyproxyError as error:
         print(error, file=sys.stderr)
         return 1
-    except BrokenPipeError:  # who reads our output, like head, has seen enough
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
 
 
 def services(options: argparse.Namespace) -> int:
-    """Exit status 1 if nobody could be asked; problems of services are its output."""
+    """Run the command. Exit status 1 if nothing could be asked; problems of services are output."""
     settings = Config() if options.config is None else load(options.config)
     if options.engine is not None:
         engine = settings.swarm or SwarmSettings()

@@ -115,8 +115,8 @@ def _known_keys(location: Location) -> Sequence[str]:
 
 
 def _repetitions(document: dict[str, Any]) -> Iterator[tuple[Location, str]]:
-    """What may stand only once. Reads the document itself, so that these problems are reported
-    together with all others; values wrong in themselves are passed over."""
+    """What may be given only once. Reads the document itself, so that these problems are reported
+    together with all others; values that are wrong in themselves are skipped."""
     addresses = [_valid(listener_address, t.get("address")) for t in _list(document, "listeners")]
     for index, first in _repeated(addresses):
         reason = f'"{addresses[index]}" is the address of listeners[{first}] too: remove one'

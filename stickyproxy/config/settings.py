@@ -50,7 +50,7 @@ class FollowSettings:
 
 @dataclass(frozen=True, slots=True)
 class ControllerSettings:
-    """Where a controller answers the proxies that follow it."""
+    """Where a controller serves the proxies that follow it."""
 
     address: Address
     token: bytes = field(repr=False)

@@ -148,7 +148,7 @@ class _SwarmTable(_Table):
     def _needs_tls_ca(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("tls_ca", "invalid") is None:
             raise ValueError(
-                "needs tls_ca too, or whoever answers would be taken for the engine: name the CA "
+                "needs tls_ca too, or any server would be taken for the engine: name the CA "
                 "that its certificate is verified with"
             )
         return value

@@ -1,5 +1,5 @@
 """Single values of the configuration file, read and checked: each function raises ValueError that
-says what is wrong and what would mend it."""
+says what is wrong and how to fix it."""
 
 from __future__ import annotations
 
@@ -146,4 +146,4 @@ def controller_url(value: object) -> str:
         address = Address.parse(text.removeprefix("http://").removesuffix("/"))
         if address.host and address.port:
             return f"http://{address}"
-    raise ValueError(f'{shown(text)} is no controller: write it like "http://controller:8082"')
+    raise ValueError(f'{shown(text)} is not a controller: write it like "http://controller:8082"')

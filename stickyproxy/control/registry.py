@@ -43,7 +43,7 @@ class NoConnections:
 class Registry:
     """Merges the snapshots of all providers into one table and hands it over in one assignment.
 
-    A provider that says nothing keeps what it published last.
+    What a provider published last stays until it publishes again.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Registry:
         *,
         tells_problems: bool = True,
     ) -> None:
-        """``tells_problems``: log them. One of several processes with the same snapshots should."""
+        """``tells_problems``: log them. Of processes with the same snapshots, one should."""
         self._proxy = proxy
         self._pools = pools
         self._tells_problems = tells_problems
@@ -83,7 +83,7 @@ class Registry:
 
     def _rebuild(self) -> None:
         """Pins depend on the realm of the provider that a service comes from. When that changes,
-        which is when a proxy is moved to another Swarm, nothing of the old table is of use."""
+        because a proxy was moved to another Swarm, nothing of the old table can be used."""
         snapshots = self.snapshots()
         services = [service for snapshot in snapshots for service in snapshot.services]
         keys = {
@@ -102,7 +102,7 @@ class Registry:
         log.debug("routing table:\n%s", self._proxy.table.dump())
 
     def _report(self) -> None:
-        """Log problems when they come and when they go, not as long as they last."""
+        """Log problems when they appear and when they are resolved, but not while they last."""
         snapshots = self.snapshots()
         found = [problem for snapshot in snapshots for problem in snapshot.problems]
         services = [service for snapshot in snapshots for service in snapshot.services]
@@ -112,7 +112,7 @@ class Registry:
                 log.log(logging.ERROR if problem.fatal else logging.WARNING, "%s", problem)
         for problem in self.problems:
             if problem not in new:
-                log.info("no longer: %s", problem)
+                log.info("resolved: %s", problem)
         self.problems = new
 
     def _make_endpoint(self, service: str, spec: EndpointSpec) -> Endpoint:

@@ -93,7 +93,9 @@ class Reloader:
         try:
             new = self._file.load()
         except ConfigError as error:
-            log.error("the configuration was not reloaded, the last good one serves on:\n%s", error)
+            log.error(
+                "the configuration was not reloaded; the last good one stays in force:\n%s", error
+            )
             return
         await self._use(new)
         log.info("configuration reloaded: %d services", len(new.services))

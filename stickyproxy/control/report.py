@@ -54,7 +54,7 @@ def rows(
             about = problems_of.pop(service.name, [])
             found.append(_row(snapshot.provider, service, about, state_of))
     for name, about in problems_of.items():
-        # What is about the proxies' service is about no label of it, and stops nothing.
+        # Problems of the proxies' own service concern no label, and are never fatal.
         ours = any(problem.label or problem.fatal for problem in about)
         state = "not published" if ours else "the proxies' own"
         found.append({"service": name, "state": state, "problems": _problems(about)})
@@ -62,7 +62,7 @@ def rows(
 
 
 def out_of_touch(provider: str, trouble: str) -> Json:
-    """A row for a provider that knows nothing new."""
+    """A row for a provider that has lost contact with its source."""
     problem = Problem("", trouble, fatal=True)
     return {"service": f"({provider})", "state": "out of touch", "problems": _problems([problem])}
 
@@ -153,13 +153,13 @@ def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
     for service in ordered:
         for host in _hosts(service):
             by_place.setdefault((host, service.context_root), []).append(service)
-    told: set[tuple[str, str]] = set()
+    reported: set[tuple[str, str]] = set()
     for (host, root), (first, *others) in by_place.items():
         place = host if root == "/" else host + root
         for other in others:
             overruled = _overruled(first, other)
-            if overruled and (first.name, other.name) not in told:
-                told.add((first.name, other.name))
+            if overruled and (first.name, other.name) not in reported:
+                reported.add((first.name, other.name))
                 reason = (
                     f"shares {place} with service {first.name}, whose {overruled}: "
                     "give both the same"
@@ -169,7 +169,7 @@ def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
     for service in ordered:
         for source, _ in service.redirects:
             if source in taken:
-                reason = f"redirects {source}, which a service answers for: the redirect is void"
+                reason = f"redirects {source}, where a service is published: it has no effect"
                 yield Problem(service.name, reason)
 
 

@@ -1,4 +1,4 @@
-"""The demo app: answers as the docker-demo image does, so that stickiness can be seen.
+"""The demo app: responds as the docker-demo image does, so that stickiness can be seen.
 
     /ping     which instance answers, as JSON; starts or echoes the cookie ``session``
     /         a page that polls /ping and shows who answers
@@ -40,7 +40,7 @@ STREAM_PERIOD = 1.0
 DEFAULT_EVENTS = 10
 MAX_EVENTS = 3600
 
-# How long a replica that is stopped waits for a client to take its last answer or to say goodbye.
+# How long a replica that is stopped waits for a client to take its last response or to say goodbye.
 STOP_TIMEOUT = 1.0
 
 
@@ -79,7 +79,7 @@ def make_app(options: DemoOptions) -> web.Application:
     app.router.add_get("/info", demo.info)
     app.router.add_get("/stream", demo.stream)
     app.router.add_get("/ws", demo.echo)
-    app.on_shutdown.append(demo.end_long_answers)
+    app.on_shutdown.append(demo.end_long_responses)
     return app
 
 
@@ -112,7 +112,7 @@ class DemoReplica:
         return cls(options, runner, join_host_port(*runner.addresses[0][:2]))
 
     async def stop(self) -> None:
-        """Close the port, end streams and websockets, let answers under way finish."""
+        """Close the port, end streams and websockets, let responses in progress finish."""
         await self._runner.cleanup()
 
 
@@ -202,7 +202,7 @@ class _Demo:
             self._websockets.discard(websocket)
         return websocket
 
-    async def end_long_answers(self, _app: web.Application) -> None:
+    async def end_long_responses(self, _app: web.Application) -> None:
         """Tell streams and websockets that the replica stops; they would outlast its patience."""
         self._stopping.set()
         goodbyes = (ws.close(code=WSCloseCode.GOING_AWAY) for ws in self._websockets)
@@ -258,7 +258,7 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-# --- answers --------------------------------------------------------------------------------
+# --- responses ------------------------------------------------------------------------------
 
 
 def _json_line(value: object) -> bytes:

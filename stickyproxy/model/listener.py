@@ -1,7 +1,7 @@
 """What a listener is to be. Frozen and picklable: it goes to a worker together with its socket.
 
-A feature that belongs to single listeners is a field here, None when unset, which the accept loop
-(``dataplane.downstream.accept``) has at hand for each connection.
+What is configured for a single listener is a field here, None when unset; the accept loop
+(``dataplane.downstream.accept``) has it at hand for each connection.
 """
 
 from __future__ import annotations

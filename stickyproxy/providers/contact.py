@@ -1,4 +1,4 @@
-"""Whether a provider's source can be asked; the same for all that ask over a network."""
+"""Whether a provider's source can be reached: the same for all providers that use a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log = logging.getLogger("stickyproxy")
 
 
 class Contact:
-    """Notes when the source stops and starts to answer, says so once, and spaces out the tries."""
+    """Notes and logs when the source is lost and when it is back, and spaces out retries."""
 
     def __init__(self, provider: str, source: str, backoff: Backoff) -> None:
         """``provider`` and ``source`` are what they are called in log lines."""
@@ -23,19 +23,19 @@ class Contact:
 
     @property
     def is_lost(self) -> bool:
-        """True if the source did not answer when last asked."""
+        """True if the last attempt failed."""
         return self._backoff.failures > 0
 
     def restored(self) -> None:
-        """It answered."""
+        """The source responded."""
         if self.is_lost:
             log.info("%s: %s answers again", self._provider, self._source)
             self._backoff.reset()
             self.trouble = ""
 
     def lost(self, error: ProviderError, *, has_routes: bool) -> float:
-        """It did not; returns the seconds until it should be asked again. Nothing is published
-        meanwhile: ``has_routes`` tells whether there are routes that stay in use."""
+        """It did not; returns the seconds to wait before the next attempt. Nothing is published
+        meanwhile; ``has_routes``: routes are known, and stay in use."""
         kept = "routes are kept" if has_routes else "no route is known yet"
         trouble = f"{error}; {kept}, trying again"
         if trouble != self.trouble:

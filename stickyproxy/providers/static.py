@@ -1,4 +1,4 @@
-"""The static provider: the services that stand in the configuration file."""
+"""The static provider: the services in the configuration file."""
 
 from __future__ import annotations
 

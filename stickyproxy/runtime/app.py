@@ -140,7 +140,7 @@ class ControllerApp:
             raise
 
     async def stop(self) -> None:
-        """End; the proxies serve on."""
+        """End; the proxies go on serving."""
         await self._providers.stop()
         await self._server.stop()
 
@@ -156,7 +156,7 @@ class ControllerApp:
         await self.stop()
 
     def _on_hangup(self) -> None:
-        log.warning("a controller reads its file once: to take a change into use, restart it")
+        log.warning("a controller reads its file only once: restart it for changes to take effect")
 
 
 def plane_settings(settings: Config) -> PlaneSettings:

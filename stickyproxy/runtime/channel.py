@@ -3,8 +3,8 @@
     supervisor to worker   Begin; then, as things change: Publish, Accept, ReopenLog; at last Drain
     worker to supervisor   Applied after each of these, Accepting and Leaving; Down; Alive
 
-Each message to a worker states how things are now, not what changed: one that is repeated does no
-harm, and a new worker is told the same as the old ones know.
+Each message to a worker states how things are now, not what changed: repeating one does no
+harm, and a new worker is told what the old ones know.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The data plane of one process, put together: from accepted connection to access log.
 
-What it is told is picklable (``PlaneSettings``, and snapshots), so that it may stand in the main
+What it is given is picklable (``PlaneSettings``, and snapshots), so that it can run in the main
 process or in a worker. It knows neither configuration files nor Docker.
 """
 

@@ -1,5 +1,5 @@
-"""One of the places for a worker process: keeps a worker there, tells it what it has to know, and
-notes what it says."""
+"""A place for a worker process: keeps a worker running there, tells it what it has to know, and
+notes what it reports."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class WorkerSlot:
                     self.down = endpoints
 
     async def _watch(self) -> None:
-        """Kill the worker when it is frozen: connections to it would wait for ever."""
+        """Kill the worker when it is frozen: its connections would wait for ever."""
         self._missed = -math.inf
         timeout = self._begin.proxy.worker_timeout
         while self._missed < BEATS:

@@ -135,7 +135,7 @@ class Supervisor:
         if self._filling:
             _, stragglers = await asyncio.wait(self._filling, timeout=grace + STRAGGLER_SECONDS)
             if stragglers:
-                log.error("%d workers do not end and are killed", len(stragglers))
+                log.error("%d workers did not end in time and are killed", len(stragglers))
             for slot in self._slots:
                 slot.kill()
             await asyncio.gather(*self._filling)
@@ -209,7 +209,7 @@ class Supervisor:
                 for slot in self._slots:
                     await slot.in_step()
         except TimeoutError:
-            log.warning("some workers are slow to follow")
+            log.warning("some workers have not applied the change yet")
 
     def _on_hangup(self) -> None:
         self._log_opened += 1

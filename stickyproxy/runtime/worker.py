@@ -1,8 +1,8 @@
 """A worker process: a data plane that does what its supervisor says.
 
 It is started as ``python -m stickyproxy.runtime.worker FD`` with its end of a channel as a file
-descriptor. It ends when told to, on SIGTERM or SIGINT, and when its supervisor is gone; each time
-after the requests under way, and a second signal ends it at once.
+descriptor. It ends when told to, on SIGTERM or SIGINT, and when its supervisor is gone, in
+each case after the requests in progress; a second signal ends it at once.
 """
 
 from __future__ import annotations

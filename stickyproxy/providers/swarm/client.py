@@ -31,7 +31,7 @@ ERRORS = (DockerException, RequestException, OSError, ValueError)
 def connect(settings: SwarmSettings) -> APIClient:
     """A client that speaks the engine's own version of the API."""
     if settings.endpoint.startswith("unix://"):
-        # First by ourselves: the SDK leaves a socket open that could not be connected.
+        # Try the socket first: the SDK leaves one open if it cannot connect.
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(ENGINE_TIMEOUT)
             probe.connect(settings.endpoint.removeprefix("unix://"))
@@ -44,9 +44,9 @@ def connect(settings: SwarmSettings) -> APIClient:
 
 
 def _client(settings: SwarmSettings, version: str) -> APIClient:
-    """With a fixed version, making a client asks nothing yet, so that it can be set up first:
-    CA_BUNDLE variables of the environment would take the place of ``tls_ca``, and proxies stand
-    between us and the engine."""
+    """With a fixed version, creating a client sends no request yet, so that it can be set up first:
+    CA_BUNDLE variables of the environment would replace ``tls_ca``, and proxy variables would put
+    a proxy between us and the engine."""
     tls: TLSConfig | bool = False
     if settings.tls_ca:
         pair = (settings.tls_cert, settings.tls_key) if settings.tls_cert else None
@@ -62,8 +62,8 @@ def _client(settings: SwarmSettings, version: str) -> APIClient:
 
 
 class _KeepaliveAdapter(HTTPAdapter):
-    """Connections that end when the machine at the other end is gone without a word: the stream of
-    events is silent for hours, and would wait for ever."""
+    """Connections that end when the machine at the other end disappears: the stream of events may
+    be silent for hours, and would wait for ever."""
 
     def __init__(self, settings: SwarmSettings) -> None:
         self._options: dict[str, Any] = {"socket_options": _KEEPALIVE}
@@ -89,7 +89,7 @@ def _tls_context(settings: SwarmSettings) -> ssl.SSLContext:
 _KEEPALIVE = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    # After 15 seconds of silence it is asked every 5; three times without an answer is the end.
+    # After 15 seconds of silence, a probe every 5 seconds; three without a reply are the end.
     *(
         (socket.IPPROTO_TCP, getattr(socket, name), value)
         for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
@@ -99,13 +99,13 @@ _KEEPALIVE = [
 
 
 def explained(endpoint: str, error: Exception) -> str:
-    """What went wrong and what would mend it, in one line."""
+    """What went wrong and how to fix it, in one line."""
     text = " ".join(str(error).split())
     path = endpoint.removeprefix("unix://")
     if "not a swarm manager" in text or "not part of a swarm" in text:
         return (
-            f"the engine at {endpoint} is no Swarm manager: run the proxy on one, or let it follow "
-            "a controller ([providers.controller])"
+            f"the engine at {endpoint} is not a Swarm manager: run the proxy on one, or let it "
+            "follow a controller ([providers.controller])"
         )
     if isinstance(error, FileNotFoundError) or "FileNotFoundError" in text:
         return (
@@ -113,15 +113,18 @@ def explained(endpoint: str, error: Exception) -> str:
             f"(--mount type=bind,source={path},target={path})"
         )
     if isinstance(error, PermissionError):
-        return f"the engine at {endpoint} may not be used by this user: add it to group docker"
+        return f"this user may not use the engine at {endpoint}: add it to group docker"
     if "HTTP request to an HTTPS server" in text:
-        return f"the engine at {endpoint} wants TLS: set tls_ca, tls_cert and tls_key"
+        return f"the engine at {endpoint} requires TLS: set tls_ca, tls_cert and tls_key"
     if "CERTIFICATE_VERIFY_FAILED" in text:
         found = re.search(r"certificate verify failed: ([^(]*)", text)
         why = f": {found[1].strip()}" if found else ""
-        return f"the engine at {endpoint} has a certificate that tls_ca does not vouch for{why}"
+        return f"the engine at {endpoint} has a certificate that tls_ca does not verify{why}"
     if "RemoteDisconnected" in text or "CERTIFICATE_REQUIRED" in text.upper():
-        return f"the engine at {endpoint} hangs up: it may want a certificate (tls_cert, tls_key)"
+        return (
+            f"the engine at {endpoint} closes the connection: it may require a certificate "
+            "(tls_cert, tls_key)"
+        )
     if "Connection refused" in text:
         return f"the engine at {endpoint} does not answer: connection refused"
     return f"the engine at {endpoint}: {text[:300]}"

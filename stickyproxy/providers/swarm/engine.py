@@ -36,14 +36,14 @@ _DESIRED = {"desired-state": ["running", "ready", "accepted"]}
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A listing and whose eyes it is for."""
+    """The state of the Swarm, and where the proxies are that it is read for."""
 
     state: SwarmState
     location: ProxyLocation
 
 
 class Engine:
-    """One Docker engine. Everything here blocks, and raises ProviderError."""
+    """One Docker engine. All methods block, and raise ProviderError."""
 
     def __init__(self, settings: SwarmSettings, *, forwards_here: bool) -> None:
         """``forwards_here``: this process forwards requests itself, so that the networks of its
@@ -52,13 +52,13 @@ class Engine:
         self._container = own_container() if forwards_here else ""
         if forwards_here and not self._container and settings.proxy_service is None:
             log.warning(
-                "swarm: this process seems to run in no container, and only from there overlay "
-                "networks are reached: run it in one, or publish applications with mode=host"
+                "swarm: this process does not seem to run in a container, and only from one can "
+                "overlay networks be reached: run it in one, or publish applications with mode=host"
             )
         self._client: APIClient | None = None
         self._realm = ""
         self._last: object = None
-        """The last answers; most of the time the next ones are the same, and are not parsed."""
+        """The last responses; most of the time the next ones are the same, and are not parsed."""
         self._raw_tasks = b""
         self._tasks: list[Json] = []
         self._listed: frozenset[str] = frozenset()
@@ -100,12 +100,12 @@ class Engine:
 
     def _get_leaving(self) -> bytes:
         """Tasks that ran just now and are not to run any longer. The engine remembers many more
-        that do not run, of no use to us: hence only these are asked for, and only by id."""
+        that do not run and do not matter here, so only these are requested, by id."""
         gone = sorted(self._running - self._listed)
         return self._get("/tasks", {"id": gone}) if gone else b"[]"
 
     def _look_at_self(self) -> ProxyLocation | None:
-        """Where the own container stands; None if this process runs in none of this engine."""
+        """Where our own container is; None if this process is in no container of this engine."""
         if not self._container:
             return None
         try:
@@ -128,7 +128,7 @@ class Engine:
         return _location_of_service(named, services, tasks)
 
     def forget(self) -> None:
-        """Connect anew for the next request, and take nothing for known."""
+        """Connect again for the next request, and assume nothing about what was seen before."""
         client, self._client = self._client, None
         self._last = None
         if client is not None:
@@ -136,7 +136,7 @@ class Engine:
                 client.close()
 
     def _get(self, path: str, filters: Mapping[str, object] | None = None) -> bytes:
-        """The body of an answer, not yet read: most of the time it is the same as before."""
+        """The body of a response, not yet parsed: most of the time it is the same as before."""
         client = self._client
         assert client is not None
         response = client.get(
@@ -174,7 +174,7 @@ class Engine:
         helper = client.create_container(
             client.inspect_container(container)["Image"],
             entrypoint=[sys.executable, "-c", "import time; time.sleep(30)"],
-            labels={"stickyproxy": "makes networks appear on this node, for a moment"},
+            labels={"stickyproxy": "helper container: briefly brings networks to this node"},
             host_config=client.create_host_config(network_mode=first, auto_remove=True),
         )["Id"]
         try:
@@ -213,9 +213,9 @@ def _is_plugged(client: APIClient, container: str, network: str) -> bool:
 def _location_of_service(
     name: str, services: Iterable[Json], tasks: Iterable[Json]
 ) -> ProxyLocation:
-    """Where the proxies stand that are tasks of a service: on the networks that any of them is on,
-    which are not those of its specification while that is being rolled out. When none runs, those
-    count that are on their way: they are given their networks before they start."""
+    """Where the proxies run that are tasks of a service: on the networks that any of them is on,
+    which differ from its specification during a rollout. If none runs, those about to start count:
+    they are given their networks before they do."""
     for service in services:
         if name in (name_of(service), service.get("ID")):
             own = [task for task in tasks if task.get("ServiceID") == service["ID"]]

@@ -93,8 +93,8 @@ _EXAMPLES = {"hosts": "{service}.example.com", "port": "8080"}
 """Values for labels that have no default."""
 
 _IN_THE_CLEAR = ("ssl_only", "ssl_passthrough", "ssl_backend")
-"""Labels without which a service must not be served, as long as they cannot be kept: it would
-travel unencrypted, or reach an endpoint that speaks TLS only."""
+"""Labels that keep a service from being published as long as they are not supported: its traffic
+would be unencrypted, or reach an endpoint that only speaks TLS."""
 
 
 # --- parsing --------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ _HOSTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(Hosts)
 
 
 def lookalikes(service: str, labels: Mapping[str, str]) -> Iterator[Problem]:
-    """Labels that are none of ours, but look as if they were meant to be."""
+    """Labels that are not ours, but look as if they were intended to be."""
     for label in sorted(labels):
         if not label.startswith(PREFIX) and (guess := _lookalike(label)):
             yield _problem(service, label, labels[label], f"looks like {guess}: is it that?")
@@ -189,8 +189,7 @@ def _lookalike(label: str) -> str:
 
 
 def on_containers(service: str, labels: Mapping[str, str]) -> Problem | None:
-    """The trap that every stack file meets once: labels of the container are not those of the
-    service."""
+    """The usual trap of stack files: labels of the container are not those of the service."""
     ours = sorted(label for label in labels if label.startswith(PREFIX))
     if not ours:
         return None
@@ -198,7 +197,7 @@ def on_containers(service: str, labels: Mapping[str, str]) -> Problem | None:
         service,
         ours[0],
         labels[ours[0]],
-        "stands on the containers, where no proxy reads it: in a stack file, put it under "
+        "is set on the containers, where no proxy reads it: in a stack file, put it under "
         "deploy: labels:",
         remedy=f"docker service update --label-add {ours[0]}=... {service}",
     )
@@ -218,7 +217,7 @@ def _unknown(service: str, key: str, value: str) -> Problem:
     reason = f"is not a known label ({hint})"
     remedy = f"docker service update --label-rm {shlex.quote(PREFIX + key)} "
     remedy += f"--label-add {PREFIX}{guess}={shlex.quote(value)} {service}" if guess else service
-    # A command that is no line of its own, or not whole, is of no use to copy.
+    # A command that is cut short or does not fit one line is not worth copying.
     remedy = remedy if remedy.isprintable() and len(remedy) <= 200 else ""
     return _problem(service, PREFIX + key, value, reason, fatal=True, remedy=remedy)
 
@@ -261,7 +260,7 @@ def _not_served_yet(
         if not key.startswith("ssl_") or not getattr(options, key):
             continue
         if key in _IN_THE_CLEAR:
-            reason = "is not served yet: the service is not published, so as not to go in the clear"
+            reason = "is not served yet: the service is not published, lest it be unencrypted"
         else:
             reason = "is not served yet: the service is published without TLS"
         yield _problem(service, PREFIX + key, values[key], reason, fatal=key in _IN_THE_CLEAR)
@@ -283,6 +282,6 @@ def _vip_with_affinity(service: str, values: Mapping[str, str]) -> Problem:
         service,
         PREFIX + "backend_mode",
         values["backend_mode"],
-        "has one upstream for all clients, so no session sticks: remove it, or the affinity",
+        "has one upstream for all clients, so no session sticks: remove it or the affinity",
         remedy=f"docker service update --label-rm {PREFIX}backend_mode {service}",
     )

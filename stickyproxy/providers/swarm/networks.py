@@ -104,7 +104,7 @@ class _Own:
 
 def _plugged(location: ProxyLocation, own: _Own, networks: Mapping[str, Json]) -> set[str]:
     """Attachable overlays that the own container is on and its service is not: plugged in here,
-    because nobody else does that to the task of a service."""
+    because nothing else does that to the task of a service."""
     if not (location.container and own.known):
         return set()
     joined = (networks[n] for n in location.networks or () if n in networks)
@@ -191,7 +191,7 @@ class NetworkPlanner:
         return now - self._moving_since < SETTLE
 
     def may_join(self, network: Json | None) -> bool:
-        """True for a network that is to be joined if a published service is on it."""
+        """True for a network that may be joined when a published service is on it."""
         if not self._enabled or network is None or network.get("Scope") != "swarm":
             return False
         allowed = self._allowed or ("*",)
@@ -206,7 +206,7 @@ class NetworkPlanner:
         return {n for n in new if now - self._missing_since[n] >= PATIENCE and self._is_due(n, now)}
 
     def _idle(self, networks: set[str], now: float) -> set[str]:
-        """Those that have been of no use for long enough."""
+        """Those that have not been needed for long enough."""
         self._idle_since = {n: self._idle_since.get(n, now) for n in networks}
         return {n for n in networks if now - self._idle_since[n] >= self._release_after}
 
@@ -219,8 +219,8 @@ class NetworkPlanner:
         attempt.due = now + attempt.backoff.next()
 
     def failed(self, change: Change, reason: str, now: float) -> None:
-        """The engine refused. A refusal because somebody else updated the service just now is no
-        failure: the next listing decides."""
+        """The engine refused. If that is because something else has just updated the service, it
+        is no failure: the next listing decides."""
         for network in change.connect + change.add:
             attempt = self._attempts.setdefault(network, _JoinAttempt())
             if "out of sequence" in reason:

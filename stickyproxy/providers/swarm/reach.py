@@ -38,12 +38,12 @@ class Way:
 
     @property
     def hurdle(self) -> int:
-        """How far it is from being open: not at all, a network that is not joined yet, more."""
+        """How far it is from being usable. 0: it is; 1: its network is to be joined; 2: farther."""
         return 0 if not self.blocked else 1 if self.network else 2
 
 
 class SwarmIndex:
-    """A listing, indexed."""
+    """The state of a Swarm, indexed."""
 
     def __init__(
         self, state: SwarmState, location: ProxyLocation, may_join: Callable[[Json], bool]
@@ -71,12 +71,12 @@ class SwarmIndex:
         choices = self._overlays(service)
         joined = choices.keys() & (self.location.networks or frozenset())
         wants_vip = options.backend_mode == "vip"
-        of_no_use = _without_vip(name, "is on no overlay") if wants_vip else ()
+        no_effect = _without_vip(name, "is on no overlay") if wants_vip else ()
         on_node = options.network is None and not joined
         if on_node and is_host_published(options.port, ports) and not (wants_vip and choices):
-            return Way(published=True, problems=of_no_use)
+            return Way(published=True, problems=no_effect)
         if not choices and self._is_on_host_network(service):
-            return Way(problems=of_no_use)
+            return Way(problems=no_effect)
         network = self._choose(service, options, choices)
         if isinstance(network, Problem):
             return Way(blocked=True, problems=(network,))
@@ -126,11 +126,11 @@ class SwarmIndex:
             usable = [n for n in overlays if not n["Ingress"]]
             near = [n for n in usable if n["Id"] in joined] or usable
             remedy = self._join(name, min((str(n["Name"]) for n in near), default="apps"))
-            reason = "is on no overlay network, where a proxy could reach it"
+            reason = "is not on an overlay network, where a proxy could reach it"
             return Problem(name, reason, remedy=remedy, fatal=True)
         shared = [n for n in choices.values() if n["Id"] in (self.location.networks or ())]
         if len(choices) > 1 and not shared:
-            reason = f"is on several networks ({names}): say which one is for the proxy"
+            reason = f"is on several networks ({names}): name the one that the proxy is to use"
             example = min(choices.values(), key=lambda n: str(n["Name"]))["Name"]
             remedy = f"docker service update --label-add {label}={example} {name}"
             return Problem(name, reason, label, remedy=remedy, fatal=True)
@@ -146,12 +146,12 @@ class SwarmIndex:
         if own.container and not own.service:
             if not network.get("Attachable"):
                 reason = (
-                    f'cannot be reached: its network "{network["Name"]}" takes no single '
-                    "containers, as it was not made with --attachable: run the proxy as a service"
+                    f'cannot be reached: its network "{network["Name"]}" accepts no single '
+                    "containers, not being created with --attachable: run the proxy as a service"
                 )
                 return Problem(name, reason, fatal=True)
             remedy = f"docker network connect {network['Name']} {own.container[:12]}"
-        else:  # the engine does not plug a network into a task on whose node nobody is on it
+        else:  # the engine does not connect a task to a network that is not on its node yet
             proxy = own.service or "PROXY_SERVICE"
             remedy = f"docker service update --network-add {network['Name']} {proxy}"
         if self._may_join(network) and own.service:
@@ -192,19 +192,19 @@ class SwarmIndex:
         return EndpointSpec(task["ID"], join_host_port(address, port), draining)
 
     def odd_addresses(self, name: str, way: Way, tasks: Sequence[Json]) -> Iterator[Problem]:
-        """Nodes that do not know themselves by an address at which a proxy finds them."""
+        """Nodes whose own address is not one at which a proxy can reach them."""
         if way.network or way.blocked:
             return
         remedy = "docker swarm init --advertise-addr ADDRESS, or docker swarm join with the same"
         used = {task.get("NodeID", "") for task in tasks if is_running(task)}
         found = {node_address(self._nodes.get(node, {})) for node in used}
         if "" in found:
-            yield Problem(name, f"runs on a node without an address: give it one ({remedy})")
+            yield Problem(name, f"runs on a node without an address: set one ({remedy})")
         in_container = self.location.container or self.location.service
         if in_container and any(each.startswith("127.") or each == "::1" for each in found):
             reason = (
-                "runs on a node whose address is that of loopback, which to a container is the "
-                f"container itself: give it another ({remedy})"
+                "runs on a node with a loopback address, which inside a container means "
+                f"the container itself: give it another ({remedy})"
             )
             yield Problem(name, reason)
 
@@ -212,5 +212,5 @@ class SwarmIndex:
 def _without_vip(name: str, why: str, *, fatal: bool = False) -> tuple[Problem, ...]:
     label = labels.PREFIX + "backend_mode"
     remedy = f"docker service update --label-rm {label} {name}"
-    reason = f"is of no use: the service {why}; remove it"
+    reason = f"has no effect: the service {why}; remove it"
     return (Problem(name, reason, label, '"vip"', remedy, fatal),)

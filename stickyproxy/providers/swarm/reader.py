@@ -32,7 +32,7 @@ PROVIDER = "swarm"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a listing comes to."""
+    """What the state of a Swarm comes to."""
 
     snapshot: Snapshot
     converging: bool
@@ -42,7 +42,7 @@ class Reading:
 
 
 class SwarmReader:
-    """Reads one listing after another, and remembers the last good labels of each service."""
+    """Reads one state after another, and remembers the last good labels of each service."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class SwarmReader:
         self._last_good: dict[str, LabelOptions] = {}
 
     def read(self, state: SwarmState, location: ProxyLocation) -> Reading:
-        """The snapshot of a listing. A service that cannot be read stops no other."""
+        """The snapshot of a state. A service that cannot be read affects no other."""
         swarm = SwarmIndex(state, location, self._may_join)
         finds = [self._find(service, swarm) for service in state.services]
         alive = {service.get("ID") for service in state.services}
@@ -81,7 +81,7 @@ class SwarmReader:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             name = name_of(service)
             log.debug("service %s", name, exc_info=True)
-            reason = f"the engine's answer about it is not understood ({type(error).__name__})"
+            reason = f"the engine's response about it is not understood ({type(error).__name__})"
             return _Found(problems=(Problem(name, reason, fatal=True),))
 
     def _read_service(self, service: Json, swarm: SwarmIndex) -> _Found:
@@ -158,8 +158,8 @@ class _Found:
 
 
 def _published(finds: Sequence[_Found]) -> Iterator[ServiceSpec]:
-    """Clients of a service that cannot be reached are told so by 503; but not where it shares a
-    host with others, on which it could only impose its policy."""
+    """Clients of a service that cannot be reached get a 503; but not where it shares a host with
+    other services, on which it would only impose its policy."""
     open_ones = [found.spec for found in finds if found.spec and not found.blocked]
     taken = {(host, spec.context_root) for spec in open_ones for host in spec.hosts}
     defaults = {spec.context_root for spec in open_ones if spec.default_backend}
@@ -190,16 +190,16 @@ def _near_misses(name: str, spec: Json, marks: Mapping[str, str]) -> tuple[Probl
 
 
 def _no_such_proxies(swarm: SwarmIndex) -> list[Problem]:
-    """Without the proxies' service nobody knows which networks they are on."""
+    """Without the proxies' service it is not known which networks they are on."""
     name = swarm.location.service
     if not name or swarm.own is not None:
         return []
-    reason = "is no service of this Swarm: write the name of the proxies' service in proxy_service"
+    reason = "is not a service of this Swarm: set proxy_service to the name of the proxies' service"
     return [Problem(name, reason)]
 
 
 def _behind_ingress(swarm: SwarmIndex, specs: Iterable[ServiceSpec]) -> list[Problem]:
-    """The ingress mesh hides client addresses: hashing them sends everybody to one endpoint."""
+    """The ingress mesh hides client addresses: hashing them sends all clients to one endpoint."""
     if swarm.own is None:
         return []
     own = swarm.own["Spec"]["Name"]
@@ -213,7 +213,7 @@ def _behind_ingress(swarm: SwarmIndex, specs: Iterable[ServiceSpec]) -> list[Pro
     )
     reason = (
         f"hashes client addresses, but {own} publishes port {published} through the ingress mesh, "
-        "which shows all clients under one: publish it in host mode"
+        "which hides all clients behind one address: publish it in host mode"
     )
     return [
         Problem(spec.name, reason, labels.PREFIX + key, '"true"', remedy)

@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class SwarmState:
-    """All that the engine says of the Swarm at one moment."""
+    """All that an engine lists of its Swarm at one moment."""
 
     realm: str
     """The id of the Swarm."""
@@ -27,10 +27,10 @@ class SwarmState:
 
 @dataclass(frozen=True, slots=True)
 class ProxyLocation:
-    """Where the proxies stand that will forward to what is listed."""
+    """Where the proxies are that will forward to what is listed."""
 
     networks: frozenset[str] | None = None
-    """Ids of the networks they are on; None: not known, and then every network will do."""
+    """Ids of the networks they are on; None: not known, so that all count as reachable."""
     service: str = ""
     """Name of the Swarm service that they are the tasks of; empty: not known, or none."""
     container: str = ""

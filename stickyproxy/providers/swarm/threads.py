@@ -40,7 +40,7 @@ class CallThread:
                 result = call()
             except Exception as error:
                 failure = error
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any longer
+            with suppress(RuntimeError):  # the loop is closed: nothing waits for it any longer
                 loop.call_soon_threadsafe(settle, result, failure)
 
         self._calls.put(work)

@@ -548,7 +548,7 @@ class TestTraps:
     def test_labels_on_containers(self) -> None:
         lost = service(marks={})
         lost["Spec"]["TaskTemplate"]["ContainerSpec"]["Labels"] = labels()
-        assert "stands on the containers" in problem(listing([lost], [task()])).reason
+        assert "is set on the containers" in problem(listing([lost], [task()])).reason
 
     def test_near_misses_beside_labels_that_are_right(self) -> None:
         marks = labels() | {"com.docker.1b.sticky_session_cookie": "session"}
