@@ -3,7 +3,7 @@
 GET /services   every service with its endpoints and problems; JSON if asked for by
                 ``Accept: application/json`` or ``?format=json``, else text
 GET /table      the routing table, as text
-GET /healthz    200 as long as this process answers
+GET /healthz    200 as long as this process responds
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def make_app(
     troubles: Callable[[], Mapping[str, str]],
     state_of: report.StateOf | None = None,
 ) -> web.Application:
-    """The admin page of one proxy. ``troubles``: why providers know nothing new, by name.
-    ``state_of`` knows better than the table how endpoints are."""
+    """The admin page of one proxy. ``troubles``: why sources cannot be reached, by name of
+    the provider. ``state_of`` replaces the states in the table."""
     pages = _Pages(registry, proxy, troubles, state_of)
     app = web.Application()
     app.router.add_get("/services", pages.services)

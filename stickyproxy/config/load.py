@@ -136,7 +136,7 @@ def _repetitions(document: dict[str, Any]) -> Iterator[tuple[Location, str]]:
 
 
 def _list(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """The tables under ``key``; an empty one for whatever is none."""
+    """The tables under ``key``; an empty one for anything that is not a table."""
     tables = document.get(key)
     if not isinstance(tables, list):
         return []

@@ -20,7 +20,7 @@ _SECRET_MAX = 4096  # bytes; more is a wrong file
 
 
 def visible_text(value: object, example: str) -> str:
-    """Text that is not empty and holds nothing invisible. Raises ValueError."""
+    """Text that is not empty and contains only printable characters. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError(f'{shown(value)} is not text: write it in quotes, like "{example}"')
     if not value:

@@ -36,7 +36,7 @@ class Controller:
         self._changed = asyncio.Event()
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Take a whole state; proxies that wait get it at once."""
+        """Take a whole state; waiting proxies get it at once."""
         data = codec.encode(snapshot)
         if data == self._data:
             return
@@ -46,7 +46,7 @@ class Controller:
         self._changed = asyncio.Event()
 
     def make_app(self) -> web.Application:
-        """What proxies talk to."""
+        """The application that proxies send requests to."""
         app = web.Application()
         app.router.add_get("/v1/snapshot", self._snapshot)
         app.router.add_get("/healthz", self._healthz)

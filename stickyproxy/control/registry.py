@@ -17,7 +17,7 @@ log = logging.getLogger("stickyproxy")
 
 
 class HoldsTable(Protocol):
-    """Who serves from the table: the proxy."""
+    """What serves from the table: the proxy."""
 
     table: RoutingTable
 
@@ -63,7 +63,7 @@ class Registry:
         self._keys: dict[str, bytes] = {}
         """Pin key by name of service."""
         self.problems: tuple[Problem, ...] = ()
-        """What all providers report, and what only shows when their services come together."""
+        """What all providers report, and what only shows when their services are merged."""
 
     def publish(self, snapshot: Snapshot) -> None:
         """Take a provider's whole state. What did not change keeps its cluster: connections,

@@ -16,7 +16,7 @@ class Contact:
     def __init__(self, provider: str, source: str, backoff: Backoff) -> None:
         """``provider`` and ``source`` are what they are called in log lines."""
         self.trouble = ""
-        """Why nothing new is known; empty: all is well."""
+        """Why the source cannot be reached; empty: all is well."""
         self._provider = provider
         self._source = source
         self._backoff = backoff

@@ -45,7 +45,7 @@ class ControllerProvider:
 
     def __init__(self, settings: FollowSettings, publish: Callable[[Snapshot], None]) -> None:
         self.ready = asyncio.Event()
-        """Set when there is something published."""
+        """Set when something has been published."""
         self._settings = settings
         self._publish = publish
         self._cache = None if settings.cache_file is None else Path(settings.cache_file)
@@ -54,7 +54,7 @@ class ControllerProvider:
 
     @property
     def trouble(self) -> str:
-        """Why nothing new is known; empty: all is well."""
+        """Why the controller cannot be reached; empty: all is well."""
         return self._contact.trouble
 
     async def run(self) -> None:

@@ -76,7 +76,7 @@ class App:
             grace = self._grace_period
         self._plane.accept_on(())
         self._listeners.close()
-        await self._plane.drain(grace)  # routes are kept in step meanwhile
+        await self._plane.drain(grace)  # routes stay up to date meanwhile
         await self._sources.stop()
         await self._admin.stop()
         await self._plane.stop()

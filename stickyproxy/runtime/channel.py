@@ -91,7 +91,7 @@ class Accepting:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """I accept no more connections, and end when those I have are done."""
+    """I accept no more connections, and exit when those I have are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Down:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """My event loop turns."""
+    """My event loop is running."""
 
 
 Message = (

@@ -136,7 +136,7 @@ class WorkerSlot:
         try:
             return _ending(await process.wait())
         finally:
-            self.kill()  # it has ended, unless something is wrong with us
+            self.kill()  # it has exited, unless something went wrong here
             for task in conversation:
                 task.cancel()
             await asyncio.gather(*conversation, return_exceptions=True)
@@ -157,7 +157,7 @@ class WorkerSlot:
                 # Modules from where we have them, and not from the folder we were started in.
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 pass_fds=(*inherited, theirs.fileno()),
-                start_new_session=True,  # Ctrl-C is for us; we tell the workers
+                start_new_session=True,  # Ctrl-C is for us; workers are told by us
             )
         except OSError:
             ours.close()

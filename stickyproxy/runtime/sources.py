@@ -36,14 +36,15 @@ class Provider(Protocol):
 
     @property
     def trouble(self) -> str:
-        """Why it knows nothing new; empty: all is well."""
+        """Why its source cannot be reached; empty: all is well."""
 
     async def run(self) -> None:
         """Publish until cancelled."""
 
 
 class Providers:
-    """Those that a configuration asks for, running; the static one needs no object."""
+    """The providers that a configuration asks for, except the static one, which never changes by
+    itself."""
 
     def __init__(
         self, settings: Config, publish: Callable[[Snapshot], None], *, forwards_here: bool = True
@@ -67,11 +68,11 @@ class Providers:
                     await provider.ready.wait()
 
     def troubles(self) -> dict[str, str]:
-        """What keeps them from knowing anything new, by name."""
+        """Why sources cannot be reached, by name of the provider."""
         return {each.name: each.trouble for each in self._providers if each.trouble}
 
     async def stop(self) -> None:
-        """End them."""
+        """Stop them."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -132,7 +133,7 @@ class Sources:
         await self._providers.ready(FIRST_SNAPSHOT_SECONDS)
 
     def troubles(self) -> dict[str, str]:
-        """Why providers know nothing new, by name."""
+        """Why sources cannot be reached, by name of the provider."""
         return self._providers.troubles()
 
     def watch(self) -> None:
@@ -146,7 +147,7 @@ class Sources:
             self._reloader.reload_soon()
 
     async def stop(self) -> None:
-        """End; what was published stays."""
+        """Stop; what was published stays."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)

@@ -71,18 +71,20 @@ def usable_cores() -> int:
 
 
 class _ShownTable:
-    """The routing table that the admin page shows; the workers' own ones are like it."""
+    """The routing table that the admin page shows; each worker has one like it."""
 
     def __init__(self) -> None:
         self.table = RoutingTable({})
 
 
 class Supervisor:
-    """A proxy in several processes. Used like ``App``."""
+    """A proxy in several processes, with the same interface as ``App``."""
 
     def __init__(self, settings: Config, file: ConfigFile | None, workers: int) -> None:
         """Raises ListenError if the access log cannot be opened."""
-        log_file = open_access_log(settings.access_log)  # better said once than by every worker
+        log_file = open_access_log(
+            settings.access_log
+        )  # an error is reported once, not by every worker
         if log_file is not None:
             log_file.close()
         self._grace_period = settings.proxy.grace_period
@@ -173,8 +175,8 @@ class Supervisor:
             self._filling.append(task)
 
     def _share_out(self) -> None:
-        """Let everybody accept on its own share of the listeners, and those who work also on the
-        shares of those who do not."""
+        """Let each worker accept on its own share of the listeners, and those that are running also
+        on the shares of those that are not."""
         working = [slot for slot in self._slots if slot.accepting]
         vacant = [share for share, slot in enumerate(self._slots) if not slot.accepting]
         for share, slot in enumerate(self._slots):

@@ -65,7 +65,7 @@ class Worker:
         self._telling: asyncio.TimerHandle | None = None
 
     async def run(self) -> int:
-        """Work until the end; returns the exit status."""
+        """Work until stopped; returns the exit status."""
         signals.on_stop(self._stop)
         signals.ignore_hangup()  # it is meant for the supervisor
         self._plane.start()
@@ -84,7 +84,7 @@ class Worker:
         return self._status
 
     async def _follow(self) -> None:
-        """Do what the supervisor says; while draining, too, so that routes are kept in step."""
+        """Do what the supervisor says, also while draining, so that routes stay up to date."""
         try:
             while (message := await self._channel.receive()) is not None:
                 self._obey(message)
@@ -97,7 +97,7 @@ class Worker:
             self._stop.set()
 
     async def _beat(self) -> None:
-        """Let the supervisor know that the event loop turns."""
+        """Let the supervisor know that the event loop is running."""
         while True:
             self._channel.send(Alive())
             await asyncio.sleep(self._heartbeat)

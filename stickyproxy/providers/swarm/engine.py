@@ -47,7 +47,7 @@ class Engine:
 
     def __init__(self, settings: SwarmSettings, *, forwards_here: bool) -> None:
         """``forwards_here``: this process forwards requests itself, so that the networks of its
-        own container count."""
+        own container matter."""
         self._settings = settings
         self._container = own_container() if forwards_here else ""
         if forwards_here and not self._container and settings.proxy_service is None:
@@ -64,11 +64,11 @@ class Engine:
         self._listed: frozenset[str] = frozenset()
         """Ids of ``_tasks``."""
         self._running: frozenset[str] = frozenset()
-        """Ids of the tasks that ran when last listed, those that were leaving included."""
+        """Ids of the tasks that were running when last listed, including leaving ones."""
 
     def look(self) -> View | None:
         """List everything; None if nothing has changed. A fixed number of requests: services,
-        tasks, networks, nodes and the own container, and one more while tasks are leaving."""
+        tasks, networks, nodes and our own container, and one more while tasks are leaving."""
         try:
             return self._look()
         except ERRORS as error:
@@ -99,8 +99,8 @@ class Engine:
         return View(state, self._location(services, state.tasks, own))
 
     def _get_leaving(self) -> bytes:
-        """Tasks that ran just now and are not to run any longer. The engine remembers many more
-        that do not run and do not matter here, so only these are requested, by id."""
+        """Tasks that were running a moment ago and are no longer meant to. The engine remembers
+        many more that have ended and do not matter here, so only these are requested, by id."""
         gone = sorted(self._running - self._listed)
         return self._get("/tasks", {"id": gone}) if gone else b"[]"
 
@@ -188,8 +188,8 @@ class Engine:
                 client.remove_container(helper, force=True)
 
     def _update_service(self, client: APIClient, change: Change, service: str) -> None:
-        """One update for all networks. The specification goes back as it came but for them, so
-        nothing that this version does not know is lost. If somebody else has updated the service
+        """One update for all networks. The rest of the specification is sent back unchanged, so
+        that nothing unknown to this version is lost. If somebody else has updated the service
         meanwhile, the engine refuses, and the next listing shows what is still to be done."""
         found = client.inspect_service(service)
         response = client.post(

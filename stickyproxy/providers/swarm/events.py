@@ -1,4 +1,4 @@
-"""The engine's stream of events: it tells when to look, not what is there."""
+"""The engine's stream of events: it tells when to list, not what there is."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class EventWatch:
                     self._wake()
                     while not self._stopping.is_set() and next(self._stream, None) is not None:
                         self._wake()
-                    self._end_stream()  # nobody else does if stop() came before it was there
+                    self._end_stream()  # stop() could not, if it was called before there was one
             except ERRORS as error:
                 log.debug("event stream: %s", error)
             self._stopping.wait(backoff.next())

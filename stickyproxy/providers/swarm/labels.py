@@ -54,7 +54,7 @@ BackendMode = Annotated[Literal["task", "vip"], BeforeValidator(_word)]
 
 
 class LabelOptions(ServiceOptions):
-    """All that the labels of a Swarm service can say."""
+    """Every option that the labels of a Swarm service can set."""
 
     network: ObjectName | None = None
     backend_mode: BackendMode = "task"
@@ -111,7 +111,7 @@ class Declaration:
     """True if they ask for encryption, or may have been meant to: then nothing may be served that
     earlier labels, which did not ask for it, would have served in the clear."""
     hosts: frozenset[str] | None = None
-    """The hosts they name; None: that cannot be told."""
+    """The hosts they name; None: unknown."""
     default_backend: bool = False
     """True if they may name the service as the one for any other host."""
 
@@ -140,7 +140,7 @@ def parse_service(
         return None
     encrypted = any(_asks_for_encryption(key, values[key]) for key in values)
     slips = sorted(values.keys() - {*KNOWN})
-    meant = {nearest(key, KNOWN) for key in slips}  # what these say need not be called missing
+    meant = {nearest(key, KNOWN) for key in slips}  # what these say is not missing
     unknown = [_unknown(service, key, values.pop(key)) for key in slips]
     missing = None if {"port"} & {*values, *meant} else _infer_port(service, values, ports)
     problems = [*unknown, *([missing] if missing else [])]
@@ -182,7 +182,7 @@ def lookalikes(service: str, labels: Mapping[str, str]) -> Iterator[Problem]:
 
 @lru_cache(maxsize=4096)
 def _lookalike(label: str) -> str:
-    """The label of ours that it looks like, or nothing: close enough for a slip of the finger;
+    """The label of ours that it looks like, or nothing: close enough to be a typo;
     com.docker.stack.* is not."""
     known = [PREFIX + key for key in KNOWN]
     return next(iter(get_close_matches(label.lower(), known, n=1, cutoff=0.9)), "")
@@ -244,7 +244,7 @@ def _explained(
 ) -> Iterator[Problem]:
     for location, reason in explain(error, lambda _: KNOWN):
         key = str(location[0])
-        change = f"--label-rm {PREFIX}{key}"  # then the default holds
+        change = f"--label-rm {PREFIX}{key}"  # then the default applies
         if key in _EXAMPLES:
             change = f"--label-add {PREFIX}{key}={_EXAMPLES[key].format(service=service)}"
         remedy = f"docker service update {change} {service}"
@@ -267,8 +267,7 @@ def _not_served_yet(
 
 
 def _asks_for_encryption(key: str, text: str) -> bool:
-    """True for what is not plainly "no": a slip of the finger must not send secrets in the
-    clear."""
+    """True for anything but a plain "no": a typo must not send secrets in the clear."""
     if key not in KNOWN:
         return "ssl" in key.lower() or nearest(key, KNOWN) in _IN_THE_CLEAR
     try:

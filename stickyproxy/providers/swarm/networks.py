@@ -32,10 +32,10 @@ JOINED_LABEL = "stickyproxy.joined-networks"
 """On the proxy's own service: ids of the networks that were added to it here."""
 
 PATIENCE = 2.0
-"""Seconds that networks are collected before the own service is updated for all of them."""
+"""Seconds that networks are collected before our own service is updated for all of them."""
 
 SETTLE = 60.0
-"""Seconds that tasks of the own service on their way hold up its next update."""
+"""Seconds that tasks of our own service on their way hold up its next update."""
 
 RETRY = (30.0, 1800.0)
 """Seconds before a change that failed, or came to nothing, is tried again: the first time, and at
@@ -44,7 +44,7 @@ most."""
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What to do now; all by network id."""
+    """What to do now, by network id."""
 
     connect: tuple[str, ...] = ()
     disconnect: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class Change:
     """For messages."""
 
     def applied_to(self, spec: Json) -> Json:
-        """The specification of the own service with ``add`` and ``remove`` applied."""
+        """The specification of our own service with ``add`` and ``remove`` applied."""
         changed = copy.deepcopy(spec)
         template = changed["TaskTemplate"]
         kept = [n for n in template.get("Networks") or () if n["Target"] not in self.remove]
@@ -103,7 +103,7 @@ class _Own:
 
 
 def _plugged(location: ProxyLocation, own: _Own, networks: Mapping[str, Json]) -> set[str]:
-    """Attachable overlays that the own container is on and its service is not: plugged in here,
+    """Attachable overlays that our own container is on and its service is not: plugged in here,
     because nothing else does that to the task of a service."""
     if not (location.container and own.known):
         return set()
@@ -121,7 +121,7 @@ class _JoinAttempt:
 
 
 class NetworkPlanner:
-    """Remembers since when a network is wanted or not, and what has been tried."""
+    """Remembers how long networks have been wanted or unused, and what has been tried."""
 
     def __init__(self, settings: SwarmSettings) -> None:
         self._enabled = settings.attach_networks
@@ -140,7 +140,7 @@ class NetworkPlanner:
         wanted: Mapping[str, frozenset[str]],
         now: float,
     ) -> Change | None:
-        """What to do at ``now`` (seconds of any steady clock), None: nothing."""
+        """What to do at ``now`` (seconds of any steady clock); None: nothing."""
         here = location.networks
         if not self._enabled or here is None:
             return None
@@ -180,7 +180,7 @@ class NetworkPlanner:
         return _Own()
 
     def _is_moving(self, own: Json, state: SwarmState, now: float) -> bool:
-        """True while the own service is not settled, but not for ever: one that never settles
+        """True while our own service is not settled, but not for ever: one that never settles
         may need the very update that waits for it."""
         tasks = [task for task in state.tasks if task.get("ServiceID") == own["ID"]]
         if not is_converging(own, tasks):
@@ -198,7 +198,7 @@ class NetworkPlanner:
         return any(fnmatchcase(network["Name"], pattern) for pattern in allowed)
 
     def _to_add(self, missing: set[str], own: _Own, now: float) -> set[str]:
-        """Nothing while tasks of the own service are on their way: what the last update added is
+        """Nothing while tasks of our own service are on their way: what the last update added is
         not yet seen in this one, and a new task should not be replaced before it is up."""
         if not own.known or own.moving:
             return set()

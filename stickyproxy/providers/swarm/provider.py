@@ -51,7 +51,7 @@ class SwarmProvider:
         forwards_here: bool = True,
     ) -> None:
         self.ready = asyncio.Event()
-        """Set when there is something published, and networks that can be joined at once are."""
+        """Set when something has been published and networks that can be joined at once are."""
         self._settings = settings
         self._publish = publish
         self._engine = Engine(settings, forwards_here=forwards_here)
@@ -59,7 +59,7 @@ class SwarmProvider:
         self._reader = SwarmReader(settings.service_cluster, self._planner.may_join)
         self._reading: Reading | None = None
         self._view: View | None = None
-        self._told: tuple[Problem, ...] = ()
+        self._reported: tuple[Problem, ...] = ()
         """Problems of the planner that have been published."""
         self._woken = asyncio.Event()
         self._contact = Contact(self.name, "the engine", Backoff(*BACKOFF, jitter=0.5))
@@ -68,7 +68,7 @@ class SwarmProvider:
 
     @property
     def trouble(self) -> str:
-        """Why nothing new is known; empty: all is well."""
+        """Why the engine cannot be reached; empty: all is well."""
         return self._contact.trouble
 
     async def run(self) -> None:
@@ -120,12 +120,12 @@ class SwarmProvider:
         return view, time.thread_time() - began
 
     def _tell(self) -> None:
-        """Publish what was read, and what was not possible."""
+        """Publish what was read, and what went wrong with networks."""
         if self._reading is None:
             return
-        self._told = self._planner.problems()
+        self._reported = self._planner.problems()
         snapshot = self._reading.snapshot
-        self._publish(replace(snapshot, problems=snapshot.problems + self._told))
+        self._publish(replace(snapshot, problems=snapshot.problems + self._reported))
 
     def _pause(self) -> float:
         now = time.monotonic()
@@ -142,7 +142,7 @@ class SwarmProvider:
         change = self._planner.plan(
             view.state, view.location, self._reading.wanted, time.monotonic()
         )
-        if self._planner.problems() != self._told:
+        if self._planner.problems() != self._reported:
             self._tell()
         if change is None:
             return
@@ -152,7 +152,7 @@ class SwarmProvider:
         except ProviderError as error:
             self._planner.failed(change, str(error), time.monotonic())
             self._tell()
-        self._on_event()  # look at once what came of it
+        self._on_event()  # see the result at once
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

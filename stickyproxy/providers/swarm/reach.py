@@ -89,14 +89,14 @@ class SwarmIndex:
         return Way(network["Id"])
 
     def _overlays(self, service: Json) -> dict[str, Json]:
-        """The service's own networks by id; without ingress and what is no overlay."""
+        """The service's own networks by id; without ingress and anything that is not an overlay."""
         spec = service["Spec"]
         attached = spec["TaskTemplate"].get("Networks") or spec.get("Networks") or ()
         found = [self._networks.get(each["Target"]) for each in attached]
         return {n["Id"]: n for n in found if n and n.get("Scope") == "swarm" and not n["Ingress"]}
 
     def _is_on_host_network(self, service: Json) -> bool:
-        """The host network has an id in the Swarm that no listing of networks shows."""
+        """The host network has an id in the Swarm that the list of networks does not show."""
         attached = service["Spec"]["TaskTemplate"].get("Networks") or ()
         return any(each["Target"] not in self._networks for each in attached)
 

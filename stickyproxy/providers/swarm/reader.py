@@ -36,7 +36,7 @@ class Reading:
 
     snapshot: Snapshot
     converging: bool
-    """True while tasks of a published service are on their way: more is to come soon."""
+    """True while tasks of a published service are starting or stopping: more will change soon."""
     wanted: Mapping[str, frozenset[str]]
     """Ids of the networks that published services are to be reached on -> their names."""
 
@@ -85,7 +85,8 @@ class SwarmReader:
             return _Found(problems=(Problem(name, reason, fatal=True),))
 
     def _read_service(self, service: Json, swarm: SwarmIndex) -> _Found:
-        """Its labels if they are good and lead to it; else those that were, if these do."""
+        """By its labels if they are good and its endpoints can be reached by them, else by its last
+        good ones if those can."""
         spec = service["Spec"]
         name = str(spec["Name"])
         marks = spec.get("Labels") or {}
@@ -147,9 +148,9 @@ class _Found:
     spec: ServiceSpec | None = None
     problems: tuple[Problem, ...] = ()
     networks: frozenset[str] = frozenset()
-    """Ids of those that it is to be reached on, now or soon."""
+    """Ids of the networks it is to be reached on, now or soon."""
     blocked: bool = False
-    """True: it is published without endpoints, as none can be reached."""
+    """True: it is published without endpoints, because none can be reached."""
     converging: bool = False
 
     @property

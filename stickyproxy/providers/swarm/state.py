@@ -41,7 +41,7 @@ class ProxyLocation:
 
 
 def name_of(service: Json) -> str:
-    """The name of a service; its id if it is too odd to have one."""
+    """The name of a service; its id if it has none."""
     spec = service.get("Spec")
     return str((isinstance(spec, dict) and spec.get("Name")) or service.get("ID"))
 
@@ -57,7 +57,7 @@ def is_host_published(port: int | None, ports: Iterable[Json]) -> bool:
 
 
 def has_state(task: Json, state: str) -> bool:
-    """True if that is how far the task has got."""
+    """True if the task is in that state."""
     return bool((task.get("Status") or {}).get("State") == state)
 
 
@@ -69,7 +69,7 @@ _ENDED = frozenset(("complete", "shutdown", "failed", "rejected", "remove", "orp
 
 
 def is_converging(service: Json, tasks: Sequence[Json]) -> bool:
-    """True while the service is being updated, or a task of it is not what is desired of it."""
+    """True while the service is being updated, or one of its tasks is not in its desired state."""
     update = (service.get("UpdateStatus") or {}).get("State")
     return update in ("updating", "rollback_started") or any(map(_is_moving, tasks))
 
@@ -96,7 +96,7 @@ def virtual_ip(service: Json, network: str) -> str:
 
 
 def node_address(node: Json) -> str:
-    """A manager may know itself as 0.0.0.0 only; its manager address is better then."""
+    """A manager may know itself only as 0.0.0.0; then its manager address is better."""
     address = str((node.get("Status") or {}).get("Addr", ""))
     if address in ("", "0.0.0.0", "::"):  # noqa: S104
         address = str((node.get("ManagerStatus") or {}).get("Addr", "")).rpartition(":")[0]

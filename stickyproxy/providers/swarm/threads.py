@@ -47,7 +47,7 @@ class CallThread:
         return await future
 
     def stop(self) -> None:
-        """End the thread after the call under way."""
+        """End the thread after the call in progress."""
         self._calls.put(None)
 
     def _run(self) -> None:
