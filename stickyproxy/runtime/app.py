@@ -9,7 +9,7 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
-from stickyproxy.admin import pages as admin
+from stickyproxy.admin import pages
 from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
 from stickyproxy.config.settings import Config
@@ -38,7 +38,7 @@ class App:
         self._listeners = Listeners()
         self._sources = Sources(settings, file, self.registry.publish)
         self._admin = ControlServer(
-            admin.make_app(self.registry, self.proxy, self._sources.troubles)
+            pages.make_app(self.registry, self.proxy, self._sources.troubles)
         )
 
     @classmethod
@@ -156,7 +156,7 @@ class ControllerApp:
         await self.stop()
 
     def _on_hangup(self) -> None:
-        log.warning("a controller reads its file only once: restart it for changes to take effect")
+        log.warning("a controller reads its file once: restart it for changes to take effect")
 
 
 def plane_settings(settings: Config) -> PlaneSettings:

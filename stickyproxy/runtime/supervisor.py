@@ -20,7 +20,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from stickyproxy.admin import pages as admin
+from stickyproxy.admin import pages
 from stickyproxy.base import signals
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.config.settings import Config
@@ -92,7 +92,7 @@ class Supervisor:
         self.registry = Registry(shown, NoConnections(), settings.proxy.pin_secret)
         self._sources = Sources(settings, file, self._publish, self._in_step)
         self._admin = ControlServer(
-            admin.make_app(self.registry, shown, self._sources.troubles, self._state_of)
+            pages.make_app(self.registry, shown, self._sources.troubles, self._state_of)
         )
         self._listeners = Listeners()
         self._workers = workers

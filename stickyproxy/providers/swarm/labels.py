@@ -20,8 +20,8 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     ValidationInfo,
+    field_validator,
 )
-from pydantic import field_validator as validator
 
 from stickyproxy.base.text import shown
 from stickyproxy.config.options import Boolean, Hosts, ServiceOptions, boolean, explain, nearest
@@ -66,7 +66,7 @@ class LabelOptions(ServiceOptions):
     ssl_backend: Boolean = False
     ssl_backend_tls_verify: Boolean = False
 
-    @validator("ssl_key")
+    @field_validator("ssl_key")
     @classmethod
     def _needs_ssl_cert(cls, value: object, info: ValidationInfo) -> object:
         if "ssl_cert" in info.data and info.data["ssl_cert"] is None:
