@@ -18,11 +18,11 @@ class Answer:
 
     status: int
     endpoint: str = ""
-    """Who answered; empty if it was the proxy itself, or nobody."""
+    """Which application responded; empty if it was the proxy itself, or none."""
     got: tuple[str, ...] = ()
     """The session cookies that the application received."""
     issued: str = ""
-    """The session that the application set in this answer."""
+    """The session that the application set in this response."""
     knows: bool = False
     """The application found its own session in the request."""
     set_cookies: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class Browser:
     """Value by name and path."""
 
     async def get(self, port: int, path: str = "/") -> Answer:
-        """One request on a new connection; the cookies of the answer are kept."""
+        """One request on a new connection; the cookies of the response are kept."""
         try:
             async with asyncio.timeout(TIMEOUT):
                 head = await self._exchange(port, path)

@@ -217,7 +217,7 @@ class Arena:
         return row
 
     def run_rounds(self) -> None:
-        """Everybody's load in turn, each round beginning with somebody else."""
+        """The load of each contender in turn, each round starting with another one."""
         for _, running, asked in self._running:
             if self._plan.warm_up:
                 self._load(running, asked, self._plan.warm_up)
@@ -306,7 +306,7 @@ async def _hold(running: RunningProxy, count: int, asked: bytes) -> tuple[int, i
 
 
 def _get(port: int, request: bytes) -> http.client.HTTPMessage:
-    """The head of the answer, once it is a good one: some proxies listen before they have their
+    """The head of the response, once it is a good one: some proxies listen before they have their
     routes. Raises LoadError."""
     lines = request.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:] if line)
@@ -339,7 +339,7 @@ def _cookies(headers: http.client.HTTPMessage) -> str:
 
 @contextmanager
 def endpoints(directory: Path) -> Iterator[list[Target]]:
-    """nginx on the load's core, answering on several ports of 127.0.0.1."""
+    """nginx on the load's core, responding on several ports of 127.0.0.1."""
     home = directory / "endpoints"
     files = home / "files"
     files.mkdir(parents=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 LUA = Path(__file__).with_name("load.lua")
 HOST = "bench.test"
 _TIMEOUT = 20
-"""Seconds until wrk counts a request as failed: more than any answer may take."""
+"""Seconds until wrk counts a request as failed: more than any response may take."""
 
 
 class LoadError(Exception):
@@ -106,7 +106,7 @@ def write_requests(path: Path, requests: Sequence[bytes]) -> Path:
 
 @dataclass(slots=True)
 class Crowd:
-    """Clients that have been answered once and now keep their connections."""
+    """Clients that have had one response and now keep their connections."""
 
     connected: int = 0
     failed: int = 0

@@ -49,7 +49,7 @@ class Child:
         return self._process.pid
 
     def wait_for(self, port: int) -> None:
-        """Return when somebody listens on the port. Raises StartError."""
+        """Return when a process listens on the port. Raises StartError."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
@@ -79,7 +79,7 @@ class Child:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """A port of 127.0.0.1 that nothing listens on."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

@@ -22,8 +22,9 @@ from typing import Any
 import uvloop
 
 from stickyproxy.base.addresses import Address
-from stickyproxy.config import load as config
-from stickyproxy.config.load import Config, Listener
+from stickyproxy.config.load import load
+from stickyproxy.config.settings import Config
+from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
 from stickyproxy.model.snapshot import Snapshot
@@ -33,7 +34,7 @@ from stickyproxy.runtime.app import App
 
 async def swap(path: Path, swaps_per_second: float) -> None:
     """Serve; every other table has one endpoint less in the first service and in one other."""
-    app = App(config.load(path))
+    app = App(load(path))
     app.handle_signals()
     await app.start()
     swapping = asyncio.create_task(_keep_swapping(app, swaps_per_second), name="swapping")
@@ -61,7 +62,7 @@ async def serve_tasks(path: Path) -> None:
     app = App(
         replace(
             Config(),
-            listeners=(Listener(Address("127.0.0.1", listen)),),
+            listeners=(ListenerSpec(Address("127.0.0.1", listen)),),
             access_log=AccessLogSettings(format="off"),
         )
     )

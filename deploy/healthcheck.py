@@ -1,4 +1,4 @@
-"""The container's health check: what runs in it answers. Exit status 0 if it does.
+"""The container's health check: what runs in it responds. Exit status 0 if it does.
 
     python3 -ES healthcheck.py [COMMAND ...]
 
@@ -26,18 +26,18 @@ EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S10
 
 
 def main(command: Sequence[str]) -> int:
-    """Any HTTP answer will do."""
+    """Any HTTP response will do."""
     try:
         address, request = place(command or of_first_process())
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        # What runs has read a good one, and serves on by that.
-        sys.stderr.write(f"not checked, for want of a configuration: {error!r}\n")
+        # What runs has read a good configuration, and goes on with that.
+        sys.stderr.write(f"not checked, because there is no configuration: {error!r}\n")
         return 0
     try:
         with connect(address) as sock:
             sock.sendall(request)
             if not sock.recv(1):
-                raise ConnectionError("it hangs up without an answer")
+                raise ConnectionError("it closes the connection without a response")
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{address}: {error}\n")
         return 1

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from stickyproxy.base.addresses import Address
-from stickyproxy.config.load import Config, Listener
+from stickyproxy.config.settings import Config
+from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
 from stickyproxy.model.snapshot import Snapshot
@@ -23,7 +24,7 @@ class InProcessProxy:
         access_log = settings.pop("access_log", AccessLogSettings(format="off"))
         self.app = App(
             Config(
-                listeners=(Listener(Address(self.host, 0)),),
+                listeners=(ListenerSpec(Address(self.host, 0)),),
                 proxy=replace(ProxySettings(grace_period=5.0), **settings),
                 access_log=access_log,
                 services=tuple(services),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stickyproxy.providers.swarm.labels import PREFIX
-from stickyproxy.providers.swarm.reader import Json, Listing
+from stickyproxy.providers.swarm.state import Json, SwarmState
 
 REALM = "swarm-1"
 
@@ -102,9 +102,9 @@ def listing(
     tasks: Sequence[Json] = (),
     networks: Sequence[Json] | None = None,
     nodes: Sequence[Json] | None = None,
-) -> Listing:
+) -> SwarmState:
     """A whole listing; by default with the networks a and b and one node."""
-    return Listing(
+    return SwarmState(
         REALM,
         services,
         tasks,

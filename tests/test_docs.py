@@ -16,8 +16,9 @@ import stickyproxy
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import ConfigError
 from stickyproxy.cli import main as cli
-from stickyproxy.config import load as config
+from stickyproxy.config.load import parse
 from stickyproxy.config.options import duration
+from stickyproxy.config.tables import TABLES
 from stickyproxy.dataplane.access_log import Record
 from stickyproxy.providers.swarm.labels import KNOWN
 from stickyproxy.routing.endpoint import Affinity
@@ -108,9 +109,9 @@ def test_named_files_exist(doc: str) -> None:
 
 KEYS = [
     (table, key)
-    for table, model in config.TABLES.items()
+    for table, model in TABLES.items()
     for key in model.model_fields
-    if (f"{table}.{key}" if table else key) not in config.TABLES
+    if (f"{table}.{key}" if table else key) not in TABLES
 ]
 """(table, key) of every key whose value is no table."""
 
@@ -149,7 +150,7 @@ def says_default(cell: str, value: object) -> bool:
             return cell == "none"
 
 
-@pytest.mark.parametrize("table", [name for name in config.TABLES if name not in ("", "providers")])
+@pytest.mark.parametrize("table", [name for name in TABLES if name not in ("", "providers")])
 def test_every_key_of_a_table_is_in_the_reference(table: str) -> None:
     assert set(reference(table)) == {key for of, key in KEYS if of == table}
 
@@ -159,10 +160,10 @@ def test_the_reference_knows_types_and_defaults(table: str, key: str) -> None:
     type_, default, meaning = reference(table)[key]
     assert type_
     assert meaning
-    if config.TABLES[table].model_fields[key].is_required():
+    if TABLES[table].model_fields[key].is_required():
         assert default == "required"
     else:
-        value = default_of(config.TABLES[table], key)
+        value = default_of(TABLES[table], key)
         assert says_default(default, value), f"{key}: {default}, but it is {value!r}"
 
 
@@ -172,7 +173,7 @@ def test_every_label_is_named() -> None:
 
 @pytest.mark.parametrize("text", blocks(README, "toml"))
 def test_examples_are_valid(text: str) -> None:
-    assert config.parse(text)
+    assert parse(text)
 
 
 def test_the_config_that_is_wrong_is_wrong_as_shown() -> None:
@@ -182,7 +183,7 @@ def test_the_config_that_is_wrong_is_wrong_as_shown() -> None:
     text = example.replace('sticky_session_cookie = "session"', hashed)
     text = text.replace("hash_cookie =", "hash_cokie =").replace('"60s"', "60")
     with pytest.raises(ConfigError) as raised:
-        config.parse(text, "typo.toml")
+        parse(text, "typo.toml")
     assert shown.splitlines()[1:] == str(raised.value).splitlines()
 
 

@@ -48,12 +48,6 @@ MAY_IMPORT = {
 
 EXCEPTIONS = {
     # Temporary, each to go with the redesign that the packages were made for.
-    # Reload joins the configuration file and the providers.
-    ("control.reload", "providers.controller"),
-    ("control.reload", "providers.static"),
-    ("control.reload", "providers.swarm.provider"),
-    # The admin page dumps the table itself.
-    ("admin.pages", "routing.table"),
     # A log line is made from the whole exchange, and an exchange ends by logging it.
     ("dataplane.access_log", "dataplane.exchange"),
     # A client connection is switched to a tunnel, which writes to it.
@@ -67,15 +61,15 @@ RESERVED = {
         *("admin.pages", "control.controller", "control.server", "providers.controller"),
         "demo.app",
     },
-    "docker": {"providers.swarm.provider"},
+    "docker": {"providers.swarm.client", "providers.swarm.engine"},
     "httptools": {"dataplane.upstream.connection"},
     "mmh3": {"base.hashing"},
     "pydantic": {
-        *("config.codec", "config.load", "config.options"),
+        *("config.codec", "config.load", "config.options", "config.tables", "config.values"),
         "providers.swarm.labels",
     },
-    "requests": {"providers.swarm.provider"},  # docker's, whose exceptions come through
-    "uvloop": {"cli.main", "runtime.worker"},
+    "requests": {"providers.swarm.client"},  # docker's, whose exceptions come through
+    "uvloop": {"cli.common", "runtime.worker"},
 }
 """Libraries, and who alone may import them; nothing else from outside may be imported at all."""
 
@@ -110,6 +104,13 @@ def imported(module: str) -> set[str]:
                 is_module = inner.removeprefix("stickyproxy.") in MODULES
                 names.add(inner if is_module else statement.module)
     return names
+
+
+def classes(module: str) -> Iterator[str]:
+    """The names of its classes, without the underscore of private ones."""
+    for statement in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
+        if isinstance(statement, ast.ClassDef):
+            yield statement.name.lstrip("_")
 
 
 def own(names: set[str]) -> Iterator[str]:
@@ -165,6 +166,16 @@ def test_no_circle() -> None:
 
 def test_a_circle_is_found() -> None:
     assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
+
+
+def test_no_two_classes_of_one_name() -> None:
+    where: dict[str, list[str]] = {}
+    for module in MODULES:
+        for name in classes(module):
+            where.setdefault(name, []).append(module)
+    twice = {name: places for name, places in where.items() if len(places) > 1}
+    # Temporary: a port for clients takes the place of one of them.
+    assert twice.keys() <= {"Exchange"}, twice
 
 
 @pytest.mark.parametrize(("module", "other"), sorted(EXCEPTIONS))

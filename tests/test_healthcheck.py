@@ -66,7 +66,7 @@ async def test_a_controller(tmp_path: Path, start: StartProgram) -> None:
         f"[providers.swarm]\nendpoint = 'unix://{tmp_path}/none.sock'\n"
     )
     program = await start("controller", "--config", config)
-    match = await program.err.says(r"controls from 127\.0\.0\.1:(\d+)$")
+    match = await program.err.says(r"controller on 127\.0\.0\.1:(\d+)$")
     config.write_text(f"[controller]\naddress = '0.0.0.0:{match[1]}'\n")
     assert await check("stickyproxy", "controller", "--config", config) == (0, "")
     elsewhere = {"STICKYPROXY_HEALTH": f"127.0.0.1:{match[1]}"}

@@ -3,7 +3,7 @@
 GET /services   every service with its endpoints and problems; JSON if asked for by
                 ``Accept: application/json`` or ``?format=json``, else text
 GET /table      the routing table, as text
-GET /healthz    200 as long as this process answers
+GET /healthz    200 as long as this process responds
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from aiohttp import web
 
 from stickyproxy.control import report
 from stickyproxy.control.registry import HoldsTable
-from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
-from stickyproxy.routing.table import RoutingTable
 
 
-class Knows(Protocol):
+class RegistryView(Protocol):
     """What the page asks of the registry."""
 
     problems: tuple[Problem, ...]
@@ -30,13 +28,13 @@ class Knows(Protocol):
 
 
 def make_app(
-    registry: Knows,
+    registry: RegistryView,
     proxy: HoldsTable,
     troubles: Callable[[], Mapping[str, str]],
     state_of: report.StateOf | None = None,
 ) -> web.Application:
-    """The admin page of one proxy. ``troubles``: why providers know nothing new, by name.
-    ``state_of`` knows better than the table how endpoints are."""
+    """The admin page of one proxy. ``troubles``: why sources cannot be reached, by name of
+    the provider. ``state_of`` replaces the states in the table."""
     pages = _Pages(registry, proxy, troubles, state_of)
     app = web.Application()
     app.router.add_get("/services", pages.services)
@@ -48,7 +46,7 @@ def make_app(
 class _Pages:
     def __init__(
         self,
-        registry: Knows,
+        registry: RegistryView,
         proxy: HoldsTable,
         troubles: Callable[[], Mapping[str, str]],
         state_of: report.StateOf | None,
@@ -59,7 +57,7 @@ class _Pages:
         self._state_of = state_of
 
     async def services(self, request: web.Request) -> web.Response:
-        state_of = self._state_of or _states_in(self._proxy.table)
+        state_of = self._state_of or report.states_in(self._proxy.table)
         rows = [report.out_of_touch(*each) for each in self._troubles().items()]
         rows += report.rows(self._registry.snapshots(), self._registry.problems, state_of)
         asked: str = request.query.get("format") or request.headers.get("Accept") or ""
@@ -72,16 +70,3 @@ class _Pages:
 
     async def healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
-
-
-def _states_in(table: RoutingTable) -> report.StateOf:
-    live = {
-        (endpoint.service, endpoint.id): endpoint.state.value
-        for cluster in table.clusters()
-        for endpoint in cluster.endpoints
-    }
-
-    def state_of(service: str, spec: EndpointSpec) -> str:
-        return live.get((service, spec.id)) or report.declared_state(service, spec)
-
-    return state_of

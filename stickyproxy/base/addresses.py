@@ -33,24 +33,35 @@ class Address:
         if "://" in text:
             scheme = text[: text.index("://") + 3]
             raise ValueError(f"{shown(text)} is a URL, not an address: remove {shown(scheme)}")
-        host, colon, port = text.rpartition(":")
-        if not colon or text.endswith("]"):
-            raise ValueError(f"{shown(text)} has no port: write {shown(text + ':8080')}")
-        if ":" in host and not host.startswith("["):
-            raise ValueError(
-                f'{shown(text)} is ambiguous: write IPv6 in brackets, like "[2001:db8::1]:8080"'
-            )
-        if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
-            raise ValueError(
-                f"{shown(text)} has no valid port: write a number from 1 to 65535 after the colon"
-            )
-        return cls(canonical_host(host).strip("[]") if host else None, int(port))
+        host, port = split_host_port(text)
+        return cls(canonical_host(host).strip("[]") if host else None, port)
 
     def __str__(self) -> str:
         if self.path is not None:
             return f"unix:{self.path}"
-        host = self.host or ""
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        return join_host_port(self.host or "", self.port or 0)
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """Host as written, brackets included and perhaps empty, and port of ``host:port``,
+    ``[v6]:port`` or ``:port``. Raises ValueError with the value and the remedy."""
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        raise ValueError(f"{shown(text)} has no port: write {shown(text + ':8080')}")
+    if ":" in host and not host.startswith("["):
+        raise ValueError(
+            f'{shown(text)} is ambiguous: write IPv6 in brackets, like "[2001:db8::1]:8080"'
+        )
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(
+            f"{shown(text)} has no valid port: write a number from 1 to 65535 after the colon"
+        )
+    return host, int(port)
+
+
+def join_host_port(host: str, port: int) -> str:
+    """``host:port``; an IPv6 address gets its brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def socket_path(text: str) -> str:

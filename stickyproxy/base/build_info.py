@@ -24,13 +24,13 @@ def commit() -> str:
     git = shutil.which("git")
     if git is None or not (checkout / ".git").exists():
         return "unknown"
-    answer = subprocess.run(  # noqa: S603
+    git_output = subprocess.run(  # noqa: S603
         [git, "-C", str(checkout), "rev-parse", "--short=8", "HEAD"],
         capture_output=True,
         text=True,
         check=False,
     )
-    return answer.stdout.strip() or "unknown"
+    return git_output.stdout.strip() or "unknown"
 
 
 def server_info() -> str:

@@ -8,11 +8,11 @@ StickyproxyError
 │   └── InvalidHost        its Host field cannot be a host name
 ├── ClientStalled          the client neither sent nor took a byte of a body for too long
 ├── OutOfResources         we lack file descriptors, ports or memory: no endpoint's fault
-└── UpstreamError          an endpoint did not give a usable answer
+└── UpstreamError          an endpoint did not give a usable response
     ├── ConnectError       no connection: nothing was sent, another endpoint may be tried
-    ├── UpstreamClosed     the connection ended before the answer was whole
+    ├── UpstreamClosed     the connection ended before the response was complete
     ├── UpstreamTimeout    the endpoint stayed silent for too long
-    └── UpstreamProtocolError   the endpoint's answer is not HTTP/1.x
+    └── UpstreamProtocolError   the endpoint's response is not HTTP/1.x
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class StickyproxyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """One thing wrong in a configuration: where it stands and what would mend it."""
+    """One thing wrong in a configuration: where it is and how to fix it."""
 
     place: str
     """Dotted path of the key, e.g. ``services[0].port`` (with the service's name when known)."""
@@ -51,7 +51,7 @@ class ListenError(StickyproxyError):
 
 
 class ProviderError(StickyproxyError):
-    """A provider's source cannot be asked; the message says what would mend it."""
+    """A provider's source cannot be asked; the message says how to fix it."""
 
 
 class BadRequest(StickyproxyError):
@@ -75,11 +75,11 @@ class ClientStalled(StickyproxyError):
 
 
 class OutOfResources(StickyproxyError):
-    """No connection could be made for want of file descriptors, ports or memory here."""
+    """No connection could be made because this process lacks file descriptors, ports or memory."""
 
 
 class UpstreamError(StickyproxyError):
-    """An endpoint did not give a usable answer."""
+    """An endpoint did not give a usable response."""
 
 
 class ConnectError(UpstreamError):
@@ -87,7 +87,7 @@ class ConnectError(UpstreamError):
 
 
 class UpstreamClosed(UpstreamError):
-    """The endpoint closed or reset the connection before its answer was whole."""
+    """The endpoint closed or reset the connection before its response was complete."""
 
 
 class UpstreamTimeout(UpstreamError):

@@ -8,11 +8,11 @@ import socket
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import StickyproxyError
-from stickyproxy.config.load import SwarmSettings
+from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.control import report
 
 TIMEOUT = 5.0
-"""Seconds an answer of the proxy may take."""
+"""Seconds the proxy may take to respond."""
 
 
 def found_by_proxy(admin: Address) -> list[report.Json]:
@@ -24,15 +24,15 @@ def found_by_proxy(admin: Address) -> list[report.Json]:
             connection.sock.settimeout(TIMEOUT)
             connection.sock.connect(admin.path)
         connection.request("GET", "/services?format=json")
-        answer = connection.getresponse()
-        found = json.loads(answer.read())["services"]
+        response = connection.getresponse()
+        found = json.loads(response.read())["services"]
     except OSError as error:
         raise StickyproxyError(
-            f"no proxy answers on {admin} ({error.strerror or error}): give a running one its "
-            '[admin] table and say here where it listens (--admin ADDR), or ask "--engine"'
+            f"no proxy answers on {admin} ({error.strerror or error}): enable the [admin] "
+            "table of a running one and name its address here (--admin ADDR), or use --engine"
         ) from error
     except (http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-        raise StickyproxyError(f"what answers on {admin} is no admin page") from error
+        raise StickyproxyError(f"what listens on {admin} is not an admin page") from error
     finally:
         connection.close()
     return list(found)
@@ -41,7 +41,7 @@ def found_by_proxy(admin: Address) -> list[report.Json]:
 def found_by_engine(settings: SwarmSettings) -> list[report.Json]:
     """The rows for what an engine lists. Raises ProviderError."""
     # the docker SDK takes its time
-    from stickyproxy.providers.swarm.provider import list_once  # noqa: PLC0415
+    from stickyproxy.providers.swarm.engine import list_once  # noqa: PLC0415
 
     snapshot = list_once(settings)
     problems = (*snapshot.problems, *report.conflicts(snapshot.services))

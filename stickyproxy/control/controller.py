@@ -1,8 +1,8 @@
-"""CONTROL: the controller of the two planes: it has the Swarm's API and carries no traffic.
+"""CONTROL: the controller of the two planes: it uses the Swarm's API and carries no traffic.
 
     GET /v1/snapshot?after=VERSION&wait=SECONDS
 
-answers with the whole snapshot as soon as its version is not VERSION any more, or with 304 after
+responds with the whole snapshot as soon as its version is no longer VERSION, or with 304 after
 SECONDS; with 503 while there is none yet. Proxies show the shared token as
 ``Authorization: Bearer``. A controller keeps nothing: versions are hashes of the content, so one
 that was restarted, or another replica, goes on where it was.
@@ -23,7 +23,7 @@ from stickyproxy.model.snapshot import Snapshot
 log = logging.getLogger("stickyproxy")
 
 MAX_WAIT = 60.0
-"""Seconds that a long poll is held at most."""
+"""Longest time in seconds that a long poll is held."""
 
 
 class Controller:
@@ -36,7 +36,7 @@ class Controller:
         self._changed = asyncio.Event()
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Take a whole state; proxies that wait get it at once."""
+        """Take a whole state; waiting proxies get it at once."""
         data = codec.encode(snapshot)
         if data == self._data:
             return
@@ -46,7 +46,7 @@ class Controller:
         self._changed = asyncio.Event()
 
     def make_app(self) -> web.Application:
-        """What proxies talk to."""
+        """The application that proxies send requests to."""
         app = web.Application()
         app.router.add_get("/v1/snapshot", self._snapshot)
         app.router.add_get("/healthz", self._healthz)
@@ -66,7 +66,7 @@ class Controller:
                 async with asyncio.timeout(min(wait, MAX_WAIT)):
                     await self._changed.wait()
         if not self._version:
-            return web.Response(status=503, text="nothing is known of the Swarm yet\n")
+            return web.Response(status=503, text="the state of the Swarm is not known yet\n")
         if self._version == known:
             return web.Response(status=304)
         return web.Response(

@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from stickyproxy.base.errors import ConnectError, OutOfResources
+from stickyproxy.control.registry import HoldsTable
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.routing.endpoint import Endpoint, EndpointState
-from stickyproxy.routing.table import Cluster, RoutingTable
+from stickyproxy.routing.table import Cluster
 
 log = logging.getLogger("stickyproxy")
 
@@ -41,12 +42,6 @@ class Connects(Protocol):
 
     async def probe(self) -> None:
         """Make a connection and keep it for a request. Raises ConnectError."""
-
-
-class HoldsTable(Protocol):
-    """Who serves from the table: the proxy."""
-
-    table: RoutingTable
 
 
 class Health:

@@ -17,42 +17,53 @@ log = logging.getLogger("stickyproxy")
 
 
 class HoldsTable(Protocol):
-    """Who serves from the table: the proxy."""
+    """What serves from the table: the proxy."""
 
     table: RoutingTable
 
 
-class Upstreams(Protocol):
+class PoolFactory(Protocol):
     """Where an endpoint's connections come from."""
 
     def pool(self, address: str) -> Connections:
-        """A pool that nobody else has."""
+        """A new pool, which nobody else has."""
+
+
+class NoConnections:
+    """Pools for a table that is looked at but forwards nothing."""
+
+    def pool(self, _address: str) -> NoConnections:
+        """There is none to make."""
+        return self
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 class Registry:
     """Merges the snapshots of all providers into one table and hands it over in one assignment.
 
-    A provider that says nothing keeps what it published last.
+    What a provider published last stays until it publishes again.
     """
 
     def __init__(
         self,
         proxy: HoldsTable,
-        upstreams: Upstreams,
+        pools: PoolFactory,
         pin_secret: bytes | None,
         *,
         tells_problems: bool = True,
     ) -> None:
-        """``tells_problems``: log them. One of several processes with the same snapshots should."""
+        """``tells_problems``: log them. Of processes with the same snapshots, one should."""
         self._proxy = proxy
-        self._upstreams = upstreams
+        self._pools = pools
         self._tells_problems = tells_problems
         self._secret = pin_secret
         self._snapshots: dict[str, Snapshot] = {}
         self._keys: dict[str, bytes] = {}
         """Pin key by name of service."""
         self.problems: tuple[Problem, ...] = ()
-        """What all providers report, and what only shows when their services come together."""
+        """What all providers report, and what only shows when their services are merged."""
 
     def publish(self, snapshot: Snapshot) -> None:
         """Take a provider's whole state. What did not change keeps its cluster: connections,
@@ -72,7 +83,7 @@ class Registry:
 
     def _rebuild(self) -> None:
         """Pins depend on the realm of the provider that a service comes from. When that changes,
-        which is when a proxy is moved to another Swarm, nothing of the old table is of use."""
+        because a proxy was moved to another Swarm, nothing of the old table can be used."""
         snapshots = self.snapshots()
         services = [service for snapshot in snapshots for service in snapshot.services]
         keys = {
@@ -91,7 +102,7 @@ class Registry:
         log.debug("routing table:\n%s", self._proxy.table.dump())
 
     def _report(self) -> None:
-        """Log problems when they come and when they go, not as long as they last."""
+        """Log problems when they appear and when they are resolved, but not while they last."""
         snapshots = self.snapshots()
         found = [problem for snapshot in snapshots for problem in snapshot.problems]
         services = [service for snapshot in snapshots for service in snapshot.services]
@@ -101,9 +112,9 @@ class Registry:
                 log.log(logging.ERROR if problem.fatal else logging.WARNING, "%s", problem)
         for problem in self.problems:
             if problem not in new:
-                log.info("no longer: %s", problem)
+                log.info("resolved: %s", problem)
         self.problems = new
 
     def _make_endpoint(self, service: str, spec: EndpointSpec) -> Endpoint:
         pin = hashing.pin(self._keys[service], service, spec.id)
-        return Endpoint(service, spec, pin, self._upstreams.pool(spec.address))
+        return Endpoint(service, spec, pin, self._pools.pool(spec.address))

@@ -12,19 +12,31 @@ from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.routing.balancers import policy_for
 from stickyproxy.routing.endpoint import EndpointState
+from stickyproxy.routing.table import DEFAULT_HOST, RoutingTable
 
 Json = dict[str, Any]
 StateOf = Callable[[str, EndpointSpec], str]
 """The state of an endpoint of a service, in a few words."""
-
-ANY_OTHER = "(any other host)"
-"""The host of default services."""
 
 
 def declared_state(_service: str, endpoint: EndpointSpec) -> str:
     """The state of an endpoint as its provider sees it."""
     state = EndpointState.DRAINING if endpoint.draining else EndpointState.USABLE
     return state.value
+
+
+def states_in(table: RoutingTable) -> StateOf:
+    """The states of endpoints as a table has them."""
+    live = {
+        (endpoint.service, endpoint.id): endpoint.state.value
+        for cluster in table.clusters()
+        for endpoint in cluster.endpoints
+    }
+
+    def state_of(service: str, spec: EndpointSpec) -> str:
+        return live.get((service, spec.id)) or declared_state(service, spec)
+
+    return state_of
 
 
 def rows(
@@ -42,7 +54,7 @@ def rows(
             about = problems_of.pop(service.name, [])
             found.append(_row(snapshot.provider, service, about, state_of))
     for name, about in problems_of.items():
-        # What is about the proxies' service is about no label of it, and stops nothing.
+        # Problems of the proxies' own service concern no label, and are never fatal.
         ours = any(problem.label or problem.fatal for problem in about)
         state = "not published" if ours else "the proxies' own"
         found.append({"service": name, "state": state, "problems": _problems(about)})
@@ -50,7 +62,7 @@ def rows(
 
 
 def out_of_touch(provider: str, trouble: str) -> Json:
-    """A row for a provider that knows nothing new."""
+    """A row for a provider that has lost contact with its source."""
     problem = Problem("", trouble, fatal=True)
     return {"service": f"({provider})", "state": "out of touch", "problems": _problems([problem])}
 
@@ -75,7 +87,7 @@ def _row(
 
 
 def _hosts(service: ServiceSpec) -> list[str]:
-    return [*service.hosts, *([ANY_OTHER] if service.default_backend else [])]
+    return [*service.hosts, *([DEFAULT_HOST] if service.default_backend else [])]
 
 
 def _state(endpoints: Sequence[Mapping[str, str]], problems: Sequence[Problem]) -> str:
@@ -141,13 +153,13 @@ def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
     for service in ordered:
         for host in _hosts(service):
             by_place.setdefault((host, service.context_root), []).append(service)
-    told: set[tuple[str, str]] = set()
+    reported: set[tuple[str, str]] = set()
     for (host, root), (first, *others) in by_place.items():
         place = host if root == "/" else host + root
         for other in others:
             overruled = _overruled(first, other)
-            if overruled and (first.name, other.name) not in told:
-                told.add((first.name, other.name))
+            if overruled and (first.name, other.name) not in reported:
+                reported.add((first.name, other.name))
                 reason = (
                     f"shares {place} with service {first.name}, whose {overruled}: "
                     "give both the same"
@@ -157,7 +169,7 @@ def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
     for service in ordered:
         for source, _ in service.redirects:
             if source in taken:
-                reason = f"redirects {source}, which a service answers for: the redirect is void"
+                reason = f"redirects {source}, where a service is published: it has no effect"
                 yield Problem(service.name, reason)
 
 

@@ -1,5 +1,5 @@
 """A small HTTP server beside the proxy, for the admin page and the controller: aiohttp's usual
-``web.Application``, because convenience counts there and speed does not."""
+``web.Application``, because there convenience matters and speed does not."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import ListenError
 
 
-class SideServer:
+class ControlServer:
     """One application on one address."""
 
     def __init__(self, app: web.Application) -> None:
-        # A long poll under way must not hold up the end.
+        # A long poll in progress must not delay the shutdown.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
 
     async def start(self, address: Address) -> str:
@@ -36,5 +36,5 @@ class SideServer:
         return str(bound) if isinstance(bound, str) else str(Address(bound[0], bound[1]))
 
     async def stop(self) -> None:
-        """Close the listener and cut what is under way."""
+        """Close the listener and cut whatever is in progress."""
         await self._runner.cleanup()

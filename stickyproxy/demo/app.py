@@ -1,4 +1,4 @@
-"""The demo app: answers as the docker-demo image does, so that stickiness can be seen.
+"""The demo app: responds as the docker-demo image does, so that stickiness can be seen.
 
     /ping     which instance answers, as JSON; starts or echoes the cookie ``session``
     /         a page that polls /ping and shows who answers
@@ -27,6 +27,7 @@ from typing import Self
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.typedefs import Handler
 
+from stickyproxy.base.addresses import join_host_port, split_host_port
 from stickyproxy.base.errors import ListenError
 
 SESSION_COOKIE = "session"
@@ -39,7 +40,7 @@ STREAM_PERIOD = 1.0
 DEFAULT_EVENTS = 10
 MAX_EVENTS = 3600
 
-# How long a replica that is stopped waits for a client to take its last answer or to say goodbye.
+# How long a replica that is stopped waits for a client to take its last response or to say goodbye.
 STOP_TIMEOUT = 1.0
 
 
@@ -78,7 +79,7 @@ def make_app(options: DemoOptions) -> web.Application:
     app.router.add_get("/info", demo.info)
     app.router.add_get("/stream", demo.stream)
     app.router.add_get("/ws", demo.echo)
-    app.on_shutdown.append(demo.end_long_answers)
+    app.on_shutdown.append(demo.end_long_responses)
     return app
 
 
@@ -108,10 +109,10 @@ class DemoReplica:
         except (OSError, UnicodeError) as error:
             await runner.cleanup()
             raise ListenError(_cannot_listen(address, error)) from error
-        return cls(options, runner, _join_address(runner.addresses[0]))
+        return cls(options, runner, join_host_port(*runner.addresses[0][:2]))
 
     async def stop(self) -> None:
-        """Close the port, end streams and websockets, let answers under way finish."""
+        """Close the port, end streams and websockets, let responses in progress finish."""
         await self._runner.cleanup()
 
 
@@ -201,7 +202,7 @@ class _Demo:
             self._websockets.discard(websocket)
         return websocket
 
-    async def end_long_answers(self, _app: web.Application) -> None:
+    async def end_long_responses(self, _app: web.Application) -> None:
         """Tell streams and websockets that the replica stops; they would outlast its patience."""
         self._stopping.set()
         goodbyes = (ws.close(code=WSCloseCode.GOING_AWAY) for ws in self._websockets)
@@ -250,14 +251,14 @@ def _events_asked_for(request: web.Request) -> int:
 
 def _client_address(request: web.Request) -> str:
     peer = request.transport and request.transport.get_extra_info("peername")
-    return _join_address(peer) if peer else ""
+    return join_host_port(*peer[:2]) if peer else ""
 
 
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-# --- answers --------------------------------------------------------------------------------
+# --- responses ------------------------------------------------------------------------------
 
 
 def _json_line(value: object) -> bytes:
@@ -278,22 +279,16 @@ def _render_page(title: str) -> bytes:
 
 
 def _split_address(address: str) -> tuple[str | None, int]:
-    """Host (None: every interface) and port of ``host:port``, ``[v6]:port`` or ``:port``."""
-    host, colon, port = address.rpartition(":")
-    is_bracketed = host.startswith("[") and host.endswith("]")
-    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
-    if not colon or not is_port or (":" in host and not is_bracketed):
+    """Host (None: every interface) and port of ``host:port``, ``[v6]:port`` or ``:port``. An IPv6
+    address may name its zone."""
+    try:
+        host, port = split_host_port(address)
+    except ValueError as error:
         raise ListenError(
             f"cannot listen on {address!r}: this is no address; "
             "write it like 127.0.0.1:9001, [::1]:9001 or :9001"
-        )
-    return (host[1:-1] if is_bracketed else host) or None, int(port)
-
-
-def _join_address(name: tuple[str, int]) -> str:
-    """A socket's name as ``host:port``; an IPv6 one has two more fields and wants brackets."""
-    host, port = name[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        ) from error
+    return host.removeprefix("[").removesuffix("]") or None, port
 
 
 _REMEDIES = {

@@ -53,7 +53,7 @@ class ServiceSpec:
     redirects: tuple[tuple[str, str], ...] = ()
     """(source host, destination URL prefix): a 302 to destination + request target."""
     default_backend: bool = False
-    """Also answers for hosts nobody claims."""
+    """Also serves hosts that no service claims."""
 
 
 EndpointKey = tuple[str, str]

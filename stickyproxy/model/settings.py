@@ -1,6 +1,6 @@
-"""What the data plane is told: the part of the configuration that goes to worker processes.
+"""What the data plane is given: the part of the configuration that goes to worker processes.
 
-Apart from ``config`` because that one reads it, with pydantic, which a worker has no use for.
+Apart from ``config`` because that is read with pydantic, which a worker does not need.
 """
 
 from __future__ import annotations

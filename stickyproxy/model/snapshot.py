@@ -13,13 +13,13 @@ class Problem:
 
     service: str
     reason: str
-    """A sentence that names the value and what would mend it."""
+    """A sentence that names the value and how to fix it."""
     label: str = ""
     """The label it is about; empty if it is about none."""
     value: str = ""
     """The value of that label, quoted; empty if there is none."""
     remedy: str = ""
-    """A command that would mend it; empty if there is none."""
+    """A command that fixes it; empty if there is none."""
     fatal: bool = False
     """True if because of it the service is not published as declared."""
 

@@ -1,8 +1,8 @@
-"""The static provider: the services that stand in the configuration file."""
+"""The static provider: the services in the configuration file."""
 
 from __future__ import annotations
 
-from stickyproxy.config.load import Config
+from stickyproxy.config.settings import Config
 from stickyproxy.model.snapshot import Snapshot
 
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import socket
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from stickyproxy.admin import pages as admin
-from stickyproxy.base import build_info
+from stickyproxy.admin import pages
+from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
-from stickyproxy.config.load import Config
+from stickyproxy.config.settings import Config
 from stickyproxy.control.controller import Controller
-from stickyproxy.control.reload import ConfigFile, Providers, Sources
-from stickyproxy.control.server import SideServer
+from stickyproxy.control.reload import ConfigFile
+from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
+from stickyproxy.runtime.sources import Providers, Sources
 
 log = logging.getLogger("stickyproxy")
 
@@ -39,7 +37,9 @@ class App:
         self._server = self._plane.server
         self._listeners = Listeners()
         self._sources = Sources(settings, file, self.registry.publish)
-        self._admin = SideServer(admin.make_app(self.registry, self.proxy, self._sources.troubles))
+        self._admin = ControlServer(
+            pages.make_app(self.registry, self.proxy, self._sources.troubles)
+        )
 
     @classmethod
     def from_file(cls, path: Path) -> App:
@@ -61,7 +61,7 @@ class App:
             if self.config.admin is not None:
                 await self._admin.start(self.config.admin)
             await self._sources.ready()
-            self._listeners = await Listeners.open(each.address for each in self.config.listeners)
+            self._listeners = await Listeners.open(self.config.listeners)
         except StickyproxyError:
             await self.stop(grace=0)
             raise
@@ -76,7 +76,7 @@ class App:
             grace = self._grace_period
         self._plane.accept_on(())
         self._listeners.close()
-        await self._plane.drain(grace)  # routes are kept in step meanwhile
+        await self._plane.drain(grace)  # routes stay up to date meanwhile
         await self._sources.stop()
         await self._admin.stop()
         await self._plane.stop()
@@ -84,8 +84,8 @@ class App:
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT end ``run_until_signalled``, a second one the process; SIGHUP
         reloads."""
-        on_stop_signals(self._stop)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
+        signals.on_stop(self._stop)
+        signals.on_hangup(self._on_hangup)
 
     async def run_until_signalled(self) -> None:
         """Serve until a signal, then stop gracefully."""
@@ -127,7 +127,7 @@ class ControllerApp:
         self._providers = Providers(
             replace(settings, follow=None), self._controller.publish, forwards_here=False
         )
-        self._server = SideServer(self._controller.make_app())
+        self._server = ControlServer(self._controller.make_app())
         self._stop = asyncio.Event()
 
     async def start(self) -> str:
@@ -140,15 +140,15 @@ class ControllerApp:
             raise
 
     async def stop(self) -> None:
-        """End; the proxies serve on."""
+        """End; the proxies go on serving."""
         await self._providers.stop()
         await self._server.stop()
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT end ``run_until_signalled``, a second one the process; SIGHUP, which
         makes proxies reload, does nothing."""
-        on_stop_signals(self._stop)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
+        signals.on_stop(self._stop)
+        signals.on_hangup(self._on_hangup)
 
     async def run_until_signalled(self) -> None:
         """Work until a signal."""
@@ -156,19 +156,7 @@ class ControllerApp:
         await self.stop()
 
     def _on_hangup(self) -> None:
-        log.warning("a controller reads its file once: to take a change into use, restart it")
-
-
-def on_stop_signals(stop: asyncio.Event, end: Callable[[int], object] = os._exit) -> None:
-    """Set ``stop`` on SIGTERM and SIGINT; a second one ends the process at once, by ``end``."""
-
-    def on_signal() -> None:
-        if stop.is_set():
-            end(1)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        log.warning("a controller reads its file once: restart it for changes to take effect")
 
 
 def plane_settings(settings: Config) -> PlaneSettings:

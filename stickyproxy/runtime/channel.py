@@ -3,8 +3,8 @@
     supervisor to worker   Begin; then, as things change: Publish, Accept, ReopenLog; at last Drain
     worker to supervisor   Applied after each of these, Accepting and Leaving; Down; Alive
 
-Each message to a worker states how things are now, not what changed: one that is repeated does no
-harm, and a new worker is told the same as the old ones know.
+Each message to a worker states how things are now, not what changed: repeating one does no
+harm, and a new worker is told what the old ones know.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass
 
+from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
 from stickyproxy.model.snapshot import Snapshot
@@ -24,6 +25,15 @@ BEATS = 6
 """Signs of life that a worker shows within its timeout."""
 
 _LENGTH = struct.Struct("!Q")
+
+
+@dataclass(frozen=True, slots=True)
+class InheritedListener:
+    """A listener as a worker gets it."""
+
+    spec: ListenerSpec
+    descriptor: int
+    """Of its socket, which the supervisor opened and the worker inherits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +46,9 @@ class Begin:
     proxy: ProxySettings
     access_log: AccessLogSettings
     info: bytes | None
-    """Header lines that are the same in all answers."""
-    shares: tuple[tuple[int, ...], ...]
-    """The listeners' file descriptors, inherited: all shares, since a worker may have to stand in
-    for another."""
+    """Header lines that are the same in all responses."""
+    shares: tuple[tuple[InheritedListener, ...], ...]
+    """All shares of the listeners, since a worker may have to accept in place of another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +67,14 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class ReopenLog:
-    """The access log was rotated away, for the so-manieth time."""
+    """The access log was rotated away: the count tells one time from another."""
 
     times: int
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Let requests under way finish for so many seconds, and end."""
+    """Let requests under way finish for up to ``grace`` seconds, and end."""
 
     grace: float
 
@@ -82,7 +91,7 @@ class Accepting:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """I accept no more connections, and end when those I have are done."""
+    """I accept no more connections, and exit when those I have are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +103,7 @@ class Down:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """My event loop turns."""
+    """My event loop is running."""
 
 
 Message = (

@@ -1,21 +1,21 @@
 """The data plane of one process, put together: from accepted connection to access log.
 
-What it is told is picklable (``PlaneSettings``, and snapshots), so that it may stand in the main
+What it is given is picklable (``PlaneSettings``, and snapshots), so that it can run in the main
 process or in a worker. It knows neither configuration files nor Docker.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from stickyproxy.control.health import Health
 from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.access_log import AccessLog
+from stickyproxy.dataplane.downstream.accept import Server
 from stickyproxy.dataplane.downstream.http1 import ClientServer, Limits
-from stickyproxy.dataplane.downstream.listeners import Server
+from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.dataplane.exchange import Proxy
 from stickyproxy.dataplane.upstream.connection import Upstreams
 from stickyproxy.model.service import EndpointKey
@@ -32,7 +32,7 @@ class PlaneSettings:
     proxy: ProxySettings
     access_log: AccessLogSettings
     info: bytes | None
-    """Header lines that are the same in all answers; None: no info fields at all."""
+    """Header lines that are the same in all responses; None: no info fields at all."""
 
 
 class DataPlane:
@@ -82,9 +82,9 @@ class DataPlane:
         """Begin, inside a running event loop."""
         self._upstreams.start()
 
-    def accept_on(self, sockets: Iterable[socket.socket]) -> None:
-        """Serve who connects to these sockets, and to no others from now on."""
-        self.server.accept_on(sockets)
+    def accept_on(self, listeners: Iterable[Listener]) -> None:
+        """Serve clients that connect to these listeners, and to no others, from now on."""
+        self.server.accept_on(listeners)
 
     async def drain(self, grace: float) -> None:
         """Accept nothing more and let requests under way finish for ``grace`` seconds. Snapshots

@@ -1,22 +1,22 @@
 """A worker process: a data plane that does what its supervisor says.
 
 It is started as ``python -m stickyproxy.runtime.worker FD`` with its end of a channel as a file
-descriptor. It ends when told to, on SIGTERM or SIGINT, and when its supervisor is gone; each time
-after the requests under way, and a second signal ends it at once.
+descriptor. It ends when told to, on SIGTERM or SIGINT, and when its supervisor is gone, in
+each case after the requests in progress; a second signal ends it at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import socket
 import sys
 
 import uvloop
 
+from stickyproxy.base import signals
 from stickyproxy.base.errors import StickyproxyError
+from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.runtime.channel import (
     BEATS,
     Accept,
@@ -51,9 +51,12 @@ class Worker:
             tells_problems=False,  # the supervisor does
             health_changed=self._on_health_changed,
         )
-        self._shares = begin.shares
-        inherited = {fd for share in begin.shares for fd in share}
+        inherited = {each.descriptor for share in begin.shares for each in share}
         self._sockets = {fd: socket.socket(fileno=fd) for fd in inherited}
+        self._shares = [
+            [Listener(each.spec, self._sockets[each.descriptor]) for each in share]
+            for share in begin.shares
+        ]
         self._channel = channel
         self._grace = begin.proxy.grace_period
         self._heartbeat = begin.proxy.worker_timeout / BEATS
@@ -62,8 +65,9 @@ class Worker:
         self._telling: asyncio.TimerHandle | None = None
 
     async def run(self) -> int:
-        """Work until the end; returns the exit status."""
-        self._handle_signals()
+        """Work until stopped; returns the exit status."""
+        signals.on_stop(self._stop)
+        signals.ignore_hangup()  # it is meant for the supervisor
         self._plane.start()
         following = asyncio.create_task(self._follow(), name="supervisor")
         beating = asyncio.create_task(self._beat(), name="heartbeat")
@@ -79,19 +83,8 @@ class Worker:
         await self._plane.stop()
         return self._status
 
-    def _handle_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
-        loop.add_signal_handler(signal.SIGHUP, lambda: None)  # meant for the supervisor
-
-    def _on_signal(self) -> None:
-        if self._stop.is_set():
-            os._exit(1)
-        self._stop.set()
-
     async def _follow(self) -> None:
-        """Do what the supervisor says; while draining, too, so that routes are kept in step."""
+        """Do what the supervisor says, also while draining, so that routes stay up to date."""
         try:
             while (message := await self._channel.receive()) is not None:
                 self._obey(message)
@@ -104,7 +97,7 @@ class Worker:
             self._stop.set()
 
     async def _beat(self) -> None:
-        """Let the supervisor know that the event loop turns."""
+        """Let the supervisor know that the event loop is running."""
         while True:
             self._channel.send(Alive())
             await asyncio.sleep(self._heartbeat)
@@ -114,9 +107,7 @@ class Worker:
             case Publish(snapshot):
                 self._plane.registry.publish(snapshot)
             case Accept(shares) if not self._stop.is_set():
-                self._plane.accept_on(
-                    self._sockets[fd] for share in shares for fd in self._shares[share]
-                )
+                self._plane.accept_on(each for share in shares for each in self._shares[share])
                 self._channel.send(Accepting())
             case ReopenLog():
                 self._reopen_log()

@@ -14,8 +14,9 @@ import aiohttp
 import pytest
 
 from stickyproxy.base.addresses import Address
-from stickyproxy.config.load import Config, Listener, SwarmSettings
+from stickyproxy.config.settings import Config, SwarmSettings
 from stickyproxy.control import report
+from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
 from stickyproxy.model.snapshot import Problem, Snapshot
@@ -148,7 +149,7 @@ async def running(tmp_path: Path) -> AsyncIterator[tuple[App, str]]:
     address = f"unix:{tmp_path}/admin.sock"
     app = App(
         Config(
-            listeners=(Listener(Address("127.0.0.1", 0)),),
+            listeners=(ListenerSpec(Address("127.0.0.1", 0)),),
             access_log=AccessLogSettings(format="off"),
             admin=Address.parse(address),
         )
@@ -185,7 +186,7 @@ class TestAdmin:
         address = f"unix:{tmp_path}/admin.sock"
         app = App(
             Config(
-                listeners=(Listener(Address("127.0.0.1", 0)),),
+                listeners=(ListenerSpec(Address("127.0.0.1", 0)),),
                 access_log=AccessLogSettings(format="off"),
                 admin=Address.parse(address),
                 swarm=SwarmSettings(f"unix://{tmp_path}/none.sock"),

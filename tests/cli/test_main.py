@@ -473,7 +473,7 @@ class TestController:
             f"[[services]]\nname = 'demo'\nhosts = ['demo.local']\n"
         )
         program = await start("controller", "--config", config)
-        await program.err.says("controls from")
+        await program.err.says("controller on")
         program.signal(signal.SIGHUP)
         await program.err.says("a controller reads its file once")
         await program.stop()
@@ -618,7 +618,9 @@ class TestReload:
         await old.wait_open(0)  # nobody needs its connection any more
 
         change(document(kept, "[[services]]", 'nmae = "x"', proxy=proxy))
-        await program.err.says("the configuration was not reloaded, the last good one serves on:")
+        await program.err.says(
+            "the configuration was not reloaded; the last good one stays in force:"
+        )
         await program.err.says(re.escape(f"{config}: services[1].nmae: "))
         for host, body in (("kept", b"hello"), ("moved", b"new")):
             await user.send(get(host=f"{host}.local"))

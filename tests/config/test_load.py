@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import ConfigError
-from stickyproxy.config.load import TABLES, Config, Listener, SwarmSettings, load, parse
+from stickyproxy.config.load import load, parse
+from stickyproxy.config.settings import Config, SwarmSettings
+from stickyproxy.config.tables import TABLES
+from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
 
@@ -64,7 +67,7 @@ class TestExample:
             sticky_session_cookie="session",
         )
         assert load(EXAMPLE) == Config(
-            listeners=(Listener(Address("127.0.0.1", 8080)),), services=(demo,)
+            listeners=(ListenerSpec(Address("127.0.0.1", 8080)),), services=(demo,)
         )
 
     @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.config import codec
-from stickyproxy.config.load import FollowSettings
+from stickyproxy.config.settings import FollowSettings
 from stickyproxy.control.controller import Controller
-from stickyproxy.control.server import SideServer
+from stickyproxy.control.server import ControlServer
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.providers.controller import ControllerProvider
@@ -49,7 +49,7 @@ class Plane:
 
     def __init__(self) -> None:
         self.controller = Controller(TOKEN)
-        self.server = SideServer(self.controller.make_app())
+        self.server = ControlServer(self.controller.make_app())
         self.port = 0
 
     async def start(self) -> None:
@@ -61,7 +61,7 @@ class Plane:
         """Another controller in the place of this one."""
         await self.server.stop()
         self.controller = Controller(TOKEN)
-        self.server = SideServer(self.controller.make_app())
+        self.server = ControlServer(self.controller.make_app())
 
     @property
     def url(self) -> str:
@@ -164,7 +164,7 @@ class TestFollowing:
 
         app = web.Application()
         app.router.add_get("/v1/snapshot", refuse)
-        server = SideServer(app)
+        server = ControlServer(app)
         stack.push_async_callback(server.stop)
         follower = follow(stack, f"http://{await server.start(Address('127.0.0.1', 0))}")
         async with asyncio.timeout(10):

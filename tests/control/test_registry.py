@@ -100,7 +100,7 @@ class TestProblems:
         scene.registry.publish(Snapshot("swarm", (service("a"),)))
         assert [record.getMessage() for record in caplog.records] == [
             "service bad: is odd",
-            "no longer: service bad: is odd",
+            "resolved: service bad: is odd",
         ]
 
     def test_alone_change_no_cluster(self, scene: Scene) -> None:

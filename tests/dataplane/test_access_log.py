@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import pytest
 
 from stickyproxy.base.errors import ListenError
-from stickyproxy.config.load import Config
+from stickyproxy.config.settings import Config
 from stickyproxy.dataplane.access_log import whole_lines
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings

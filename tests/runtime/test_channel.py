@@ -8,6 +8,8 @@ from ipaddress import ip_network
 
 import pytest
 
+from stickyproxy.base.addresses import Address
+from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
 from stickyproxy.model.snapshot import Problem, Snapshot
@@ -19,6 +21,7 @@ from stickyproxy.runtime.channel import (
     Channel,
     Down,
     Drain,
+    InheritedListener,
     Leaving,
     Message,
     Publish,
@@ -35,8 +38,15 @@ SHOP = ServiceSpec(
 
 SETTINGS = ProxySettings(trusted_proxies=(ip_network("10.0.0.0/8"),), pin_secret=b"secret")
 
+WEB = ListenerSpec(Address("127.0.0.1", 80))
+LOCAL = ListenerSpec(Address(path="/run/proxy.sock"))
+SHARES = (
+    (InheritedListener(WEB, 7), InheritedListener(LOCAL, 8)),
+    (InheritedListener(WEB, 9), InheritedListener(LOCAL, 8)),
+)
+
 MESSAGES = (
-    Begin(1, 20, SETTINGS, AccessLogSettings("json", "/log"), b"x-proxy-id: a", ((7, 8), (9, 8))),
+    Begin(1, 20, SETTINGS, AccessLogSettings("json", "/log"), b"x-proxy-id: a", SHARES),
     Publish(Snapshot("swarm", (SHOP,), (Problem("shop", "is wrong", fatal=True),), "realm")),
     Publish(Snapshot("static", (SHOP,) * 10_000)),
     Accept((0, 2)),

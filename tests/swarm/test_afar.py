@@ -64,7 +64,7 @@ def afar(archive: Path) -> Iterator[Afar]:
             "controller",
             f'[controller]\naddress = "127.0.0.1:8082"\ntoken = "{TOKEN}"\n'
             + swarm_table(f"unix://{node.socket}"),
-            ready="controls from",
+            ready="controller on",
         )
         follow = (
             f'[providers.controller]\nurl = "http://127.0.0.1:8082"\ntoken = "{TOKEN}"\n'

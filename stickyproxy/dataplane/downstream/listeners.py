@@ -1,4 +1,4 @@
-"""Listeners: open them, accept on them, stop gracefully."""
+"""Listeners: open their sockets, and close them. ``accept`` does what comes between."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ import asyncio
 import contextlib
 import errno
 import itertools
-import logging
 import os
 import socket
 import stat
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+from stickyproxy.base.addresses import Address, join_host_port
 from stickyproxy.base.errors import ListenError
-
-if TYPE_CHECKING:
-    from stickyproxy.base.addresses import Address
-    from stickyproxy.dataplane.downstream.http1 import ClientServer
-
-log = logging.getLogger("stickyproxy")
+from stickyproxy.model.listener import ListenerSpec
 
 BACKLOG = 4096
 """Connections that wait in the kernel to be accepted; it allows net.core.somaxconn at most."""
@@ -27,8 +22,12 @@ BACKLOG = 4096
 
 _NO_SUCH_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
-ACCEPTS_PER_TURN = 128
-"""Connections accepted before requests get their turn again, per listener."""
+
+class Listener(NamedTuple):
+    """An open listener."""
+
+    spec: ListenerSpec
+    sock: socket.socket
 
 
 class Listeners:
@@ -42,115 +41,43 @@ class Listeners:
     def __init__(self) -> None:
         self.names: list[str] = []
         """The addresses as bound."""
-        self.shares: list[list[socket.socket]] = []
+        self.shares: list[list[Listener]] = []
         self._files: dict[str, int] = {}
         """Unix sockets that we made, and their inodes."""
 
     @classmethod
-    async def open(cls, addresses: Iterable[Address], shares: int = 1) -> Listeners:
+    async def open(cls, specs: Iterable[ListenerSpec], shares: int = 1) -> Listeners:
         """Listen. Raises ListenError, with nothing left open."""
         listeners = cls()
         listeners.shares = [[] for _ in range(shares)]
         try:
-            for address in addresses:
-                await listeners._add(address)
+            for spec in specs:
+                await listeners._add(spec)
         except ListenError:
             listeners.close()
             raise
         return listeners
 
-    async def _add(self, address: Address) -> None:
+    async def _add(self, spec: ListenerSpec) -> None:
+        address = spec.address
         for copies in await _open(address, len(self.shares)):
             self.names.append(_name(copies[0].getsockname()))
             for share, sock in zip(self.shares, copies, strict=True):
-                share.append(sock)
+                share.append(Listener(spec, sock))
         if address.path is not None:
             self._files[address.path] = os.stat(address.path).st_ino
 
     def close(self) -> None:
         """Close what this process has of them, and remove the files of unix sockets."""
         for share in self.shares:
-            for sock in share:
-                sock.close()
+            for listener in share:
+                listener.sock.close()
             share.clear()
         for path, inode in self._files.items():
             with contextlib.suppress(OSError):  # somebody was faster
                 if os.stat(path).st_ino == inode:
                     os.unlink(path)
         self._files.clear()
-
-
-class Server:
-    """Accepts connections for one ``ClientServer``.
-
-    Connections are accepted here and not by the loop's ``create_server``: uvloop accepts one per
-    turn of the loop, and in a turn it may serve hundreds of requests of those already connected.
-    The thousandth of a thousand clients that came at once would wait for many seconds.
-    """
-
-    def __init__(self, clients: ClientServer) -> None:
-        self._clients = clients
-        self._sockets: frozenset[socket.socket] = frozenset()
-        """Those we accept on."""
-        self._connecting: set[asyncio.Task[object]] = set()
-
-    def accept_on(self, sockets: Iterable[socket.socket]) -> None:
-        """Accept connections on these sockets and no others from now on. They stay open."""
-        before, self._sockets = self._sockets, frozenset(sockets)
-        loop = asyncio.get_running_loop()
-        for sock in before - self._sockets:
-            loop.remove_reader(sock.fileno())
-        for sock in self._sockets - before:
-            loop.add_reader(sock.fileno(), self._accept, sock)
-
-    async def drain(self, grace: float) -> int:
-        """Stop accepting and let requests under way finish for up to ``grace`` seconds. Returns
-        how many connections had to be cut."""
-        self.accept_on(())
-        await asyncio.gather(*self._connecting, return_exceptions=True)
-        try:
-            async with asyncio.timeout(grace):
-                await self._clients.drain()
-        except TimeoutError:
-            cut = len(self._clients.connections)
-            self._clients.abort()
-            await self._clients.drain()
-            return cut
-        return 0
-
-    def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        for _ in range(ACCEPTS_PER_TURN):
-            try:
-                sock, _ = listening.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self._rest(listening, error)
-                return
-            connecting = loop.create_task(
-                loop.connect_accepted_socket(self._clients, sock), name="accepted"
-            )
-            self._connecting.add(connecting)
-            connecting.add_done_callback(self._connected)
-
-    def _connected(self, connecting: asyncio.Task[object]) -> None:
-        self._connecting.discard(connecting)
-        if not connecting.cancelled() and (error := connecting.exception()) is not None:
-            log.debug("a client was gone before it was served: %s", error)
-
-    def _rest(self, listening: socket.socket, error: OSError) -> None:
-        """Out of file descriptors or memory: trying again at once would only burn the processor
-        that could free some."""
-        log.error("cannot accept connections: %s; trying again in a second", error.strerror)
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(listening.fileno())
-        loop.call_later(1.0, self._wake, listening)
-
-    def _wake(self, listening: socket.socket) -> None:
-        if listening in self._sockets:
-            loop = asyncio.get_running_loop()
-            loop.add_reader(listening.fileno(), self._accept, listening)
 
 
 async def _open(address: Address, shares: int) -> list[list[socket.socket]]:
@@ -222,7 +149,7 @@ def _listening(sock: socket.socket) -> socket.socket:
 def _name(sockname: object) -> str:
     if isinstance(sockname, tuple):
         host, port = sockname[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return join_host_port(host, port)
     return f"unix:{sockname.decode() if isinstance(sockname, bytes) else sockname}"
 
 

@@ -20,8 +20,8 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     ValidationInfo,
+    field_validator,
 )
-from pydantic import field_validator as validator
 
 from stickyproxy.base.text import shown
 from stickyproxy.config.options import Boolean, Hosts, ServiceOptions, boolean, explain, nearest
@@ -54,7 +54,7 @@ BackendMode = Annotated[Literal["task", "vip"], BeforeValidator(_word)]
 
 
 class LabelOptions(ServiceOptions):
-    """All that the labels of a Swarm service can say."""
+    """Every option that the labels of a Swarm service can set."""
 
     network: ObjectName | None = None
     backend_mode: BackendMode = "task"
@@ -66,7 +66,7 @@ class LabelOptions(ServiceOptions):
     ssl_backend: Boolean = False
     ssl_backend_tls_verify: Boolean = False
 
-    @validator("ssl_key")
+    @field_validator("ssl_key")
     @classmethod
     def _needs_ssl_cert(cls, value: object, info: ValidationInfo) -> object:
         if "ssl_cert" in info.data and info.data["ssl_cert"] is None:
@@ -93,8 +93,8 @@ _EXAMPLES = {"hosts": "{service}.example.com", "port": "8080"}
 """Values for labels that have no default."""
 
 _IN_THE_CLEAR = ("ssl_only", "ssl_passthrough", "ssl_backend")
-"""Labels without which a service must not be served, as long as they cannot be kept: it would
-travel unencrypted, or reach an endpoint that speaks TLS only."""
+"""Labels that keep a service from being published as long as they are not supported: its traffic
+would be unencrypted, or reach an endpoint that only speaks TLS."""
 
 
 # --- parsing --------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class Declaration:
     """True if they ask for encryption, or may have been meant to: then nothing may be served that
     earlier labels, which did not ask for it, would have served in the clear."""
     hosts: frozenset[str] | None = None
-    """The hosts they name; None: that cannot be told."""
+    """The hosts they name; None: unknown."""
     default_backend: bool = False
     """True if they may name the service as the one for any other host."""
 
@@ -140,7 +140,7 @@ def parse_service(
         return None
     encrypted = any(_asks_for_encryption(key, values[key]) for key in values)
     slips = sorted(values.keys() - {*KNOWN})
-    meant = {nearest(key, KNOWN) for key in slips}  # what these say need not be called missing
+    meant = {nearest(key, KNOWN) for key in slips}  # what these say is not missing
     unknown = [_unknown(service, key, values.pop(key)) for key in slips]
     missing = None if {"port"} & {*values, *meant} else _infer_port(service, values, ports)
     problems = [*unknown, *([missing] if missing else [])]
@@ -174,7 +174,7 @@ _HOSTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(Hosts)
 
 
 def lookalikes(service: str, labels: Mapping[str, str]) -> Iterator[Problem]:
-    """Labels that are none of ours, but look as if they were meant to be."""
+    """Labels that are not ours, but look as if they were intended to be."""
     for label in sorted(labels):
         if not label.startswith(PREFIX) and (guess := _lookalike(label)):
             yield _problem(service, label, labels[label], f"looks like {guess}: is it that?")
@@ -182,15 +182,14 @@ def lookalikes(service: str, labels: Mapping[str, str]) -> Iterator[Problem]:
 
 @lru_cache(maxsize=4096)
 def _lookalike(label: str) -> str:
-    """The label of ours that it looks like, or nothing: close enough for a slip of the finger;
+    """The label of ours that it looks like, or nothing: close enough to be a typo;
     com.docker.stack.* is not."""
     known = [PREFIX + key for key in KNOWN]
     return next(iter(get_close_matches(label.lower(), known, n=1, cutoff=0.9)), "")
 
 
 def on_containers(service: str, labels: Mapping[str, str]) -> Problem | None:
-    """The trap that every stack file meets once: labels of the container are not those of the
-    service."""
+    """The usual trap of stack files: labels of the container are not those of the service."""
     ours = sorted(label for label in labels if label.startswith(PREFIX))
     if not ours:
         return None
@@ -198,7 +197,7 @@ def on_containers(service: str, labels: Mapping[str, str]) -> Problem | None:
         service,
         ours[0],
         labels[ours[0]],
-        "stands on the containers, where no proxy reads it: in a stack file, put it under "
+        "is set on the containers, where no proxy reads it: in a stack file, put it under "
         "deploy: labels:",
         remedy=f"docker service update --label-add {ours[0]}=... {service}",
     )
@@ -218,7 +217,7 @@ def _unknown(service: str, key: str, value: str) -> Problem:
     reason = f"is not a known label ({hint})"
     remedy = f"docker service update --label-rm {shlex.quote(PREFIX + key)} "
     remedy += f"--label-add {PREFIX}{guess}={shlex.quote(value)} {service}" if guess else service
-    # A command that is no line of its own, or not whole, is of no use to copy.
+    # A command that is cut short or does not fit one line is not worth copying.
     remedy = remedy if remedy.isprintable() and len(remedy) <= 200 else ""
     return _problem(service, PREFIX + key, value, reason, fatal=True, remedy=remedy)
 
@@ -245,7 +244,7 @@ def _explained(
 ) -> Iterator[Problem]:
     for location, reason in explain(error, lambda _: KNOWN):
         key = str(location[0])
-        change = f"--label-rm {PREFIX}{key}"  # then the default holds
+        change = f"--label-rm {PREFIX}{key}"  # then the default applies
         if key in _EXAMPLES:
             change = f"--label-add {PREFIX}{key}={_EXAMPLES[key].format(service=service)}"
         remedy = f"docker service update {change} {service}"
@@ -261,15 +260,14 @@ def _not_served_yet(
         if not key.startswith("ssl_") or not getattr(options, key):
             continue
         if key in _IN_THE_CLEAR:
-            reason = "is not served yet: the service is not published, so as not to go in the clear"
+            reason = "is not served yet: the service is not published, lest it be unencrypted"
         else:
             reason = "is not served yet: the service is published without TLS"
         yield _problem(service, PREFIX + key, values[key], reason, fatal=key in _IN_THE_CLEAR)
 
 
 def _asks_for_encryption(key: str, text: str) -> bool:
-    """True for what is not plainly "no": a slip of the finger must not send secrets in the
-    clear."""
+    """True for anything but a plain "no": a typo must not send secrets in the clear."""
     if key not in KNOWN:
         return "ssl" in key.lower() or nearest(key, KNOWN) in _IN_THE_CLEAR
     try:
@@ -283,6 +281,6 @@ def _vip_with_affinity(service: str, values: Mapping[str, str]) -> Problem:
         service,
         PREFIX + "backend_mode",
         values["backend_mode"],
-        "has one upstream for all clients, so no session sticks: remove it, or the affinity",
+        "has one upstream for all clients, so no session sticks: remove it or the affinity",
         remedy=f"docker service update --label-rm {PREFIX}backend_mode {service}",
     )

@@ -14,21 +14,28 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from stickyproxy.config.load import SwarmSettings
+from stickyproxy.base.backoff import Backoff
+from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.model.snapshot import Problem
-from stickyproxy.providers.swarm.reader import Json, Listing, Standpoint, is_converging, name_of
+from stickyproxy.providers.swarm.state import (
+    Json,
+    ProxyLocation,
+    SwarmState,
+    is_converging,
+    name_of,
+)
 
 JOINED_LABEL = "stickyproxy.joined-networks"
 """On the proxy's own service: ids of the networks that were added to it here."""
 
 PATIENCE = 2.0
-"""Seconds that networks are collected before the own service is updated for all of them."""
+"""Seconds that networks are collected before our own service is updated for all of them."""
 
 SETTLE = 60.0
-"""Seconds that tasks of the own service on their way hold up its next update."""
+"""Seconds that tasks of our own service on their way hold up its next update."""
 
 RETRY = (30.0, 1800.0)
 """Seconds before a change that failed, or came to nothing, is tried again: the first time, and at
@@ -37,7 +44,7 @@ most."""
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What to do now; all by network id."""
+    """What to do now, by network id."""
 
     connect: tuple[str, ...] = ()
     disconnect: tuple[str, ...] = ()
@@ -47,7 +54,7 @@ class Change:
     """For messages."""
 
     def applied_to(self, spec: Json) -> Json:
-        """The specification of the own service with ``add`` and ``remove`` applied."""
+        """The specification of our own service with ``add`` and ``remove`` applied."""
         changed = copy.deepcopy(spec)
         template = changed["TaskTemplate"]
         kept = [n for n in template.get("Networks") or () if n["Target"] not in self.remove]
@@ -95,26 +102,26 @@ class _Own:
     """True while it should not be updated."""
 
 
-def _plugged(standpoint: Standpoint, own: _Own, networks: Mapping[str, Json]) -> set[str]:
-    """Attachable overlays that the own container is on and its service is not: plugged in here,
-    because nobody else does that to the task of a service."""
-    if not (standpoint.container and own.known):
+def _plugged(location: ProxyLocation, own: _Own, networks: Mapping[str, Json]) -> set[str]:
+    """Attachable overlays that our own container is on and its service is not: plugged in here,
+    because nothing else does that to the task of a service."""
+    if not (location.container and own.known):
         return set()
-    joined = (networks[n] for n in standpoint.networks or () if n in networks)
+    joined = (networks[n] for n in location.networks or () if n in networks)
     overlays = {n["Id"] for n in joined if n.get("Attachable") and n.get("Scope") == "swarm"}
     return overlays - own.attached
 
 
 @dataclass(slots=True)
-class _Attempt:
-    count: int = 0
+class _JoinAttempt:
     due: float = 0.0
     """When it may be tried again."""
     error: str = ""
+    backoff: Backoff = field(default_factory=lambda: Backoff(*RETRY))
 
 
 class NetworkPlanner:
-    """Remembers since when a network is wanted or not, and what has been tried."""
+    """Remembers how long networks have been wanted or unused, and what has been tried."""
 
     def __init__(self, settings: SwarmSettings) -> None:
         self._enabled = settings.attach_networks
@@ -122,31 +129,31 @@ class NetworkPlanner:
         self._release_after = settings.release_networks_after
         self._missing_since: dict[str, float] = {}
         self._idle_since: dict[str, float] = {}
-        self._attempts: dict[str, _Attempt] = {}
+        self._attempts: dict[str, _JoinAttempt] = {}
         self._moving_since: float | None = None
         self._service = ""
 
     def plan(
         self,
-        listing: Listing,
-        standpoint: Standpoint,
+        state: SwarmState,
+        location: ProxyLocation,
         wanted: Mapping[str, frozenset[str]],
         now: float,
     ) -> Change | None:
-        """What to do at ``now`` (seconds of any steady clock), None: nothing."""
-        here = standpoint.networks
+        """What to do at ``now`` (seconds of any steady clock); None: nothing."""
+        here = location.networks
         if not self._enabled or here is None:
             return None
-        networks = {network["Id"]: network for network in listing.networks}
-        own = self._own_service(listing, standpoint, now)
+        networks = {network["Id"]: network for network in state.networks}
+        own = self._own_service(state, location, now)
         missing = {n for n in wanted if n not in here and self.may_join(networks.get(n))}
         self._missing_since = {n: self._missing_since.get(n, now) for n in missing}
         self._attempts = {n: a for n, a in self._attempts.items() if n in missing}
 
-        live = {n for n in missing if standpoint.container and networks[n].get("Attachable")}
+        live = {n for n in missing if location.container and networks[n].get("Attachable")}
         connect = {n for n in live if self._is_due(n, now)}
         add = self._to_add(missing - live, own, now)
-        plugged = _plugged(standpoint, own, networks)
+        plugged = _plugged(location, own, networks)
         idle = self._idle((plugged | own.added) - wanted.keys(), now)
         disconnect = idle & plugged
         remove = set() if own.moving else idle & own.added
@@ -162,20 +169,20 @@ class NetworkPlanner:
             names={n: str(networks[n]["Name"]) for n in networks},
         )
 
-    def _own_service(self, listing: Listing, standpoint: Standpoint, now: float) -> _Own:
-        self._service = standpoint.service
-        for service in listing.services:
-            if name_of(service) == standpoint.service:
+    def _own_service(self, state: SwarmState, location: ProxyLocation, now: float) -> _Own:
+        self._service = location.service
+        for service in state.services:
+            if name_of(service) == location.service:
                 attached = service["Spec"]["TaskTemplate"].get("Networks") or ()
                 ids = frozenset(str(each["Target"]) for each in attached)
-                moving = self._is_moving(service, listing, now)
+                moving = self._is_moving(service, state, now)
                 return _Own(True, ids, joined_by_us(service["Spec"]) & ids, moving)
         return _Own()
 
-    def _is_moving(self, own: Json, listing: Listing, now: float) -> bool:
-        """True while the own service is not settled, but not for ever: one that never settles
+    def _is_moving(self, own: Json, state: SwarmState, now: float) -> bool:
+        """True while our own service is not settled, but not for ever: one that never settles
         may need the very update that waits for it."""
-        tasks = [task for task in listing.tasks if task.get("ServiceID") == own["ID"]]
+        tasks = [task for task in state.tasks if task.get("ServiceID") == own["ID"]]
         if not is_converging(own, tasks):
             self._moving_since = None
             return False
@@ -184,14 +191,14 @@ class NetworkPlanner:
         return now - self._moving_since < SETTLE
 
     def may_join(self, network: Json | None) -> bool:
-        """True for a network that is to be joined if a published service is on it."""
+        """True for a network that may be joined when a published service is on it."""
         if not self._enabled or network is None or network.get("Scope") != "swarm":
             return False
         allowed = self._allowed or ("*",)
         return any(fnmatchcase(network["Name"], pattern) for pattern in allowed)
 
     def _to_add(self, missing: set[str], own: _Own, now: float) -> set[str]:
-        """Nothing while tasks of the own service are on their way: what the last update added is
+        """Nothing while tasks of our own service are on their way: what the last update added is
         not yet seen in this one, and a new task should not be replaced before it is up."""
         if not own.known or own.moving:
             return set()
@@ -199,7 +206,7 @@ class NetworkPlanner:
         return {n for n in new if now - self._missing_since[n] >= PATIENCE and self._is_due(n, now)}
 
     def _idle(self, networks: set[str], now: float) -> set[str]:
-        """Those that have been of no use for long enough."""
+        """Those that have not been needed for long enough."""
         self._idle_since = {n: self._idle_since.get(n, now) for n in networks}
         return {n for n in networks if now - self._idle_since[n] >= self._release_after}
 
@@ -208,16 +215,14 @@ class NetworkPlanner:
         return attempt is None or now >= attempt.due
 
     def _note_attempt(self, network: str, now: float) -> None:
-        attempt = self._attempts.setdefault(network, _Attempt())
-        first, most = RETRY
-        attempt.due = now + min(most, first * 2 ** min(attempt.count, 16))
-        attempt.count += 1
+        attempt = self._attempts.setdefault(network, _JoinAttempt())
+        attempt.due = now + attempt.backoff.next()
 
     def failed(self, change: Change, reason: str, now: float) -> None:
-        """The engine refused. A refusal because somebody else updated the service just now is no
-        failure: the next listing decides."""
+        """The engine refused. If that is because something else has just updated the service, it
+        is no failure: the next listing decides."""
         for network in change.connect + change.add:
-            attempt = self._attempts.setdefault(network, _Attempt())
+            attempt = self._attempts.setdefault(network, _JoinAttempt())
             if "out of sequence" in reason:
                 attempt.due = now + PATIENCE
             else:

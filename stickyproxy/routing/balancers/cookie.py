@@ -65,7 +65,7 @@ class CookiePolicy:
         return f"cookie {self.name.decode()}, else {self.fallback.describe()}"
 
 
-class Held(Enum):
+class CompanionState(Enum):
     """What the client holds under the companion's name."""
 
     NOTHING = "nothing"
@@ -92,10 +92,10 @@ class CookieBalancer:
         self._companion = companion
         self._by_pin = {e.pin: e for e in members.usable + members.draining}
         self._down = frozenset(e.pin for e in members.down)
-        self._pinned_by_companion = _Picks(policy, Affinity.PINNED, Held.VALID, None)
-        self._pinned_by_name = _Picks(policy, Affinity.PINNED, Held.NOTHING, None)
-        self._hashed = _Picks(policy, Affinity.HASHED, Held.NOTHING, companion)
-        self._new = _Picks(policy, Affinity.NEW, Held.NOTHING, name)
+        self._pinned_by_companion = _Picks(policy, Affinity.PINNED, CompanionState.VALID, None)
+        self._pinned_by_name = _Picks(policy, Affinity.PINNED, CompanionState.NOTHING, None)
+        self._hashed = _Picks(policy, Affinity.HASHED, CompanionState.NOTHING, companion)
+        self._new = _Picks(policy, Affinity.NEW, CompanionState.NOTHING, name)
 
     def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:
         """The endpoint that the client is pinned to, else a new choice and its pin; None if there
@@ -110,7 +110,7 @@ class CookieBalancer:
             return self._choose(request, companions, named, tried)
         if not companions:
             return self._pinned_by_name[endpoint]
-        issue = PinIssue(self._policy, endpoint.pin, Held.STALE, self._companion)
+        issue = PinIssue(self._policy, endpoint.pin, CompanionState.STALE, self._companion)
         return Pick(endpoint, Affinity.PINNED, issue)
 
     def _first_that_resolves(
@@ -151,7 +151,7 @@ class CookieBalancer:
         issue = PinIssue(
             self._policy,
             endpoint.pin,
-            held=Held.STALE if companions else Held.NOTHING,
+            companion_state=CompanionState.STALE if companions else CompanionState.NOTHING,
             owed=self._name if name_is_free else self._companion,
         )
         return Pick(endpoint, self._why_repinned(stale, tried), issue)
@@ -172,7 +172,7 @@ class PinIssue:
 
     policy: CookiePolicy
     pin: bytes
-    held: Held
+    companion_state: CompanionState
     """The companion that came with the request."""
     owed: bytes | None
     """The name to issue the pin under if the app does not set its own cookie."""
@@ -193,10 +193,10 @@ class PinIssue:
         now = time.time()
         kept = [value for value in app_cookies if not cookies.expires_now(value, now)]
         if not kept:
-            if self.held is Held.NOTHING:
+            if self.companion_state is CompanionState.NOTHING:
                 return ()
             return (cookies.companion_deletion(policy.companion, app_cookies[-1]),)
-        if self.held is Held.VALID and not cookies.has_lifetime(kept[-1]):
+        if self.companion_state is CompanionState.VALID and not cookies.has_lifetime(kept[-1]):
             return ()
         return (cookies.companion_cookie(policy.companion, self.pin, kept[-1]),)
 
@@ -216,15 +216,19 @@ class _Picks(dict[Endpoint, Pick]):
     """The picks of one kind, by endpoint: each is made when first needed, and kept."""
 
     def __init__(
-        self, policy: CookiePolicy, affinity: Affinity, held: Held, owed: bytes | None
+        self,
+        policy: CookiePolicy,
+        affinity: Affinity,
+        companion_state: CompanionState,
+        owed: bytes | None,
     ) -> None:
         super().__init__()
         self._policy = policy
         self._affinity = affinity
-        self._held = held
+        self._companion_state = companion_state
         self._owed = owed
 
     def __missing__(self, endpoint: Endpoint) -> Pick:
-        issue = PinIssue(self._policy, endpoint.pin, self._held, self._owed)
+        issue = PinIssue(self._policy, endpoint.pin, self._companion_state, self._owed)
         pick = self[endpoint] = Pick(endpoint, self._affinity, issue)
         return pick

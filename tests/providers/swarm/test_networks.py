@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from stickyproxy.config.load import SwarmSettings
+from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.providers.swarm.networks import (
     JOINED_LABEL,
     PATIENCE,
@@ -15,7 +15,7 @@ from stickyproxy.providers.swarm.networks import (
     Change,
     NetworkPlanner,
 )
-from stickyproxy.providers.swarm.reader import Json, Listing, Standpoint
+from stickyproxy.providers.swarm.state import Json, ProxyLocation, SwarmState
 from tests.swarm_dicts import listing, network, service, task
 
 CONTAINER = "c" * 64
@@ -34,15 +34,15 @@ class Scene:
         self.networks = [network(name, attachable=attachable) for name in "abc"]
 
     @property
-    def listing(self) -> Listing:
+    def state(self) -> SwarmState:
         return listing([self.own], self.tasks, self.networks)
 
     def plan(self, *wanted: str, after: float = 0.0) -> Change | None:
         """What is planned ``after`` seconds if these networks are wanted."""
         self.now += after
-        here = Standpoint(self.here, "lb", self.container)
+        here = ProxyLocation(self.here, "lb", self.container)
         return self.planner.plan(
-            self.listing, here, dict.fromkeys(wanted, frozenset({"shop"})), self.now
+            self.state, here, dict.fromkeys(wanted, frozenset({"shop"})), self.now
         )
 
     def update_is_done(self, change: Change, joined: Iterable[str]) -> None:
@@ -189,7 +189,7 @@ class TestAllowed:
     def test_not_without_knowing_where_the_proxy_is(self) -> None:
         scene = Scene(attachable=True)
         assert (
-            scene.planner.plan(scene.listing, Standpoint(), {"net-a": frozenset()}, scene.now)
+            scene.planner.plan(scene.state, ProxyLocation(), {"net-a": frozenset()}, scene.now)
             is None
         )
 

@@ -1,4 +1,4 @@
-"""providers/swarm/provider.py without an engine: threads, pauses, and what is said.
+"""providers/swarm without an engine: threads, pauses, and what is said.
 Everything that needs an engine is shown by tests/swarm, on real ones."""
 
 from __future__ import annotations
@@ -15,22 +15,18 @@ from pathlib import Path
 import pytest
 
 from stickyproxy.base.errors import ProviderError
-from stickyproxy.config.load import SwarmSettings
+from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.model.snapshot import Snapshot
-from stickyproxy.providers.swarm.provider import (
-    BACKOFF,
-    Engine,
-    EventWatch,
-    SwarmProvider,
-    Worker,
-    backoff,
-    list_once,
-)
+from stickyproxy.providers.swarm.client import BACKOFF
+from stickyproxy.providers.swarm.engine import Engine, list_once
+from stickyproxy.providers.swarm.events import EventWatch
+from stickyproxy.providers.swarm.provider import SwarmProvider
+from stickyproxy.providers.swarm.threads import CallThread
 
 
-class TestWorker:
+class TestCallThread:
     async def test_runs_in_one_other_thread_in_turn(self) -> None:
-        worker = Worker("test")
+        thread = CallThread("test")
         order: list[int] = []
 
         def call(number: int) -> int:
@@ -38,34 +34,34 @@ class TestWorker:
             return threading.get_ident()
 
         try:
-            calls = (worker.run(partial(call, number)) for number in range(9))
+            calls = (thread.run(partial(call, number)) for number in range(9))
             threads = set(await asyncio.gather(*calls))
         finally:
-            worker.stop()
+            thread.stop()
         assert order == list(range(9))
         assert len(threads) == 1
         assert threading.get_ident() not in threads
 
     async def test_raises_what_the_call_raised(self) -> None:
-        worker = Worker("test")
+        thread = CallThread("test")
         try:
             with pytest.raises(ZeroDivisionError):
-                await worker.run(lambda: 1 // 0)
-            assert await worker.run(lambda: 1) == 1
+                await thread.run(lambda: 1 // 0)
+            assert await thread.run(lambda: 1) == 1
         finally:
-            worker.stop()
+            thread.stop()
 
     async def test_a_call_that_hangs_does_not_hold_its_caller(self) -> None:
-        worker = Worker("test")
+        thread = CallThread("test")
         held = threading.Event()
-        task = asyncio.create_task(worker.run(held.wait))
+        task = asyncio.create_task(thread.run(held.wait))
         try:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.01):
                     await task
         finally:
             held.set()
-            worker.stop()
+            thread.stop()
 
 
 @pytest.fixture
@@ -121,14 +117,6 @@ class TestEventWatch:
                 watch.stop()
                 stream.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
                 assert stream.recv(1) == b""
-
-
-def test_backoff_doubles_up_to_a_limit() -> None:
-    first, most = BACKOFF
-    for failures in range(1, 100):
-        longest = min(most, first * 2 ** (failures - 1))
-        assert longest / 2 <= backoff(failures) <= longest
-    assert len({backoff(9) for _ in range(9)}) > 1, "with jitter"
 
 
 class TestWithoutAnEngine:

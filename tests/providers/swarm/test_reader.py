@@ -11,32 +11,33 @@ from hypothesis import strategies as st
 
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem
-from stickyproxy.providers.swarm.reader import Json, Listing, Reading, Standpoint, SwarmReader
+from stickyproxy.providers.swarm.reader import Reading, SwarmReader
+from stickyproxy.providers.swarm.state import Json, ProxyLocation, SwarmState
 from tests.swarm_dicts import REALM, labels, listing, network, node, port, service, task
 
-ANYWHERE = Standpoint()
+ANYWHERE = ProxyLocation()
 
 
-def read(found: Listing, standpoint: Standpoint = ANYWHERE) -> Reading:
-    return SwarmReader().read(found, standpoint)
+def read(found: SwarmState, location: ProxyLocation = ANYWHERE) -> Reading:
+    return SwarmReader().read(found, location)
 
 
-def spec(found: Listing, standpoint: Standpoint = ANYWHERE) -> ServiceSpec:
+def spec(found: SwarmState, location: ProxyLocation = ANYWHERE) -> ServiceSpec:
     """The only service of a listing without problems."""
-    reading = read(found, standpoint)
+    reading = read(found, location)
     assert reading.snapshot.problems == ()
     [only] = reading.snapshot.services
     return only
 
 
-def problem(found: Listing, standpoint: Standpoint = ANYWHERE) -> Problem:
+def problem(found: SwarmState, location: ProxyLocation = ANYWHERE) -> Problem:
     """The only problem of a listing."""
-    [only] = read(found, standpoint).snapshot.problems
+    [only] = read(found, location).snapshot.problems
     return only
 
 
-def addresses(found: Listing, standpoint: Standpoint = ANYWHERE) -> list[str]:
-    return [endpoint.address for endpoint in spec(found, standpoint).endpoints]
+def addresses(found: SwarmState, location: ProxyLocation = ANYWHERE) -> list[str]:
+    return [endpoint.address for endpoint in spec(found, location).endpoints]
 
 
 class TestServices:
@@ -166,7 +167,7 @@ class TestNetworks:
 
     def test_the_one_shared_with_the_proxy(self) -> None:
         both = service(networks=["net-a", "net-b"])
-        here = Standpoint(frozenset({"net-b"}))
+        here = ProxyLocation(frozenset({"net-b"}))
         assert addresses(listing([both], [self.TWO]), here) == ["10.0.2.1:80"]
 
     def test_several_and_none_shared(self) -> None:
@@ -212,7 +213,7 @@ class TestNetworks:
         ],
     )
     def test_out_of_reach(self, service_name: str, attachable: bool, remedy: str) -> None:
-        here = Standpoint(frozenset(), service_name, "c" * 64)
+        here = ProxyLocation(frozenset(), service_name, "c" * 64)
         networks = [network("a", attachable=attachable)]
         reading = read(listing([service(), self.OWN], [task()], networks), here)
         [shop] = reading.snapshot.services
@@ -224,7 +225,7 @@ class TestNetworks:
 
     def test_out_of_reach_for_a_moment(self) -> None:
         reader = SwarmReader(may_join=lambda network: bool(network["Name"] == "a"))
-        here = Standpoint(frozenset(), "lb")
+        here = ProxyLocation(frozenset(), "lb")
         found = listing(
             [service("one"), service("two", networks=["net-b"]), self.OWN],
             [task(of="one"), task("t2", "two")],
@@ -255,30 +256,30 @@ class TestPublishedOnNodes:
         assert addresses(found) == ["192.0.2.1:30001"]
 
     @pytest.mark.parametrize(
-        ("address", "standpoint", "said"),
+        ("address", "location", "said"),
         [
-            ("127.0.0.1", Standpoint(frozenset(), "", "c" * 64), "loopback"),
+            ("127.0.0.1", ProxyLocation(frozenset(), "", "c" * 64), "loopback"),
             ("127.0.0.1", ANYWHERE, None),
             ("", ANYWHERE, "without an address"),
         ],
     )
     def test_an_address_that_leads_nowhere(
-        self, address: str, standpoint: Standpoint, said: str | None
+        self, address: str, location: ProxyLocation, said: str | None
     ) -> None:
         found = listing([self.HOSTED], [self.TASK], nodes=[node(address=address)])
-        reasons = [each.reason for each in read(found, standpoint).snapshot.problems]
+        reasons = [each.reason for each in read(found, location).snapshot.problems]
         assert len(reasons) == (said is not None)
         assert all(said in reason for reason in reasons if said)
 
     def test_needs_no_network(self) -> None:
-        nowhere = Standpoint(frozenset())
+        nowhere = ProxyLocation(frozenset())
         assert addresses(listing([self.HOSTED], [self.TASK]), nowhere) == ["192.0.2.1:30001"]
 
     def test_an_overlay_that_is_there_anyway_is_better(self) -> None:
         both = service(ports=[port(80, 8080)])
         found = listing([both], [task(ports=[port(80, 30001)])])
-        assert addresses(found, Standpoint(frozenset({"net-a"}))) == ["10.0.1.1:80"]
-        assert addresses(found, Standpoint(frozenset())) == ["192.0.2.1:30001"]
+        assert addresses(found, ProxyLocation(frozenset({"net-a"}))) == ["10.0.1.1:80"]
+        assert addresses(found, ProxyLocation(frozenset())) == ["192.0.2.1:30001"]
 
     def test_host_network(self) -> None:
         found = listing([service(networks=["a predefined one"])], [task(addresses={})])
@@ -299,7 +300,7 @@ class TestVip:
 
     def test_is_reached_on_an_overlay_though_published_on_nodes_too(self) -> None:
         both = service(marks=labels(backend_mode="vip"), ports=[port(80, 8080)])
-        reading = read(listing([both], [task()]), Standpoint(frozenset()))
+        reading = read(listing([both], [task()]), ProxyLocation(frozenset()))
         assert reading.wanted == {"net-a": {"shop"}}
         [said] = reading.snapshot.problems
         assert "not on its network" in said.reason
@@ -398,7 +399,7 @@ class TestLastGood:
 
         def step(name: str, *joined: str) -> tuple[Reading, list[str]]:
             shop = service(marks=labels(network=name), networks=["net-a", "net-b"])
-            here = Standpoint(frozenset(joined), "lb")
+            here = ProxyLocation(frozenset(joined), "lb")
             reading = reader.read(listing([shop, own], [both]), here)
             [only] = reading.snapshot.services
             return reading, [endpoint.address for endpoint in only.endpoints]
@@ -487,7 +488,7 @@ class TestLastGoodOfTheEngine:
     def test_its_network_is_joined(self) -> None:
         """A new proxy is on no network yet."""
         shop = updated(service(), service(marks=labels(port="80a")))
-        assert read(listing([shop], [task()]), Standpoint(frozenset())).wanted == {
+        assert read(listing([shop], [task()]), ProxyLocation(frozenset())).wanted == {
             "net-a": {"shop"}
         }
 
@@ -506,7 +507,7 @@ class TestLastGoodOfTheEngine:
 class TestOutOfReachOnASharedHost:
     def places(self, *services: Json) -> list[tuple[str, tuple[str, ...], bool]]:
         found = listing(services, [task("t1", "a"), task("t2", "b")])
-        specs = read(found, Standpoint(frozenset({"net-a"}))).snapshot.services
+        specs = read(found, ProxyLocation(frozenset({"net-a"}))).snapshot.services
         return [(each.name, each.hosts, each.default_backend) for each in specs]
 
     def test_its_policy_is_not_imposed(self) -> None:
@@ -526,7 +527,7 @@ class TestTraps:
     OWN: Json = service("lb", marks={}, networks=["net-a"], ports=[port(80, 80, "ingress")])
 
     def test_ip_hash_behind_the_mesh(self) -> None:
-        here = Standpoint(frozenset({"net-a"}), "lb")
+        here = ProxyLocation(frozenset({"net-a"}), "lb")
         found = problem(listing([service(marks=labels(ip_hash="true")), self.OWN], [task()]), here)
         assert found.label == "com.docker.lb.ip_hash"
         assert found.remedy == (
@@ -536,18 +537,18 @@ class TestTraps:
 
     def test_host_mode_is_fine(self) -> None:
         own = service("lb", marks={}, ports=[port(80, 80)])
-        here = Standpoint(frozenset({"net-a"}), "lb")
+        here = ProxyLocation(frozenset({"net-a"}), "lb")
         spec(listing([service(marks=labels(ip_hash="true")), own], [task()]), here)
 
     def test_a_proxy_service_that_is_none(self) -> None:
-        found = problem(listing([service()], [task()]), Standpoint(service="proxi"))
+        found = problem(listing([service()], [task()]), ProxyLocation(service="proxi"))
         assert found.service == "proxi"
         assert "proxy_service" in found.reason
 
     def test_labels_on_containers(self) -> None:
         lost = service(marks={})
         lost["Spec"]["TaskTemplate"]["ContainerSpec"]["Labels"] = labels()
-        assert "stands on the containers" in problem(listing([lost], [task()])).reason
+        assert "is set on the containers" in problem(listing([lost], [task()])).reason
 
     def test_near_misses_beside_labels_that_are_right(self) -> None:
         marks = labels() | {"com.docker.1b.sticky_session_cookie": "session"}

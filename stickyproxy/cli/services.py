@@ -1,0 +1,58 @@
+"""``stickyproxy services``: what was found, and what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from stickyproxy.cli.common import Commands, address
+from stickyproxy.cli.diagnosis import found_by_engine, found_by_proxy
+from stickyproxy.config.load import load
+from stickyproxy.config.settings import ADMIN_ADDRESS, Config, SwarmSettings
+from stickyproxy.control import report
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "services",
+        help="what was found, and what is wrong with it",
+        description="List services with their hosts, policy, endpoints, state and problems, as a "
+        "running proxy sees them; or with --engine as a Docker engine lists them.",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, help="the configuration that names [admin] address"
+    )
+    parser.add_argument(
+        "--admin",
+        metavar="ADDR",
+        type=address,
+        help=f"where the proxy's admin page listens (default: {ADMIN_ADDRESS})",
+    )
+    parser.add_argument(
+        "--engine",
+        metavar="URL",
+        nargs="?",
+        const="",
+        help="ask a Docker engine, not a proxy; by default that of the configuration, else that "
+        "of $DOCKER_HOST, else the local one",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.set_defaults(command=services)
+
+
+def services(options: argparse.Namespace) -> int:
+    """Run the command. Exit status 1 if nothing could be asked; problems of services are output."""
+    settings = Config() if options.config is None else load(options.config)
+    if options.engine is not None:
+        engine = settings.swarm or SwarmSettings()
+        if settings.swarm is None and "DOCKER_HOST" in os.environ:
+            engine = replace(engine, endpoint=os.environ["DOCKER_HOST"])
+        rows = found_by_engine(replace(engine, endpoint=options.engine or engine.endpoint))
+    else:
+        rows = found_by_proxy(options.admin or settings.admin or ADMIN_ADDRESS)
+    print(json.dumps(rows, indent=2) if options.json else report.as_text(rows))
+    return 0

@@ -1,0 +1,75 @@
+"""What a configuration comes to: plain frozen dataclasses, comparable and picklable.
+
+They do not need the pydantic that reads them. What goes to worker processes is in
+``model.settings``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stickyproxy.base.addresses import Address
+from stickyproxy.model.listener import ListenerSpec
+from stickyproxy.model.service import ServiceSpec
+from stickyproxy.model.settings import AccessLogSettings, ProxySettings
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmSettings:
+    """The Swarm whose labelled services are published; times are in seconds."""
+
+    endpoint: str = "unix:///var/run/docker.sock"
+    """``unix:///path`` or ``tcp://host:port`` of a manager's engine."""
+    poll_interval: float = 3.0
+    """How often the engine is asked when it reports nothing by itself."""
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    """Files; by ``tls_ca`` the engine is verified, by the other two it verifies us."""
+    service_cluster: str | None = None
+    """Publish only services of this cluster, or of none; None: all."""
+    attach_networks: bool = True
+    """Join the networks that published services are on."""
+    networks: tuple[str, ...] = ()
+    """Names or patterns (``shop_*``) of networks that may be joined; empty: all."""
+    release_networks_after: float = 300.0
+    """How long a joined network is kept when no published service is on it any more."""
+    proxy_service: str | None = None
+    """The Swarm service that the proxies are tasks of; None: the one this process is a task of."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowSettings:
+    """The controller that a proxy follows."""
+
+    url: str
+    token: bytes = field(repr=False)
+    cache_file: str | None = None
+    """Where the last state is kept for the next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerSettings:
+    """Where a controller serves the proxies that follow it."""
+
+    address: Address
+    token: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole, valid configuration."""
+
+    listeners: tuple[ListenerSpec, ...] = (ListenerSpec(Address("0.0.0.0", 80)),)  # noqa: S104
+    proxy: ProxySettings = ProxySettings()  # noqa: RUF009  # frozen
+    access_log: AccessLogSettings = AccessLogSettings()  # noqa: RUF009
+    services: tuple[ServiceSpec, ...] = ()
+    admin: Address | None = None
+    """Where the admin page listens; None: nowhere."""
+    swarm: SwarmSettings | None = None
+    follow: FollowSettings | None = None
+    controller: ControllerSettings | None = None
+
+
+ADMIN_ADDRESS = Address("127.0.0.1", 8081)
+"""Where the admin page listens, and is looked for, if nothing else is said."""

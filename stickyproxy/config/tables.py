@@ -1,0 +1,220 @@
+"""The tables of the configuration file, as pydantic reads them, and what each comes to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictBool,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+)
+
+from stickyproxy.base.addresses import Address
+from stickyproxy.config import values
+from stickyproxy.config.options import ServiceOptions, Timeout
+from stickyproxy.config.settings import (
+    ADMIN_ADDRESS,
+    Config,
+    ControllerSettings,
+    FollowSettings,
+    SwarmSettings,
+)
+from stickyproxy.model.listener import ListenerSpec
+from stickyproxy.model.service import EndpointSpec
+from stickyproxy.model.settings import AccessLogSettings, LogFormat, Network, ProxySettings
+
+_PROXY = ProxySettings()
+_ACCESS_LOG = AccessLogSettings()
+_SWARM = SwarmSettings()
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _ListenerTable(_Table):
+    address: Annotated[Address, PlainValidator(values.listener_address)]
+
+
+class _ProxyTable(_Table):
+    workers: Annotated[StrictInt, Field(ge=0, le=256)] = _PROXY.workers
+    trusted_proxies: tuple[
+        Annotated[Network | Literal["unix:"], PlainValidator(values.trusted_proxy)], ...
+    ] = ()
+    hide_info_headers: StrictBool = _PROXY.hide_info_headers
+    secret: Annotated[bytes, PlainValidator(values.secret)] | None = None
+    secret_file: Annotated[bytes, PlainValidator(values.secret_from_file)] | None = None
+    connect_timeout: Timeout = _PROXY.connect_timeout
+    response_timeout: Timeout = _PROXY.response_timeout
+    client_timeout: Timeout = _PROXY.client_timeout
+    keepalive_timeout: Timeout = _PROXY.keepalive_timeout
+    head_timeout: Timeout = _PROXY.head_timeout
+    upstream_idle_timeout: Timeout = _PROXY.upstream_idle_timeout
+    grace_period: Timeout = _PROXY.grace_period
+    worker_timeout: Timeout = _PROXY.worker_timeout
+    max_head_line: Annotated[StrictInt, Field(ge=1024, le=65536)] = _PROXY.max_head_line
+    max_headers: Annotated[StrictInt, Field(ge=16, le=4096)] = _PROXY.max_headers
+
+    @field_validator("secret_file")
+    @classmethod
+    def _one_secret(cls, value: bytes, info: ValidationInfo) -> bytes:
+        if info.data.get("secret"):
+            raise ValueError("cannot be combined with secret: remove one of the two")
+        return value
+
+    def settings(self) -> ProxySettings:
+        return ProxySettings(
+            workers=self.workers,
+            trusted_proxies=tuple(p for p in self.trusted_proxies if not isinstance(p, str)),
+            trust_unix="unix:" in self.trusted_proxies,
+            hide_info_headers=self.hide_info_headers,
+            pin_secret=self.secret or self.secret_file,
+            connect_timeout=self.connect_timeout,
+            response_timeout=self.response_timeout,
+            client_timeout=self.client_timeout,
+            keepalive_timeout=self.keepalive_timeout,
+            head_timeout=self.head_timeout,
+            upstream_idle_timeout=self.upstream_idle_timeout,
+            grace_period=self.grace_period,
+            worker_timeout=self.worker_timeout,
+            max_head_line=self.max_head_line,
+            max_headers=self.max_headers,
+        )
+
+
+class _AccessLogTable(_Table):
+    format: LogFormat = _ACCESS_LOG.format
+    path: Annotated[str, PlainValidator(values.log_path)] = _ACCESS_LOG.path
+
+
+class _ServiceTable(ServiceOptions):
+    # Inherited keys are validated first: endpoints may look at port.
+    name: Annotated[str, PlainValidator(values.service_name)]
+    endpoints: tuple[Annotated[EndpointSpec, PlainValidator(values.endpoint)], ...] = ()
+
+
+class _AdminTable(_Table):
+    address: Annotated[Address, PlainValidator(values.listener_address)] = ADMIN_ADDRESS
+
+
+class _TokenTable(_Table):
+    token: Annotated[bytes, PlainValidator(values.secret)] | None = None
+    token_file: Annotated[bytes, PlainValidator(values.secret_from_file)] | None = Field(
+        None, validate_default=True
+    )
+
+    @field_validator("token_file")
+    @classmethod
+    def _one_token(cls, value: bytes | None, info: ValidationInfo) -> bytes | None:
+        if "token" in info.data and (value is None) == (info.data["token"] is None):
+            raise ValueError(
+                "is required: name the file that holds the token that controller and proxies share"
+                if value is None
+                else "cannot be combined with token: remove one of the two"
+            )
+        return value
+
+    def secret(self) -> bytes:
+        return self.token or self.token_file or b""
+
+
+class _ControllerTable(_TokenTable):
+    address: Annotated[Address, PlainValidator(values.listener_address)]
+
+    def settings(self) -> ControllerSettings:
+        return ControllerSettings(self.address, self.secret())
+
+
+class _SwarmTable(_Table):
+    endpoint: Annotated[str, PlainValidator(values.engine_endpoint)] = _SWARM.endpoint
+    poll_interval: Timeout = _SWARM.poll_interval
+    tls_ca: Annotated[str, PlainValidator(values.file)] | None = None
+    tls_cert: Annotated[str, PlainValidator(values.file)] | None = None
+    tls_key: Annotated[str, PlainValidator(values.file)] | None = Field(None, validate_default=True)
+    service_cluster: Annotated[str, PlainValidator(values.service_name)] | None = None
+    attach_networks: StrictBool = _SWARM.attach_networks
+    networks: tuple[Annotated[str, PlainValidator(values.network_pattern)], ...] = ()
+    release_networks_after: Timeout = _SWARM.release_networks_after
+    proxy_service: Annotated[str, PlainValidator(values.service_name)] | None = None
+
+    @field_validator("tls_cert")
+    @classmethod
+    def _needs_tls_ca(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("tls_ca", "invalid") is None:
+            raise ValueError(
+                "needs tls_ca too, or any server would be taken for the engine: name the CA "
+                "that its certificate is verified with"
+            )
+        return value
+
+    @field_validator("tls_key")
+    @classmethod
+    def _belongs_to_tls_cert(cls, value: str | None, info: ValidationInfo) -> str | None:
+        certificate = info.data.get("tls_cert", "invalid")
+        if value is None and certificate not in (None, "invalid"):
+            raise ValueError("is required with tls_cert: name the file that holds its key")
+        if value is not None and certificate is None:
+            raise ValueError("has no meaning without tls_cert: set that too, or remove this key")
+        return value
+
+    def settings(self) -> SwarmSettings:
+        return SwarmSettings(**{key: getattr(self, key) for key in type(self).model_fields})
+
+
+class _FollowTable(_TokenTable):
+    url: Annotated[str, PlainValidator(values.controller_url)]
+    cache_file: Annotated[str, PlainValidator(values.cache_file)] | None = None
+
+    def settings(self) -> FollowSettings:
+        return FollowSettings(self.url, self.secret(), self.cache_file)
+
+
+class _ProvidersTable(_Table):
+    swarm: _SwarmTable | None = None
+    controller: _FollowTable | None = None
+
+
+class Document(_Table):
+    listeners: tuple[_ListenerTable, ...] = ()
+    proxy: _ProxyTable = _ProxyTable()
+    access_log: _AccessLogTable = _AccessLogTable()
+    services: tuple[_ServiceTable, ...] = ()
+    admin: _AdminTable | None = None
+    providers: _ProvidersTable = _ProvidersTable()
+    controller: _ControllerTable | None = None
+
+    def config(self) -> Config:
+        listeners = tuple(ListenerSpec(table.address) for table in self.listeners)
+        swarm, follow = self.providers.swarm, self.providers.controller
+        controller = self.controller
+        return Config(
+            listeners=listeners or Config().listeners,
+            proxy=self.proxy.settings(),
+            access_log=AccessLogSettings(self.access_log.format, self.access_log.path),
+            services=tuple(table.spec(table.name, table.endpoints) for table in self.services),
+            admin=None if self.admin is None else self.admin.address,
+            swarm=None if swarm is None else swarm.settings(),
+            follow=None if follow is None else follow.settings(),
+            controller=None if controller is None else controller.settings(),
+        )
+
+
+TABLES: dict[str, type[BaseModel]] = {
+    "": Document,
+    "listeners": _ListenerTable,
+    "proxy": _ProxyTable,
+    "access_log": _AccessLogTable,
+    "services": _ServiceTable,
+    "admin": _AdminTable,
+    "providers": _ProvidersTable,
+    "providers.swarm": _SwarmTable,
+    "providers.controller": _FollowTable,
+    "controller": _ControllerTable,
+}
+"""The model of each table by its name."""

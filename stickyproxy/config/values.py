@@ -1,0 +1,149 @@
+"""Single values of the configuration file, read and checked: each function raises ValueError that
+says what is wrong and how to fix it."""
+
+from __future__ import annotations
+
+import os
+import re
+from ipaddress import ip_interface
+from typing import Literal
+
+from pydantic import ValidationInfo
+
+from stickyproxy.base.addresses import Address, socket_path
+from stickyproxy.base.text import shown
+from stickyproxy.model.service import EndpointSpec
+from stickyproxy.model.settings import Network
+
+SERVICE_NAME = re.compile("[A-Za-z0-9._-]+")
+_SECRET_MAX = 4096  # bytes; more is a wrong file
+
+
+def visible_text(value: object, example: str) -> str:
+    """Text that is not empty and contains only printable characters. Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError(f'{shown(value)} is not text: write it in quotes, like "{example}"')
+    if not value:
+        raise ValueError(f'is empty: write e.g. "{example}"')
+    if not value.isprintable():
+        raise ValueError(f"{shown(value)} holds a control character: remove it")
+    return value
+
+
+def listener_address(value: object) -> Address:
+    return Address.parse(visible_text(value, "0.0.0.0:80"))
+
+
+def endpoint_address(value: object, port: int | None) -> Address:
+    """The address of a static endpoint; ``port`` completes one without. Raises ValueError."""
+    text = visible_text(value, "10.0.0.5:8080")
+    has_port = text.startswith(("unix:", "/")) or ":" in text.rpartition("]")[2]
+    if not has_port and port is None:
+        raise ValueError(
+            f"{shown(text)} has no port: write {shown(text + ':8080')}, or set port for the service"
+        )
+    address = Address.parse(text if has_port else f"{text}:{port}")
+    if address.path is None and not (address.host and address.port):
+        raise ValueError(f'{shown(text)} cannot be connected to: write it like "10.0.0.5:8080"')
+    return address
+
+
+def endpoint(value: object, info: ValidationInfo) -> EndpointSpec:
+    # A port that failed is missing in info.data: then any will do, its own message is enough.
+    address = str(endpoint_address(value, info.data.get("port", 1)))
+    return EndpointSpec(id=address, address=address)
+
+
+def trusted_proxy(value: object) -> Network | Literal["unix:"]:
+    """A network, or ``unix:`` for peers on unix sockets. Raises ValueError."""
+    text = visible_text(value, "10.0.0.0/8")
+    if text.startswith("unix:"):
+        if text == "unix:":
+            return "unix:"
+        raise ValueError(f'{shown(text)} names one socket: write "unix:" for peers on all of them')
+    try:
+        interface = ip_interface(text)
+    except ValueError:
+        raise ValueError(
+            f'{shown(text)} is not a network: write it like "10.0.0.0/8" or "2001:db8::/32"'
+        ) from None
+    if interface.ip != interface.network.network_address:
+        raise ValueError(
+            f'{shown(text)} has bits set beyond its prefix: write "{interface.network}"'
+        )
+    return interface.network
+
+
+def service_name(value: object) -> str:
+    name = visible_text(value, "shop")
+    if not SERVICE_NAME.fullmatch(name):
+        raise ValueError(
+            f"{shown(name)} is not a service name: use letters, digits, dots, hyphens and "
+            "underscores"
+        )
+    return name
+
+
+def log_path(value: object) -> str:
+    return visible_text(value, "/var/log/stickyproxy.log")
+
+
+def secret(value: object) -> bytes:
+    return visible_text(value, "some long random text").encode()
+
+
+def secret_from_file(value: object) -> bytes:
+    """The content of a file, without white space around it. Raises ValueError."""
+    path = visible_text(value, "/run/secrets/stickyproxy")
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_SECRET_MAX + 1).strip()
+    except OSError as error:
+        raise ValueError(
+            f"{shown(path)} cannot be read ({error.strerror}): name a readable file"
+        ) from None
+    if not content:
+        raise ValueError(f"{shown(path)} is empty: write some long random text into it")
+    if len(content) > _SECRET_MAX:
+        raise ValueError(f"{shown(path)} is too large: use at most {_SECRET_MAX} bytes")
+    return content
+
+
+def engine_endpoint(value: object) -> str:
+    """The engine's address as Docker writes it. Raises ValueError."""
+    text = visible_text(value, "unix:///var/run/docker.sock")
+    kind, separator, rest = text.partition("://")
+    if kind == "unix" and separator and rest.startswith("/"):
+        return f"unix://{socket_path('unix:' + rest)}"
+    if kind in ("tcp", "https") and separator:
+        address = Address.parse(rest)
+        if address.host and address.port:
+            return f"tcp://{address}"
+    raise ValueError(
+        f'{shown(text)} is not an engine: write it like "unix:///var/run/docker.sock" or '
+        '"tcp://manager.example:2376"'
+    )
+
+
+def file(value: object) -> str:
+    path = visible_text(value, "/run/secrets/ca.pem")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{shown(path)} cannot be read: name a readable file")
+    return path
+
+
+def cache_file(value: object) -> str:
+    return visible_text(value, "/var/lib/stickyproxy/snapshot.json")
+
+
+def network_pattern(value: object) -> str:
+    return visible_text(value, "shop_*")
+
+
+def controller_url(value: object) -> str:
+    text = visible_text(value, "http://controller:8082")
+    if text.startswith("http://"):
+        address = Address.parse(text.removeprefix("http://").removesuffix("/"))
+        if address.host and address.port:
+            return f"http://{address}"
+    raise ValueError(f'{shown(text)} is not a controller: write it like "http://controller:8082"')

@@ -1,0 +1,44 @@
+"""Whether a provider's source can be reached: the same for all providers that use a network."""
+
+from __future__ import annotations
+
+import logging
+
+from stickyproxy.base.backoff import Backoff
+from stickyproxy.base.errors import ProviderError
+
+log = logging.getLogger("stickyproxy")
+
+
+class Contact:
+    """Notes and logs when the source is lost and when it is back, and spaces out retries."""
+
+    def __init__(self, provider: str, source: str, backoff: Backoff) -> None:
+        """``provider`` and ``source`` are what they are called in log lines."""
+        self.trouble = ""
+        """Why the source cannot be reached; empty: all is well."""
+        self._provider = provider
+        self._source = source
+        self._backoff = backoff
+
+    @property
+    def is_lost(self) -> bool:
+        """True if the last attempt failed."""
+        return self._backoff.failures > 0
+
+    def restored(self) -> None:
+        """The source responded."""
+        if self.is_lost:
+            log.info("%s: %s answers again", self._provider, self._source)
+            self._backoff.reset()
+            self.trouble = ""
+
+    def lost(self, error: ProviderError, *, has_routes: bool) -> float:
+        """It did not; returns the seconds to wait before the next attempt. Nothing is published
+        meanwhile; ``has_routes``: routes are known, and stay in use."""
+        kept = "routes are kept" if has_routes else "no route is known yet"
+        trouble = f"{error}; {kept}, trying again"
+        if trouble != self.trouble:
+            log.warning("%s: %s", self._provider, trouble)
+            self.trouble = trouble
+        return self._backoff.next()

@@ -1,0 +1,254 @@
+"""One Docker engine: what it lists of a Swarm, and what is asked of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from docker import APIClient
+from docker.errors import NotFound
+
+from stickyproxy.base.errors import ProviderError
+from stickyproxy.config.settings import SwarmSettings
+from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.providers.swarm.client import ENGINE_TIMEOUT, ERRORS, connect, explained
+from stickyproxy.providers.swarm.networks import Change
+from stickyproxy.providers.swarm.reader import SwarmReader
+from stickyproxy.providers.swarm.state import (
+    Json,
+    ProxyLocation,
+    SwarmState,
+    has_state,
+    name_of,
+)
+
+log = logging.getLogger("stickyproxy")
+
+_DESIRED = {"desired-state": ["running", "ready", "accepted"]}
+"""Tasks that run, or are to."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The state of the Swarm, and where the proxies are that it is read for."""
+
+    state: SwarmState
+    location: ProxyLocation
+
+
+class Engine:
+    """One Docker engine. All methods block, and raise ProviderError."""
+
+    def __init__(self, settings: SwarmSettings, *, forwards_here: bool) -> None:
+        """``forwards_here``: this process forwards requests itself, so that the networks of its
+        own container matter."""
+        self._settings = settings
+        self._container = own_container() if forwards_here else ""
+        if forwards_here and not self._container and settings.proxy_service is None:
+            log.warning(
+                "swarm: this process does not seem to run in a container, and only from one can "
+                "overlay networks be reached: run it in one, or publish applications with mode=host"
+            )
+        self._client: APIClient | None = None
+        self._realm = ""
+        self._last: object = None
+        """The last responses; most of the time the next ones are the same, and are not parsed."""
+        self._raw_tasks = b""
+        self._tasks: list[Json] = []
+        self._listed: frozenset[str] = frozenset()
+        """Ids of ``_tasks``."""
+        self._running: frozenset[str] = frozenset()
+        """Ids of the tasks that were running when last listed, including leaving ones."""
+
+    def look(self) -> View | None:
+        """List everything; None if nothing has changed. A fixed number of requests: services,
+        tasks, networks, nodes and our own container, and one more while tasks are leaving."""
+        try:
+            return self._look()
+        except ERRORS as error:
+            self.forget()
+            raise ProviderError(explained(self._settings.endpoint, error)) from error
+
+    def _look(self) -> View | None:
+        if self._client is None:
+            self._client = connect(self._settings)
+            self._realm = str(self._client.inspect_swarm()["ID"])
+        tasks = self._get("/tasks", _DESIRED if self._running else None)
+        if tasks != self._raw_tasks:
+            self._raw_tasks, self._tasks = tasks, json.loads(tasks)
+            self._listed = frozenset(task["ID"] for task in self._tasks)
+        raw = (
+            self._get("/services"),
+            self._get_leaving(),
+            self._get("/networks", {"scope": ["swarm"]}),
+            self._get("/nodes"),
+        )
+        own = self._look_at_self()
+        if (tasks, raw, own) == self._last:
+            return None
+        self._last = tasks, raw, own
+        services, leaving, networks, nodes = map(json.loads, raw)
+        state = SwarmState(self._realm, services, self._tasks + leaving, networks, nodes)
+        self._running = frozenset(task["ID"] for task in state.tasks if has_state(task, "running"))
+        return View(state, self._location(services, state.tasks, own))
+
+    def _get_leaving(self) -> bytes:
+        """Tasks that were running a moment ago and are no longer meant to. The engine remembers
+        many more that have ended and do not matter here, so only these are requested, by id."""
+        gone = sorted(self._running - self._listed)
+        return self._get("/tasks", {"id": gone}) if gone else b"[]"
+
+    def _look_at_self(self) -> ProxyLocation | None:
+        """Where our own container is; None if this process is in no container of this engine."""
+        if not self._container:
+            return None
+        try:
+            own = json.loads(self._get(f"/containers/{self._container}/json"))
+        except NotFound:
+            return None
+        joined = own["NetworkSettings"]["Networks"] or {}
+        return ProxyLocation(
+            frozenset(str(network["NetworkID"]) for network in joined.values()),
+            str((own["Config"].get("Labels") or {}).get("com.docker.swarm.service.name", "")),
+            str(own["Id"]),
+        )
+
+    def _location(
+        self, services: Iterable[Json], tasks: Iterable[Json], own: ProxyLocation | None
+    ) -> ProxyLocation:
+        named = self._settings.proxy_service
+        if named is None or (own is not None and own.service == named):
+            return own or ProxyLocation()
+        return _location_of_service(named, services, tasks)
+
+    def forget(self) -> None:
+        """Connect again for the next request, and assume nothing about what was seen before."""
+        client, self._client = self._client, None
+        self._last = None
+        if client is not None:
+            with suppress(*ERRORS):
+                client.close()
+
+    def _get(self, path: str, filters: Mapping[str, object] | None = None) -> bytes:
+        """The body of a response, not yet parsed: most of the time it is the same as before."""
+        client = self._client
+        assert client is not None
+        response = client.get(
+            f"{client.base_url}/v{client.api_version}{path}",
+            params={"filters": json.dumps(filters)} if filters else None,
+            timeout=ENGINE_TIMEOUT,
+        )
+        client._raise_for_status(response)
+        return bytes(response.content)
+
+    # --- joining networks ---
+
+    def apply(self, change: Change, location: ProxyLocation) -> None:
+        """Join and leave networks as planned."""
+        client = self._client
+        if client is None:
+            return
+        try:
+            self._plug_in(client, location.container, change.connect)
+            for network in change.disconnect:
+                client.disconnect_container_from_network(location.container, network)
+            if change.add or change.remove:
+                self._update_service(client, change, location.service)
+        except ERRORS as error:
+            raise ProviderError(explained(self._settings.endpoint, error)) from error
+
+    def _plug_in(self, client: APIClient, container: str, networks: Iterable[str]) -> None:
+        """An overlay exists on a node only while something there is on it, and the engine does
+        not let the task of a service be the first. So, if need be, a container goes ahead that
+        does nothing and is removed as soon as we are in."""
+        absent = [n for n in networks if not _is_plugged(client, container, n)]
+        if not absent:
+            return
+        first, *others = absent
+        helper = client.create_container(
+            client.inspect_container(container)["Image"],
+            entrypoint=[sys.executable, "-c", "import time; time.sleep(30)"],
+            labels={"stickyproxy": "helper container: briefly brings networks to this node"},
+            host_config=client.create_host_config(network_mode=first, auto_remove=True),
+        )["Id"]
+        try:
+            for network in others:
+                client.connect_container_to_network(helper, network)
+            client.start(helper)
+            for network in absent:
+                client.connect_container_to_network(container, network)
+        finally:
+            with suppress(*ERRORS):
+                client.remove_container(helper, force=True)
+
+    def _update_service(self, client: APIClient, change: Change, service: str) -> None:
+        """One update for all networks. The rest of the specification is sent back unchanged, so
+        that nothing unknown to this version is lost. If somebody else has updated the service
+        meanwhile, the engine refuses, and the next listing shows what is still to be done."""
+        found = client.inspect_service(service)
+        response = client.post(
+            f"{client.base_url}/v{client.api_version}/services/{found['ID']}/update",
+            params={"version": found["Version"]["Index"], "registryAuthFrom": "spec"},
+            json=change.applied_to(found["Spec"]),
+            timeout=ENGINE_TIMEOUT,
+        )
+        client._raise_for_status(response)
+
+
+def _is_plugged(client: APIClient, container: str, network: str) -> bool:
+    """Try to connect a container; False if the network is not on this node."""
+    try:
+        client.connect_container_to_network(container, network)
+    except NotFound:
+        return False
+    return True
+
+
+def _location_of_service(
+    name: str, services: Iterable[Json], tasks: Iterable[Json]
+) -> ProxyLocation:
+    """Where the proxies run that are tasks of a service: on the networks that any of them is on,
+    which differ from its specification during a rollout. If none runs, those about to start count:
+    they are given their networks before they do."""
+    for service in services:
+        if name in (name_of(service), service.get("ID")):
+            own = [task for task in tasks if task.get("ServiceID") == service["ID"]]
+            running = [task for task in own if has_state(task, "running")]
+            wanted = [task for task in own if task.get("DesiredState") in ("running", "ready")]
+            ids = (
+                str(attachment["Network"]["ID"])
+                for task in running or wanted
+                for attachment in task.get("NetworksAttachments") or ()
+            )
+            return ProxyLocation(frozenset(ids), name_of(service))
+    return ProxyLocation(service=name)
+
+
+_CONTAINER = re.compile(r"/containers/([0-9a-f]{64})/hostname /etc/hostname ")
+
+
+def own_container() -> str:
+    """Id of the container this process runs in, by the file Docker mounts into each; empty: in
+    none."""
+    try:
+        found = _CONTAINER.search(Path("/proc/self/mountinfo").read_text())
+    except OSError:
+        return ""
+    return found[1] if found else ""
+
+
+def list_once(settings: SwarmSettings) -> Snapshot:
+    """What the Swarm publishes now. Blocks; raises ProviderError."""
+    engine = Engine(settings, forwards_here=False)
+    try:
+        view = engine.look()
+    finally:
+        engine.forget()
+    assert view is not None  # the first look always sees something new
+    return SwarmReader(settings.service_cluster).read(view.state, view.location).snapshot

@@ -1,0 +1,116 @@
+"""What an engine says of a Swarm, and how to read single facts from it: pure.
+
+The dicts are those of the Docker Engine API (1.30 and later): ``GET /services``, ``/tasks``,
+``/networks`` and ``/nodes``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmState:
+    """All that an engine lists of its Swarm at one moment."""
+
+    realm: str
+    """The id of the Swarm."""
+    services: Sequence[Json]
+    tasks: Sequence[Json]
+    networks: Sequence[Json]
+    nodes: Sequence[Json]
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyLocation:
+    """Where the proxies are that will forward to what is listed."""
+
+    networks: frozenset[str] | None = None
+    """Ids of the networks they are on; None: not known, so that all count as reachable."""
+    service: str = ""
+    """Name of the Swarm service that they are the tasks of; empty: not known, or none."""
+    container: str = ""
+    """Id of the container this process runs in; empty: not known, or none."""
+
+
+# --- services and tasks ----------------------------------------------------------------------
+
+
+def name_of(service: Json) -> str:
+    """The name of a service; its id if it has none."""
+    spec = service.get("Spec")
+    return str((isinstance(spec, dict) and spec.get("Name")) or service.get("ID"))
+
+
+def published_ports(service: Json) -> Sequence[Json]:
+    """The TCP ports a service publishes, by the mesh or on its nodes."""
+    ports = (service["Spec"].get("EndpointSpec") or {}).get("Ports") or ()
+    return [port for port in ports if port.get("Protocol", "tcp") == "tcp"]
+
+
+def is_host_published(port: int | None, ports: Iterable[Json]) -> bool:
+    return any(p.get("PublishMode") == "host" and p["TargetPort"] == port for p in ports)
+
+
+def has_state(task: Json, state: str) -> bool:
+    """True if the task is in that state."""
+    return bool((task.get("Status") or {}).get("State") == state)
+
+
+def is_running(task: Json) -> bool:
+    return has_state(task, "running") and bool(task["DesiredState"] == "running")
+
+
+_ENDED = frozenset(("complete", "shutdown", "failed", "rejected", "remove", "orphaned"))
+
+
+def is_converging(service: Json, tasks: Sequence[Json]) -> bool:
+    """True while the service is being updated, or one of its tasks is not in its desired state."""
+    update = (service.get("UpdateStatus") or {}).get("State")
+    return update in ("updating", "rollback_started") or any(map(_is_moving, tasks))
+
+
+def _is_moving(task: Json) -> bool:
+    state = task["Status"]["State"]
+    if task["DesiredState"] in ("running", "ready", "accepted"):
+        return bool(state != "running")
+    return state not in _ENDED
+
+
+def address_on(task: Json, network: str) -> str:
+    for attachment in task.get("NetworksAttachments") or ():
+        if attachment["Network"]["ID"] == network:
+            return _without_prefix((attachment.get("Addresses") or [""])[0])
+    return ""
+
+
+def virtual_ip(service: Json, network: str) -> str:
+    for address in (service.get("Endpoint") or {}).get("VirtualIPs") or ():
+        if address["NetworkID"] == network:
+            return _without_prefix(address.get("Addr", ""))
+    return ""
+
+
+def node_address(node: Json) -> str:
+    """A manager may know itself only as 0.0.0.0; then its manager address is better."""
+    address = str((node.get("Status") or {}).get("Addr", ""))
+    if address in ("", "0.0.0.0", "::"):  # noqa: S104
+        address = str((node.get("ManagerStatus") or {}).get("Addr", "")).rpartition(":")[0]
+    return address.strip("[]")
+
+
+def port_on_node(task: Json, port: int) -> int:
+    """Where the task's ``port`` is published on its node; 0: nowhere (yet)."""
+    for each in (task["Status"].get("PortStatus") or {}).get("Ports") or ():
+        is_it = each.get("TargetPort") == port and each.get("Protocol", "tcp") == "tcp"
+        if is_it and each.get("PublishMode") == "host":
+            return int(each.get("PublishedPort", 0))
+    return 0
+
+
+def _without_prefix(address: str) -> str:
+    return address.partition("/")[0]

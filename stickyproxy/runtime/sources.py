@@ -1,0 +1,159 @@
+"""Where the services of a process come from: its configuration file and its providers.
+
+Whatever is found goes to ``publish``, as whole snapshots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from typing import Protocol
+
+from stickyproxy.config.settings import Config
+from stickyproxy.control.reload import ConfigFile, Reloader
+from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.providers import static
+from stickyproxy.providers.controller import ControllerProvider
+
+log = logging.getLogger("stickyproxy")
+
+FIRST_SNAPSHOT_SECONDS = 5.0
+"""How long listeners stay closed while there is no first snapshot: a proxy without routes responds
+with 404, so it is better to accept nothing yet."""
+
+RESTART_SECONDS = 5.0
+"""Pause before a provider that failed unexpectedly is started again."""
+
+
+class Provider(Protocol):
+    """A source of services that changes by itself."""
+
+    name: str
+    ready: asyncio.Event
+    """Set when it has published for the first time."""
+
+    @property
+    def trouble(self) -> str:
+        """Why its source cannot be reached; empty: all is well."""
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+
+
+class Providers:
+    """The providers that a configuration asks for, except the static one, which never changes by
+    itself."""
+
+    def __init__(
+        self, settings: Config, publish: Callable[[Snapshot], None], *, forwards_here: bool = True
+    ) -> None:
+        """``forwards_here``: requests are forwarded by this process or its workers, so that the
+        networks of its container are those that count."""
+        self._providers = list(_providers(settings, publish, forwards_here))
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to publish."""
+        for provider in self._providers:
+            task = asyncio.create_task(_keep_running(provider), name=f"provider {provider.name}")
+            self._tasks.append(task)
+
+    async def ready(self, seconds: float) -> None:
+        """Wait until every one has published, but not for longer than that."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for provider in self._providers:
+                    await provider.ready.wait()
+
+    def troubles(self) -> dict[str, str]:
+        """Why sources cannot be reached, by name of the provider."""
+        return {each.name: each.trouble for each in self._providers if each.trouble}
+
+    async def stop(self) -> None:
+        """Stop them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _providers(
+    settings: Config, publish: Callable[[Snapshot], None], forwards_here: bool
+) -> Iterator[Provider]:
+    if settings.swarm is not None:
+        # Only here: a proxy that follows a controller never even loads the docker SDK.
+        from stickyproxy.providers.swarm.provider import SwarmProvider  # noqa: PLC0415
+
+        yield SwarmProvider(settings.swarm, publish, forwards_here=forwards_here)
+    if settings.follow is not None:
+        yield ControllerProvider(settings.follow, publish)
+
+
+async def _keep_running(provider: Provider) -> None:
+    """Run a provider; after a bug, again."""
+    while True:
+        try:
+            await provider.run()
+        except Exception:
+            log.exception("provider %s failed: this is a bug in stickyproxy", provider.name)
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+async def _at_once() -> None:
+    """There is nobody to wait for."""
+
+
+class Sources:
+    """The services of a proxy process: those in its configuration, and those of its providers."""
+
+    def __init__(
+        self,
+        settings: Config,
+        file: ConfigFile | None,
+        publish: Callable[[Snapshot], None],
+        settled: Callable[[], Awaitable[None]] = _at_once,
+    ) -> None:
+        """``settled`` waits until what was published is in force; then a reload is reported."""
+        self.config = settings
+        """The configuration in force."""
+        self._publish = publish
+        self._settled = settled
+        self._providers = Providers(settings, publish)
+        self._reloader = None if file is None else Reloader(file, settings, self._use)
+        self._watching: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Publish the services in the configuration, and begin to look for more."""
+        self._publish(static.snapshot(self.config))
+        self._providers.start()
+
+    async def ready(self) -> None:
+        """Wait for a first snapshot of every provider, for a while."""
+        await self._providers.ready(FIRST_SNAPSHOT_SECONDS)
+
+    def troubles(self) -> dict[str, str]:
+        """Why sources cannot be reached, by name of the provider."""
+        return self._providers.troubles()
+
+    def watch(self) -> None:
+        """Reload from now on whenever the file changes, and when told to."""
+        if self._reloader is not None:
+            self._watching = asyncio.create_task(self._reloader.watch(), name="config watch")
+
+    def reload_soon(self) -> None:
+        """Read the file again whether it looks changed or not."""
+        if self._reloader is not None:
+            self._reloader.reload_soon()
+
+    async def stop(self) -> None:
+        """Stop; what was published stays."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await self._providers.stop()
+
+    async def _use(self, new: Config) -> None:
+        self.config = new
+        self._publish(static.snapshot(new))
+        await self._settled()
