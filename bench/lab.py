@@ -28,7 +28,7 @@ from pathlib import Path
 from bench import goals, load, results
 from bench.environment import environment, raise_file_limit
 from bench.processes import Child, StartError, cpu_seconds, free_port, memory_kib
-from bench.proxies import IN_SPEED_LAB, OURS, PEERS, Proxy, RunningProxy, installed_version
+from bench.proxies import IN_SPEED_LAB, OURS, PEERS, Proxy, RunningProxy, before, installed_version
 from bench.results import Row, Sample, Table
 from bench.templates import Target, render
 from bench.workloads import PLAIN, WORKLOADS, Variant, Workload
@@ -83,7 +83,7 @@ def main() -> None:
     tables: list[Table] = []
     for workload in _chosen(options.only, options.quick):
         print(f"{workload.title} ...", flush=True)
-        tables.append(measure(workload, plan, options.proxies))
+        tables.append(measure(workload, plan, _lineup(options)))
         _write(tables, command, plan)
     minutes = (time.monotonic() - started) / 60
     print(f"Written to bench/results/speed.md, .json and .svg after {minutes:.1f} minutes.")
@@ -109,10 +109,21 @@ def _options() -> argparse.Namespace:
         default=[proxy.name for proxy in IN_SPEED_LAB],
         help=", ".join(proxy.name for proxy in IN_SPEED_LAB),
     )
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="CHECKOUT",
+        help="another checkout of stickyproxy, which becomes a contender",
+    )
     options = parser.parse_args()
     options.seconds = options.seconds or (1 if options.quick else 5)
     options.rounds = options.rounds or (3 if options.quick else 5)
     return options
+
+
+def _lineup(options: argparse.Namespace) -> list[Proxy]:
+    chosen = [proxy for proxy in IN_SPEED_LAB if proxy.name in options.proxies]
+    return chosen if options.before is None else [*chosen, before(options.before)]
 
 
 def _as_typed(arguments: Sequence[str]) -> str:
@@ -154,17 +165,14 @@ def _write(tables: Sequence[Table], command: str, plan: Plan) -> None:
 # --- one workload ---------------------------------------------------------------------------
 
 
-def measure(workload: Workload, plan: Plan, proxies: Sequence[str]) -> Table:
+def measure(workload: Workload, plan: Plan, proxies: Sequence[Proxy]) -> Table:
     """Run one workload against everything it is for."""
     table = Table(workload.key, workload.title, workload.why, bool(workload.variants))
     with tempfile.TemporaryDirectory(prefix="stickyproxy-bench-") as name, ExitStack() as stack:
         directory = Path(name)
         targets = stack.enter_context(endpoints(directory))
         arena = Arena(workload, plan, directory, targets, stack)
-        contenders = [
-            contender for contender in _contenders(workload) if contender.proxy.name in proxies
-        ]
-        for contender in contenders:
+        for contender in _contenders(workload, proxies):
             table.rows.append(arena.enter(contender))
         if workload.idle:
             arena.hold_idle()
@@ -173,11 +181,11 @@ def measure(workload: Workload, plan: Plan, proxies: Sequence[str]) -> Table:
     return table
 
 
-def _contenders(workload: Workload) -> list[Contender]:
+def _contenders(workload: Workload, proxies: Sequence[Proxy]) -> list[Contender]:
     if workload.variants:
-        ours = next(proxy for proxy in IN_SPEED_LAB if proxy.name == OURS)
-        return [Contender(variant.name, ours, variant) for variant in workload.variants]
-    return [Contender(proxy.name, proxy) for proxy in IN_SPEED_LAB]
+        ours = [proxy for proxy in proxies if proxy.name == OURS]
+        return [Contender(variant.name, ours[0], variant) for variant in workload.variants if ours]
+    return [Contender(proxy.name, proxy) for proxy in proxies]
 
 
 class Arena:

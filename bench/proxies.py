@@ -11,7 +11,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.processes import Child, StartError, free_port
@@ -20,6 +20,7 @@ from bench.templates import Target, render
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
 OURS = "stickyproxy"
+BEFORE = "stickyproxy before"
 
 Command = Callable[[str, Path, int], list[str]]
 """Of the binary, the configuration file and a port for its admin interface."""
@@ -167,6 +168,20 @@ def installed_version(proxy: Proxy) -> str | None:
     )
     found = re.search(r"\d+\.\d+\.\d+", said.stdout + said.stderr)
     return found[0] if found else "unknown version"
+
+
+def before(checkout: Path) -> Proxy:
+    """Another checkout of ours as a contender of its own, to see what a change costs."""
+    ours = next(proxy for proxy in PROXIES if proxy.name == OURS)
+    return replace(
+        ours,
+        name=BEFORE,
+        # -P: not from the folder that the lab was started in, which has the present one.
+        command=lambda binary, config, _: (
+            [binary, "-P", "-m", "stickyproxy", "serve", "--config", str(config)]
+        ),
+        environment={"PYTHONPATH": str(checkout.resolve())},
+    )
 
 
 class RunningProxy:

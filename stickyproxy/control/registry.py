@@ -9,6 +9,7 @@ from stickyproxy.base import hashing
 from stickyproxy.control import report
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
+from stickyproxy.model.target import Target
 from stickyproxy.routing import table
 from stickyproxy.routing.endpoint import Connections, Endpoint
 from stickyproxy.routing.table import RoutingTable
@@ -25,14 +26,14 @@ class HoldsTable(Protocol):
 class PoolFactory(Protocol):
     """Where an endpoint's connections come from."""
 
-    def pool(self, address: str) -> Connections:
+    def pool(self, target: Target) -> Connections:
         """A new pool, which nobody else has."""
 
 
 class NoConnections:
     """Pools for a table that is looked at but forwards nothing."""
 
-    def pool(self, _address: str) -> NoConnections:
+    def pool(self, _target: Target) -> NoConnections:
         """There is none to make."""
         return self
 
@@ -117,4 +118,4 @@ class Registry:
 
     def _make_endpoint(self, service: str, spec: EndpointSpec) -> Endpoint:
         pin = hashing.pin(self._keys[service], service, spec.id)
-        return Endpoint(service, spec, pin, self._pools.pool(spec.address))
+        return Endpoint(service, spec, pin, self._pools.pool(Target(spec.address)))

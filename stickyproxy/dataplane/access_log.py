@@ -20,14 +20,12 @@ import sys
 import time
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as _json
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from stickyproxy.base.errors import ListenError
+from stickyproxy.dataplane.exchange import Exchange
 from stickyproxy.routing.endpoint import Affinity
 from stickyproxy.semantics.headers import seconds
-
-if TYPE_CHECKING:
-    from stickyproxy.dataplane.exchange import Exchange
 
 log = logging.getLogger("stickyproxy")
 monotonic = time.monotonic
@@ -148,38 +146,37 @@ class Record:
     def __init__(self, exchange: Exchange, ended: float) -> None:
         self.seconds = ended - exchange.started
         self._note_answer(exchange, ended)
-        request, message = exchange.request, exchange.message
-        self.method = self.target = self.version = ""
-        if message is not None:
-            self.method = message.method
-            self.target = _latin(message.path)
-            self.version = _VERSIONS.get(message.version) or "HTTP/{}.{}".format(*message.version)
+        request, stream = exchange.request, exchange.stream
+        self.method = stream.method
+        self.target = stream.target.decode("latin-1")
+        self.version = stream.version
         if request is None:
-            self.client = exchange.client.peer.address
+            self.client = stream.peer.address
             self.request_id = exchange.id.decode()
             self.host = self.referer = self.user_agent = ""
         else:
-            headers = request.message.headers
             self.client = request.client_address
             self.request_id = request.id.decode()
             self.host = request.host.decode("latin-1")
-            self.referer = _latin(headers.get("Referer", ""))
-            self.user_agent = _latin(headers.get("User-Agent", ""))
+            self.referer = (stream.header("Referer") or b"").decode("latin-1")
+            self.user_agent = (stream.header("User-Agent") or b"").decode("latin-1")
 
     def _note_answer(self, exchange: Exchange, ended: float) -> None:
         relay = exchange.relay
         pick = exchange.pick
-        addresses = [attempt.address for attempt in exchange.attempts]
-        times = [attempt.seconds for attempt in exchange.attempts]
+        attempts = () if exchange.failures is None else exchange.failures.attempts
+        addresses = [attempt.address for attempt in attempts]
+        times = [attempt.seconds for attempt in attempts]
         self.service = exchange.service if pick is None else pick.endpoint.service
         self.affinity = _NO_AFFINITY if pick is None else pick.affinity.value
-        if exchange.status:
-            self.status, self.bytes = exchange.status, exchange.sent
+        if (reply := exchange.reply) is not None:
+            self.status = reply.status
+            self.bytes = 0 if exchange.stream.method == "HEAD" else len(reply.body())
         elif relay is not None and pick is not None:
             addresses.append(pick.endpoint.address)
             times.append(relay.head_seconds or ended - relay.started)
             self.status = relay.status or CLIENT_GONE
-            self.bytes = relay.sent + (relay.tunnel.bytes_down if relay.tunnel else 0)
+            self.bytes = relay.sent + (exchange.tunnel.bytes_down if exchange.tunnel else 0)
         else:
             self.status, self.bytes = CLIENT_GONE, 0
         self.upstream_addr = ", ".join(addresses)
@@ -187,12 +184,6 @@ class Record:
 
 
 _NO_AFFINITY = Affinity.NONE.value
-_VERSIONS = {(1, 0): "HTTP/1.0", (1, 1): "HTTP/1.1"}
-
-
-def _latin(text: str) -> str:
-    """What aiohttp decoded, byte for byte."""
-    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 def _quoted(text: str) -> str:

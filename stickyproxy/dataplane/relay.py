@@ -1,27 +1,22 @@
-"""DATA PLANE: an endpoint's answer on its way to the client.
+"""DATA PLANE: an endpoint's response on its way to the client.
 
-``Relay`` receives one answer from an upstream connection and writes it to the client's transport
-as it comes: head rewritten once, body in the pieces in which it was read, all that one read
-brought in one write.
+``Relay`` receives one response from an upstream connection and hands it to the client's stream as
+it comes: head rewritten once, body in the pieces in which it was read, all that one read brought
+in one write.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from stickyproxy.base.errors import UpstreamProtocolError
-from stickyproxy.dataplane.tunnel import UpgradeTunnel
-from stickyproxy.dataplane.upstream.connection import CHUNKED, UNTIL_CLOSE
-from stickyproxy.semantics.headers import RESPONSE_LINES, Kind, named_in_connection, seconds
-
-if TYPE_CHECKING:
-    from stickyproxy.dataplane.downstream.http1 import ClientConnection
-    from stickyproxy.routing.endpoint import Pick
-    from stickyproxy.semantics.request import ClientRequest
+from stickyproxy.dataplane.downstream.ports import ClientStream
+from stickyproxy.routing.endpoint import Pick
+from stickyproxy.semantics.headers import RESPONSE_LINES, seconds
+from stickyproxy.semantics.request import UNKNOWN, ClientRequest
+from stickyproxy.semantics.response import ResponseHead
 
 monotonic = time.monotonic
 
@@ -43,224 +38,142 @@ def upstream_lines(attempts: Sequence[Attempt]) -> bytes:
     return b"x-upstream-addr: %b\r\nx-upstream-response-time: %b" % (addresses, times)
 
 
-class AwaitsAnswer(Protocol):
+class AwaitsResponse(Protocol):
     """Who sent the request."""
 
-    client: ClientConnection
-    attempts: list[Attempt]
-    """Endpoints that were contacted in vain before."""
+    stream: ClientStream
 
-    def answered(self, error: Exception | None) -> None:
-        """The answer is whole and handed to the client's transport (None), or will never be
-        (why). Called once."""
+    def switched(self) -> None:
+        """The head of a 101 has been sent: the rest is a tunnel. Nothing else is called after."""
+
+    def responded(self) -> None:
+        """The response is whole. Called once, or ``failed`` is."""
+
+    def failed(self, error: Exception) -> None:
+        """It will never be whole."""
 
 
 class Relay:
-    """Takes one answer from an endpoint to the client. Implements ``connection.Receiver``."""
+    """Takes one response from an endpoint to the client. Implements ``upstream.Receiver``."""
 
     __slots__ = (
         "_attempts",
-        "_chunked",
-        "_client",
         "_exchange",
-        "_out",
+        "_info",
         "_pick",
-        "_proxy_info",
         "_request",
-        "_whole",
+        "_stream",
         "bodiless",
-        "close_client",
         "head_seconds",
         "sent",
         "started",
         "status",
-        "tunnel",
     )
 
     def __init__(
         self,
-        exchange: AwaitsAnswer,
+        exchange: AwaitsResponse,
         request: ClientRequest,
         pick: Pick,
-        proxy_info: bytes | None,
+        info: bytes | None,
+        attempts: Sequence[Attempt] = (),
     ) -> None:
-        """``proxy_info``: the fields that are the same in all answers; None: no info fields."""
-        self._exchange: AwaitsAnswer | None = exchange
-        self._client = exchange.client
+        """``info``: the fields that are the same in all responses; None: no info fields.
+        ``attempts``: endpoints that were contacted in vain before."""
+        self._exchange: AwaitsResponse | None = exchange
+        self._stream = exchange.stream
+        self._attempts = attempts
         self._request = request
         self._pick = pick
-        self._attempts = exchange.attempts
-        self._proxy_info = proxy_info
-        self._out: list[bytes] = []
-        self._chunked = False
-        self._whole = False
+        self._info = info
         self.started = monotonic()
         self.bodiless = request.method == "HEAD"
         self.status = 0
-        """Status of the final answer; 0 until its head is here: then the client has got it."""
+        """Status of the final response; 0 until its head is here: then the client has got it."""
         self.head_seconds = 0.0
-        """Time from contacting the endpoint until the head of its answer."""
+        """Time from contacting the endpoint until the head of its response."""
         self.sent = 0
-        self.close_client = not request.keep_alive
-        """The client connection must close after this answer."""
-        self.tunnel: UpgradeTunnel | None = None
-        """Takes over after 101 Switching Protocols."""
 
     # --- upstream.Receiver ---
 
-    def interim(self, lines: list[bytes]) -> None:
-        """Forward 100 Continue, 103 Early Hints... HTTP/1.0 has none (RFC 9110 section 15.2)."""
-        if self._request.http11:
-            kept = [line for line in lines[1:] if not RESPONSE_LINES[line]]
-            self._out.append(b"\r\n".join((_as_http11(lines[0]), *kept, b"", b"")))
+    def interim(self, head: ResponseHead) -> None:
+        """Forward 100 Continue, 103 Early Hints..."""
+        fields = [line for line in head.lines if not RESPONSE_LINES[line]]
+        self._stream.send_interim(head.status, head.reason, fields)
 
-    def head(self, status: int, lines: list[bytes]) -> int:
-        """Write the head. Returns the body's length, UNTIL_CLOSE or CHUNKED."""
+    def head(self, head: ResponseHead) -> None:
+        """Pass the head on."""
         self.head_seconds = monotonic() - self.started
-        kinds = RESPONSE_LINES
-        length = UNTIL_CLOSE
-        set_cookies: list[bytes] = []
-        named: frozenset[bytes] = frozenset()
-        head = [_as_http11(lines[0])]
-        for line in lines[1:]:
-            kind = kinds[line]
-            if not kind:
-                head.append(line)
-                continue
-            value = line.partition(b":")[2]
-            if kind == Kind.CONTENT_LENGTH:
-                length = int(value)
-                if status not in (101, 204):  # no body, no length (RFC 9110 section 8.6)
-                    head.append(line)
-            elif kind == Kind.SET_COOKIE:
-                set_cookies.append(value.strip(b" \t"))
-                head.append(line)
-            elif kind == Kind.TRANSFER_ENCODING:
-                if value.strip(b" \t").lower() != b"chunked":
-                    raise UpstreamProtocolError("its transfer coding is not chunked")
-                length = CHUNKED
-            elif kind == Kind.CONNECTION:
-                named |= named_in_connection(value)
-            elif (kind == Kind.INFO and self._proxy_info is None) or (
-                kind == Kind.UPGRADE and status == 101
-            ):
-                head.append(line)
-        if named:
-            head[1:] = [line for line in head[1:] if line.partition(b":")[0].lower() not in named]
+        status = head.status
+        fields = head.lines
+        length = head.length
         if status == 101:
-            self._check_switch(lines)
+            self._check_switch(head)
+            fields = [*_without_length(fields), *head.upgrade]
             length = 0
-        elif status in (204, 304):
+        elif status == 204:  # no body, no length (RFC 9110 section 8.6)
+            fields = _without_length(fields)
             length = 0
-        elif length < 0 and not self.bodiless:
-            self._frame(head)
-        self._add_own_fields(head, status, set_cookies)
-        self._out.append(b"\r\n".join(head))
+        elif length < 0:
+            length = 0 if self.bodiless or status == 304 else UNKNOWN
+        self._add_own_fields(head, fields)
+        self._stream.send_head(status, head.reason, fields, length)
         self.status = status
-        if status == 101:
-            self._open_tunnel()
-        return length
+        if status == 101 and (exchange := self._exchange) is not None:
+            self._exchange = None
+            exchange.switched()
 
     def data(self, data: bytes) -> None:
         """A piece of the body."""
         self.sent += len(data)
-        if self._chunked:
-            self._out += (b"%x\r\n" % len(data), data, b"\r\n")
-        else:
-            self._out.append(data)
+        self._stream.send_data(data)
 
     def end(self) -> None:
-        """The answer is whole."""
-        if self._chunked:
-            self._out.append(b"0\r\n\r\n")
-        self._whole = True
-        self._client.source_ended()
+        """The response is whole."""
+        if (exchange := self._exchange) is not None:
+            self._exchange = None  # each holds the other: let go
+            exchange.responded()
 
     def flush(self) -> None:
         """Write what has come together."""
-        out = self._out
-        if out:
-            transport = self._client.transport
-            if transport is not None:  # else the client is gone, and is told nothing
-                transport.write(out[0] if len(out) == 1 else b"".join(out))
-            self._out = []
-        if self._whole:
-            self._tell(None)
+        if self._exchange is not None:  # else the client has gone
+            self._stream.flush()
+
+    def writable(self) -> None:
+        """The endpoint takes more of the request's body."""
+        if self._exchange is not None:
+            self._stream.resume_body()
 
     def failed(self, error: Exception) -> None:
         """There will be no more."""
-        self._out = []
-        self._client.source_ended()
-        self._tell(error)
+        if (exchange := self._exchange) is not None:
+            self._exchange = None
+            exchange.failed(error)
 
     # ---
 
-    def _tell(self, error: Exception | None) -> None:
-        exchange, self._exchange = self._exchange, None  # each holds the other: let go
-        if exchange is not None:
-            exchange.answered(error)
-
-    def _frame(self, head: list[bytes]) -> None:
-        """A body of unknown length: in chunks, or for HTTP/1.0 until the connection ends."""
-        if self._request.http11:
-            self._chunked = True
-            head.append(b"Transfer-Encoding: chunked")
-        else:
-            self.close_client = True
-
-    def _check_switch(self, lines: list[bytes]) -> None:
+    def _check_switch(self, head: ResponseHead) -> None:
         if self._request.upgrade is None:
             raise UpstreamProtocolError("it switched protocols unasked")
-        fields = b"\n".join(lines).lower()
-        if not re.search(rb"\nconnection:[^\n]*\bupgrade\b", fields) or b"\nupgrade:" not in fields:
+        if not (head.switches and head.upgrade):
             raise UpstreamProtocolError("its 101 does not say what it switches to")
-        self.close_client = True
 
-    def _open_tunnel(self) -> None:
-        """The head must be out before the first byte of the new protocol."""
-        self.flush()
-        upstream = self._client.source
-        assert upstream is not None
-        self.tunnel = UpgradeTunnel(self._client, upstream)
-        self._tell(None)
-
-    def _add_own_fields(self, head: list[bytes], status: int, set_cookies: list[bytes]) -> None:
-        request = self._request
+    def _add_own_fields(self, head: ResponseHead, fields: list[bytes]) -> None:
         pick = self._pick
-        if self._proxy_info is not None:
-            elapsed = seconds(self.head_seconds)
-            upstream = (
-                self._with_attempts() if self._attempts else pick.endpoint.address_lines + elapsed
-            )
-            head += (b"x-request-id: " + request.id, self._proxy_info, upstream)
+        if self._info is None:
+            fields += head.info
+        else:
+            if self._attempts:
+                last = Attempt(pick.endpoint.address, self.head_seconds)
+                contacted = upstream_lines((*self._attempts, last))
+            else:
+                contacted = pick.endpoint.address_lines + seconds(self.head_seconds)
+            fields += (b"x-request-id: " + self._request.id, self._info, contacted)
         issue = pick.cookies
-        if issue is not None and (set_cookies or issue.due):
-            head += [b"Set-Cookie: " + value for value in issue.values(set_cookies, request.secure)]
-        if self._client.draining:
-            self.close_client = True
-        if status == 101:
-            head.append(b"Connection: Upgrade")
-        elif self.close_client:
-            head.append(b"Connection: close")
-        elif not request.http11:
-            head.append(b"Connection: keep-alive")
-        head += (b"", b"")  # the end of the last line, and the empty one
-
-    def _with_attempts(self) -> bytes:
-        last = Attempt(self._pick.endpoint.address, self.head_seconds)
-        return upstream_lines((*self._attempts, last))
+        if issue is not None and (head.set_cookies or issue.due):
+            values = issue.values(head.set_cookies, self._request.secure)
+            fields += [b"Set-Cookie: " + value for value in values]
 
 
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: ([^\r\n]*))?")
-_CONTROLS = bytes(c for c in range(32) if c != 9) + b"\x7f"
-
-
-@lru_cache(256)
-def _as_http11(status_line: bytes) -> bytes:
-    """A proxy speaks its own version (RFC 9110 section 6.2), whatever the endpoint spoke. Raises
-    UpstreamProtocolError for other versions than 1.0 and 1.1."""
-    match = _STATUS_LINE.fullmatch(status_line)
-    if match is None:
-        raise UpstreamProtocolError("its status line is not HTTP/1.x")
-    status, reason = match.groups(b"")
-    return b"HTTP/1.1 " + status + b" " + reason.translate(None, _CONTROLS)
+def _without_length(fields: list[bytes]) -> list[bytes]:
+    return [line for line in fields if not line.startswith(b"Content-Length: ")]

@@ -2,58 +2,61 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-if TYPE_CHECKING:
-    from stickyproxy.dataplane.downstream.http1 import ClientConnection
-    from stickyproxy.dataplane.upstream.connection import UpstreamConnection
+from stickyproxy.dataplane.downstream.ports import ClientStream
+from stickyproxy.dataplane.upstream.connection import UpstreamConnection
 
 
 class UpgradeTunnel:
-    """Joins a client connection and an upstream connection until either ends.
+    """Joins a client's stream and an upstream connection until either ends. Implements
+    ``downstream.ports.ClientTunnel`` and ``upstream.connection.UpstreamTunnel``."""
 
-    Implements ``connection.Tunnel``, and what aiohttp feeds an upgraded connection's bytes to
-    (``feed_data``, ``feed_eof``).
-    """
+    __slots__ = ("_closed", "_stream", "_upstream", "bytes_down")
 
-    def __init__(self, client: ClientConnection, upstream: UpstreamConnection) -> None:
-        self._client = client
+    def __init__(
+        self, stream: ClientStream, upstream: UpstreamConnection, closed: Callable[[], None]
+    ) -> None:
+        """``closed`` is called once, when either side has ended."""
+        self._stream = stream
         self._upstream = upstream
+        self._closed: Callable[[], None] | None = closed
         self.bytes_down = 0
-        self.closed: asyncio.Future[None] = client.loop.create_future()
-        upstream.switch(self)
 
     def open(self) -> None:
-        """Start passing the client's bytes on; what it sent ahead goes first."""
-        self._client.tunnel_into(self)
+        """Start passing bytes on; what the client sent ahead goes first."""
+        self._upstream.switch(self)
+        self._stream.switch(self)
 
-    # --- from the client ---
+    # --- downstream.ports.ClientTunnel ---
 
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Bytes for the endpoint. Never ends by itself."""
+    def from_client(self, data: bytes) -> None:
         self._upstream.send_body(data)
-        return False, b""
 
-    def feed_eof(self) -> None:
-        """The client is gone."""
-        self._close()
+    def client_lost(self) -> None:
+        self._upstream.close()
+        self._end()
 
-    # --- connection.Tunnel ---
+    # --- upstream.connection.UpstreamTunnel ---
 
     def from_upstream(self, data: bytes) -> None:
         self.bytes_down += len(data)
-        self._client.write(data)
+        self._stream.write(data)
 
     def upstream_lost(self) -> None:
-        self._close()
+        if self._closed is not None:
+            self._stream.close()
+            self._end()
 
     def pause_client(self) -> None:
-        self._client.pause_client()
+        self._stream.pause_client()
 
     def resume_client(self) -> None:
-        self._client.resume_client()
+        self._stream.resume_client()
 
-    def _close(self) -> None:
-        if not self.closed.done():
-            self.closed.set_result(None)
+    # ---
+
+    def _end(self) -> None:
+        closed, self._closed = self._closed, None
+        if closed is not None:
+            closed()

@@ -41,6 +41,8 @@ class ProxySettings:
     """How long an idle connection to an endpoint is kept for reuse."""
     grace_period: float = 30.0
     """How long requests under way may last after SIGTERM."""
+    max_head: int = 32768
+    """Bytes of a whole request head."""
     max_head_line: int = 8190
     """Bytes of a request line and of one header field."""
     max_headers: int = 128

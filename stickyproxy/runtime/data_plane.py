@@ -9,15 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from stickyproxy.control.health import Health
 from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.access_log import AccessLog
 from stickyproxy.dataplane.downstream.accept import Server
-from stickyproxy.dataplane.downstream.http1 import ClientServer, Limits
+from stickyproxy.dataplane.downstream.heads import Limits
+from stickyproxy.dataplane.downstream.http1 import ClientServer
 from stickyproxy.dataplane.downstream.listeners import Listener
-from stickyproxy.dataplane.exchange import Proxy
-from stickyproxy.dataplane.upstream.connection import Upstreams
+from stickyproxy.dataplane.exchange import Exchange, Proxy
+from stickyproxy.dataplane.upstream.pool import Upstreams
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
 from stickyproxy.semantics.forwarded import TrustedProxies
@@ -58,20 +60,20 @@ class DataPlane:
         self.proxy = Proxy(
             info=settings.info,
             retry_seconds=5 * proxy.connect_timeout,
-            access_log=self._access_log,
         )
+        if self._access_log is not None:
+            self.proxy.on_finish = self._access_log.write
         self._health = self.proxy.health = Health(self.proxy, health_changed)
         self.registry = Registry(
             self.proxy, self._upstreams, proxy.pin_secret, tells_problems=tells_problems
         )
-        self.server = Server(
-            ClientServer(
-                self.proxy.exchange,
-                self.proxy.refuse,
-                _limits(proxy),
-                TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix),
-            )
+        self._clients = ClientServer(
+            partial(Exchange, self.proxy),
+            self.proxy.refuse,
+            _limits(proxy),
+            TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix),
         )
+        self.server = Server(self._clients)
 
     @property
     def down(self) -> frozenset[EndpointKey]:
@@ -81,6 +83,7 @@ class DataPlane:
     def start(self) -> None:
         """Begin, inside a running event loop."""
         self._upstreams.start()
+        self._clients.start()
 
     def accept_on(self, listeners: Iterable[Listener]) -> None:
         """Serve clients that connect to these listeners, and to no others, from now on."""
@@ -96,6 +99,7 @@ class DataPlane:
     async def stop(self) -> None:
         """End."""
         await self._health.stop()
+        self._clients.stop()
         self._upstreams.close()
         if self._access_log is not None:
             self._access_log.close()
@@ -113,6 +117,7 @@ def open_access_log(settings: AccessLogSettings) -> AccessLog | None:
 
 def _limits(settings: ProxySettings) -> Limits:
     return Limits(
+        max_head=settings.max_head,
         max_head_line=settings.max_head_line,
         max_headers=settings.max_headers,
         head_timeout=settings.head_timeout,

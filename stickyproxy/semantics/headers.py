@@ -105,16 +105,25 @@ REQUEST_KINDS = Classifier(_REQUEST)
 RESPONSE_KINDS = Classifier(_RESPONSE)
 
 
+# RFC 9110 section 5.5, RFC 9112 section 5: no white space before the colon, no folded lines, and no
+# control character but the tabulator.
+_FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t\x20-\x7e\x80-\xff]*")
+
+
 class LineClassifier(dict[bytes, int]):
-    """Field line as received -> Kind. An app's answers have most of their lines in common: those
-    are not even taken apart."""
+    """Field line as received -> Kind. An app's responses have most of their lines in common: those
+    are not even taken apart. A line is checked when it is first seen."""
 
     def __init__(self, names: Classifier) -> None:
         super().__init__()
         self._names = names
 
     def __missing__(self, line: bytes) -> int:
-        kind = self._names[line.partition(b":")[0]]
+        """Raises ValueError if it is no field line."""
+        match = _FIELD_LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"{ascii(line[:80])[1:]} is no header field")
+        kind = self._names[match[1]]
         if len(line) <= _REMEMBERED_LINE:
             if len(self) >= _REMEMBERED_LINES:
                 self.clear()
@@ -125,11 +134,28 @@ class LineClassifier(dict[bytes, int]):
 RESPONSE_LINES = LineClassifier(RESPONSE_KINDS)
 
 
-@lru_cache(256)
-def named_in_connection(value: bytes) -> frozenset[bytes]:
-    """Lower-case names of the fields that a Connection field marks as hop-by-hop."""
-    tokens = {token.strip(b" \t").lower() for token in value.split(b",")}
-    return frozenset(tokens - _NEVER_HOP_BY_HOP - {b"", b"close", b"keep-alive", b"upgrade"})
+class ConnectionOptions:
+    """What a Connection field says (RFC 9110 section 7.6.1)."""
+
+    __slots__ = ("_close", "_keep_alive", "named", "upgrade")
+
+    def __init__(self, value: bytes) -> None:
+        tokens = {token.strip(b" \t").lower() for token in value.split(b",")}
+        self._close = b"close" in tokens
+        self._keep_alive = b"keep-alive" in tokens
+        self.upgrade = b"upgrade" in tokens
+        self.named = frozenset(
+            tokens - _NEVER_HOP_BY_HOP - {b"", b"close", b"keep-alive", b"upgrade"}
+        )
+        """Lower-case names of the fields that it marks as hop-by-hop."""
+
+    def persists(self, default: bool) -> bool:
+        """Whether the connection goes on (RFC 9112 section 9.3); ``default`` if it does not
+        say."""
+        return not self._close and (default or self._keep_alive)
+
+
+connection_options = lru_cache(256)(ConnectionOptions)
 
 
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(?::[0-9]{0,5})?", re.ASCII)

@@ -1,6 +1,7 @@
 """DATA PLANE: a client's request as the proxy sees it, and as the endpoint will.
 
     Peer            what is the same for all requests of one client connection
+    RequestHead     a request as the protocol parsed it that it came over
     ClientRequest   one request: what routing and balancers ask of it, and the head to forward
 
 The head is taken apart once, in ``ClientRequest.__init__``; fields that pass unchanged are kept
@@ -10,21 +11,13 @@ as they came, in their order and spelling.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-from aiohttp import HttpVersion10, HttpVersion11
-from aiohttp.streams import EMPTY_PAYLOAD
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from stickyproxy.base.errors import BadRequest
 from stickyproxy.semantics import cookies
 from stickyproxy.semantics.forwarded import TrustedProxies
-from stickyproxy.semantics.headers import REQUEST_KINDS, Kind, named_in_connection, split_absolute
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from aiohttp.http_parser import RawRequestMessage
-    from aiohttp.streams import StreamReader
+from stickyproxy.semantics.headers import REQUEST_KINDS, Kind, connection_options, split_absolute
 
 # RFC 9110 section 9.2.2: doing it twice is doing it once.
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
@@ -67,73 +60,86 @@ class Peer:
         return "https" if self.secure else "http"
 
 
+UNKNOWN = -1
+"""Length of a body whose end only shows when it comes."""
+
+
+class RequestHead(Protocol):
+    """A request without its body, as the protocol parsed it that it came over."""
+
+    peer: Peer
+    method: str
+    """Empty if the request could not be parsed."""
+    target: bytes
+    fields: Sequence[tuple[bytes, bytes]]
+    """Names and values as they came, in their order, without the white space around."""
+    http11: bool
+    """False for HTTP/1.0, whose clients know no transfer codings, interim responses or upgrades."""
+    body_length: int
+    """Bytes of the body that the protocol will count, or UNKNOWN."""
+    wants_upgrade: bool
+    """The connection may be switched to what the Upgrade field names."""
+
+    @property
+    def version(self) -> str:
+        """Of the protocol, as logs have it."""
+
+    def header(self, name: str) -> bytes | None:
+        """First value of the field, whatever its case; None if absent."""
+
+
 class ClientRequest:
     """One request. Implements ``routing.endpoint.Request``."""
 
     __slots__ = (
-        "_body",
         "_cookie_line",
         "_cookies",
         "_forwarded",
+        "_has_length",
+        "_head",
         "_lines",
         "_peer",
-        "body_touched",
-        "chunked",
         "client_address",
         "host",
-        "http11",
         "id",
-        "keep_alive",
+        "idempotent",
         "length",
-        "message",
         "method",
-        "payload",
         "secure",
         "target",
         "upgrade",
     )
 
-    def __init__(
-        self, peer: Peer, message: RawRequestMessage, payload: StreamReader, request_id: bytes
-    ) -> None:
+    def __init__(self, head: RequestHead, request_id: bytes) -> None:
         """Raises BadRequest for what must not be forwarded."""
-        self._peer = peer
-        self.message = message
-        self.payload = payload
-        self.method = message.method
-        version: tuple[int, int] = message.version
-        self.http11 = version == HttpVersion11
-        # aiohttp stops parsing at a request to upgrade; if it is declined, so be it.
-        self.keep_alive = not (message.should_close or message.upgrade)
-        self.chunked = message.chunked
-        self.length: int | None = None
-        """Bytes of the body as the client announced it; None: it did not, or sends chunks."""
-        self._body: bytes | None = b"" if payload is EMPTY_PAYLOAD else None
-        self.body_touched = False
-        """True once a part of the body was read: then the request cannot be sent again."""
+        peer = self._peer = head.peer
+        self._head = head
+        method = self.method = head.method
+        self.idempotent = method in _IDEMPOTENT
+        """Doing it twice is doing it once."""
+        self.length = head.body_length
+        """Bytes of the body, or UNKNOWN."""
+        self._has_length = False
+        """Whether the client announced it: a GET without a body says nothing of one."""
         self.id = request_id
         self.host = b""
         self.upgrade: bytes | None = None
         """Protocol to switch to, if the client asked."""
         self.client_address = peer.address
         self.secure = peer.secure
-        self.target = message.path.encode("utf-8", "surrogateescape")
+        self.target = head.target
         self._lines: list[bytes] = []
         self._cookies: tuple[bytes, ...] = ()
         self._cookie_line = 0
         self._forwarded: dict[bytes, bytes] | None = None
-        believed = self._take_headers(message.raw_headers)
-        if not self.http11 and version != HttpVersion10:
-            status = 400 if version < HttpVersion10 else 505
-            raise BadRequest(status, "only HTTP/1.0 and HTTP/1.1 are spoken here")
-        if self.method == "CONNECT":
+        believed = self._take_headers(head.fields)
+        if method == "CONNECT":
             raise BadRequest(405, "CONNECT is for forward proxies; this is a reverse proxy")
-        self._check_length()
         if not self.target.startswith(b"/"):
             self._take_special_target()
         if b"#" in self.target:
             raise BadRequest(400, "the request target holds a fragment")
-        if not (self.host or self.http11):
+        if not (self.host or head.http11):
             self._name_host()
         if believed:
             self._believe(believed)
@@ -157,7 +163,7 @@ class ClientRequest:
                 self._cookie_line = len(lines)
                 lines.append(name + b": " + value)
             elif kind == Kind.CONNECTION:
-                named |= named_in_connection(value)
+                named |= connection_options(value).named
             elif kind == Kind.FORWARDED:
                 if not self._peer.trusted:
                     continue
@@ -166,7 +172,7 @@ class ClientRequest:
                 else:
                     self._note_forwarded(name.lower(), value)
             elif kind == Kind.TRANSFER_ENCODING:
-                if not self.http11:  # RFC 9112 section 6.1: its framing is faulty
+                if not self._head.http11:  # RFC 9112 section 6.1: its framing is faulty
                     raise BadRequest(400, "HTTP/1.0 has no transfer codings")
                 if value.lower() != b"chunked":
                     raise BadRequest(501, "the only transfer coding known here is chunked")
@@ -176,23 +182,21 @@ class ClientRequest:
                 self.upgrade = _without_h2c(value)
         if named:
             self._keep_lines(lambda name: name not in named)
-        if not (self.message.upgrade and self.http11):
-            self.upgrade = None  # no "Connection: upgrade" with it; or RFC 9110 section 7.8
+        if not self._head.wants_upgrade:
+            self.upgrade = None
         return self._forwarded
 
     def _note_length(self, value: bytes) -> None:
         """No field of the client frames anything (RFC 9112 section 6.3): its length is taken as a
-        number, which is what will be counted and what the endpoint is told."""
-        if self.chunked or self.length is not None or not _LENGTH.fullmatch(value):
+        number, which must be what the protocol counts, and is what the endpoint is told."""
+        if self._has_length or not _LENGTH.fullmatch(value):
             raise BadRequest(400, "Content-Length is not one number")
-        self.length = int(value)
-        if self.length > _MAX_LENGTH:
+        length = int(value)
+        if length > _MAX_LENGTH:
             raise BadRequest(400, "Content-Length is too large")
-
-    def _check_length(self) -> None:
-        """aiohttp hands out no body for a length of 2^64-1."""
-        if self.length and self.payload is EMPTY_PAYLOAD:
+        if length != self.length:
             raise BadRequest(400, "the request body does not have the length that was announced")
+        self._has_length = True
 
     def _note_forwarded(self, name: bytes, value: bytes) -> None:
         if self._forwarded is None:
@@ -251,8 +255,7 @@ class ClientRequest:
 
     def header(self, name: str) -> bytes | None:
         """First value of the field."""
-        value = self.message.headers.get(name)
-        return None if value is None else value.encode("utf-8", "surrogateescape")
+        return self._head.header(name)
 
     def query(self, name: bytes) -> bytes | None:
         """First value of the query parameter, as sent."""
@@ -264,25 +267,6 @@ class ClientRequest:
         return None
 
     # --- for the forward path ---
-
-    @property
-    def replayable(self) -> bool:
-        """True if sending it a second time does no harm and is still possible."""
-        return self.method in _IDEMPOTENT and not self.body_touched
-
-    def body_at_hand(self) -> bytes | None:
-        """The body with its transfer coding, if it came along with the head as small ones do; it
-        is kept, so that the request can be sent again. None if there is more to come. Raises
-        BadRequest if it has another length than was announced."""
-        payload = self.payload
-        if self._body is None and payload.is_eof() and not self.body_touched:
-            body = payload.read_nowait()
-            if not self.chunked and len(body) != self.length:
-                raise BadRequest(400, "the request body is not as long as was announced")
-            if self.chunked:
-                body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
-            self._body = body
-        return self._body
 
     def upstream_head(self, target: bytes, strips: frozenset[bytes]) -> bytes:
         """The head to send. ``strips``: names of cookies whose pins the endpoint must not see."""
@@ -302,9 +286,9 @@ class ClientRequest:
         else:
             parts.append(self._extended(self._forwarded))
         parts += (b"\r\nX-Request-Id: ", self.id, b"\r\n")
-        if self.chunked:
+        if self.length == UNKNOWN:
             parts.append(b"Transfer-Encoding: chunked\r\n")
-        elif self.length is not None:
+        elif self.length or self._has_length:
             parts.append(b"Content-Length: %d\r\n" % self.length)
         if self.upgrade is not None:
             parts += (b"Connection: Upgrade\r\nUpgrade: ", self.upgrade, b"\r\n")

@@ -9,7 +9,7 @@ import pytest
 
 from stickyproxy.base import hashing
 from stickyproxy.control.registry import Registry
-from stickyproxy.dataplane.upstream.connection import Upstreams
+from stickyproxy.dataplane.upstream.pool import Upstreams
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.routing.table import Cluster, RoutingTable

@@ -16,6 +16,7 @@ from aiohttp import (
 )
 
 from stickyproxy.dataplane.downstream.http1 import ClientConnection
+from stickyproxy.dataplane.exchange import Exchange
 from stickyproxy.demo.app import DemoOptions, DemoReplica
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from tests.cli.test_main import refused
@@ -515,8 +516,10 @@ def transports(proxy: RunningProxy) -> tuple[asyncio.Transport, asyncio.Transpor
     [client] = proxy.app._server._clients.connections
     assert isinstance(client, ClientConnection)
     assert client.transport is not None
-    assert client.source is not None
-    return client.transport, client.source.transport
+    exchange = client._handler
+    assert isinstance(exchange, Exchange)
+    assert exchange._upstream is not None
+    return client.transport, exchange._upstream.transport
 
 
 class TestBackPressure:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 with contextlib.suppress(ImportError):
     import atheris
@@ -27,27 +27,27 @@ with contextlib.suppress(ImportError):
         # What is imported here is what coverage is looked for in.
         with atheris.instrument_imports(include=["stickyproxy"]):
             import stickyproxy.config.load
-            import stickyproxy.dataplane.upstream.connection
+            import stickyproxy.dataplane.downstream.heads
+            import stickyproxy.dataplane.upstream.http1
             import stickyproxy.providers.swarm.labels
             import stickyproxy.semantics.request  # noqa: F401
 
+import httptools
 from aiohttp import http_parser
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http_exceptions import HttpProcessingError
 
 from stickyproxy.base.errors import BadRequest, ConfigError, UpstreamProtocolError
 from stickyproxy.base.hashing import address_key, looks_like_pin, pin, pin_key
 from stickyproxy.config import load as config
-from stickyproxy.dataplane.upstream.connection import (
-    CHUNKED,
-    UNTIL_CLOSE,
-    UpstreamConnection,
-    Upstreams,
-)
+from stickyproxy.dataplane.chunked import ChunkedDecoder, ChunkError
+from stickyproxy.dataplane.downstream.heads import HeadReader, Limits
+from stickyproxy.dataplane.downstream.stream import Carrier, Http1Stream
+from stickyproxy.dataplane.upstream.http1 import Expect, ResponseReader
 from stickyproxy.providers.swarm import labels as swarm_labels
 from stickyproxy.semantics import cookies, headers
 from stickyproxy.semantics.forwarded import TrustedProxies
-from stickyproxy.semantics.request import ClientRequest, Peer
+from stickyproxy.semantics.request import UNKNOWN, ClientRequest, Peer
+from stickyproxy.semantics.response import ResponseHead
 from tests.scripted import Request
 
 FINDS = Path(__file__).parent / "finds" / "parsers"
@@ -133,7 +133,7 @@ def fields(data: bytes) -> None:
         assert target.startswith(b"/")
         assert b"@" not in authority
         assert b"/" not in authority
-    named = headers.named_in_connection(data)
+    named = headers.connection_options(data).named
     assert all(name == name.lower().strip(b" \t") for name in named)
     assert headers.printable(data).isascii()
     assert headers.printable(data).isprintable()
@@ -173,117 +173,163 @@ _LOOP = asyncio.new_event_loop()
 _PEER = Peer("127.0.0.1", "127.0.0.1", 80, secure=False, trusted_proxies=TRUSTED)
 
 
-def request(data: bytes) -> None:
-    """What aiohttp takes and we forward is strictly well-formed, with one meaning."""
-    parser = http_parser.HttpRequestParser(
-        BaseProtocol(_LOOP), _LOOP, 1 << 20, auto_decompress=False
+_LIMITS = Limits(
+    max_head=32_768,
+    max_head_line=8190,
+    max_headers=128,
+    head_timeout=1.0,
+    keepalive_timeout=1.0,
+    client_timeout=1.0,
+)
+
+
+class _Carrier:
+    """What a stream asks of its connection before there is anything to send."""
+
+    peer = _PEER
+    loop = _LOOP
+    draining = False
+
+
+def _parser() -> http_parser.HttpRequestParser:
+    return http_parser.HttpRequestParser(
+        BaseProtocol(_LOOP), _LOOP, 1 << 16, max_line_size=8189, auto_decompress=False
     )
+
+
+def _made(pieces: list[bytes]) -> tuple[bytes, ClientRequest] | None:
+    """What is forwarded of the first request in these pieces; None if there is none."""
+    heads = HeadReader(_parser(), _parser, _LIMITS)
     try:
-        messages, _, _ = parser.feed_data(data)
-    except HttpProcessingError:
-        return
-    for message, payload in messages:
-        try:
-            made = ClientRequest(_PEER, message, payload, b"0" * 32)
-        except BadRequest:
-            continue
-        if headers.normalise_host(made.host) is None:
-            continue  # refused where routes are looked up
-        head = made.upstream_head(made.target, STICKY)
-        read = Request.parse(head)
-        assert read.target == made.target
-        assert read.method == made.method.encode()
-        assert read.framing() == ("chunked" if made.chunked else made.length or 0), head
-
-
-class _Wire:
-    """A transport that only remembers that it was closed."""
-
-    def __init__(self) -> None:
-        self.closed = False
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
-
-    def get_extra_info(self, _: str) -> None:
+        for piece in pieces:
+            head = heads.read(piece, 0)
+            if head is not None:
+                message, has_body, _ = head
+                carrier = cast("Carrier", _Carrier())
+                stream = Http1Stream(carrier, message, has_body=has_body)
+                stream.check_version()
+                made = ClientRequest(stream, b"0" * 32)
+                return made.upstream_head(made.target, STICKY), made
+    except BadRequest:
         return None
+    return None
 
-    def write(self, _: bytes) -> None:
-        pass
+
+def request(data: bytes) -> None:
+    """What is taken and forwarded is strictly well-formed, has one meaning, and is the same
+    whether it comes at once or byte by byte."""
+    if not data:
+        return
+    whole = _made([data])
+    pieces = _made([bytes([byte]) for byte in data])
+    assert (whole and whole[0]) == (pieces and pieces[0]), data
+    if whole is None:
+        return
+    head, made = whole
+    if headers.normalise_host(made.host) is None:
+        return  # refused where routes are looked up
+    read = Request.parse(head)
+    assert read.target == made.target
+    assert read.method == made.method.encode()
+    assert read.framing() == ("chunked" if made.length == UNKNOWN else made.length), head
 
 
 class _Taker:
-    """Takes an answer; what it got is compared between two ways of cutting the same bytes."""
+    """Takes a response; what it got is compared between two ways of cutting the same bytes."""
 
     bodiless = False
 
     def __init__(self) -> None:
-        self.heads: list[list[bytes]] = []
+        self.heads: list[tuple[int, list[bytes]]] = []
         self.body = b""
-        self.ends = 0
-        self.failures = 0
 
-    def interim(self, lines: list[bytes]) -> None:
-        self.heads.append(lines)
+    def interim(self, head: ResponseHead) -> None:
+        self.heads.append((head.status, head.lines))
 
-    def head(self, status: int, lines: list[bytes]) -> int:
-        self.heads.append(lines)
-        if status in (101, 204, 304):
-            return 0
-        length = UNTIL_CLOSE
-        for line in lines[1:]:
-            name, _, value = line.partition(b":")
-            if name.lower() == b"content-length":
-                length = int(value)
-            elif name.lower() == b"transfer-encoding":
-                if value.strip(b" \t").lower() != b"chunked":
-                    raise UpstreamProtocolError("not chunked")
-                return CHUNKED
-        return length
+    def head(self, head: ResponseHead) -> None:
+        self.heads.append((head.status, head.lines))
 
     def data(self, data: bytes) -> None:
-        assert not self.ends, "body behind the end"
         self.body += data
 
     def end(self) -> None:
-        self.ends += 1
+        pass
 
     def flush(self) -> None:
         pass
 
+    def writable(self) -> None:
+        pass
+
     def failed(self, error: Exception) -> None:
-        assert not self.ends, "failed behind the end"
-        self.failures += 1
+        pass
 
 
 def answer(data: bytes) -> None:
-    """An answer is read alike whether it comes at once or byte by byte, and ends once."""
-    whole, pieces = _fed([data]), _fed([bytes([byte]) for byte in data])
-    assert whole.ends + whole.failures <= 1
-    if whole.ends or pieces.ends:
+    """A response is read alike whether it comes at once or byte by byte."""
+    whole, whole_end = _fed([data])
+    pieces, pieces_end = _fed([bytes([byte]) for byte in data])
+    assert whole_end == pieces_end, data
+    if whole_end is not None:
         assert (whole.heads, whole.body) == (pieces.heads, pieces.body), data
-    assert bool(whole.ends) == bool(pieces.ends), data
 
 
-def _fed(pieces: list[bytes]) -> _Taker:
-    upstreams = Upstreams(
-        connect_timeout=1.0, response_timeout=1.0, client_timeout=1.0, idle_timeout=1.0
-    )
-    connection = UpstreamConnection(upstreams.pool("127.0.0.1:1"))
-    wire = _Wire()
-    connection.connection_made(cast("Any", wire))
-    taker = _Taker()
-    connection.send_head(b"", taker, body_follows=False)
-    for piece in pieces:
-        if wire.closed:
-            break
-        connection.data_received(piece)
-    return taker
+def _fed(pieces: list[bytes]) -> tuple[_Taker, Expect | None]:
+    """What was taken, and what is expected next; None: it is malformed."""
+    reader, taker = ResponseReader(), _Taker()
+    reader.expect = Expect.HEAD
+    try:
+        for piece in pieces:
+            if not piece or reader.expect is Expect.NOTHING:
+                break
+            reader.take(piece, taker)
+            while reader.pending:
+                reader.resume(taker)
+    except UpstreamProtocolError:
+        return taker, None
+    return taker, reader.expect
+
+
+class _Body:
+    """What httptools calls."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.messages = 0
+
+    def on_body(self, data: bytes) -> None:
+        if not self.messages:
+            self.body += data
+
+    def on_message_complete(self) -> None:
+        self.messages += 1
+
+
+def chunks(data: bytes) -> None:
+    """A body in chunks that is taken is the one that llhttp reads, however it is cut."""
+    decoder = ChunkedDecoder()
+    ours, fed, done = b"", 0, False
+    try:
+        for piece in (data[:7], data[7:]):
+            if piece and not decoder.done:
+                decoder.feed(piece)
+                fed += len(piece)
+                ours += decoder.decode()
+                while decoder.pending:
+                    ours += decoder.decode()
+        done = decoder.done
+    except ChunkError:
+        return
+    if not done:
+        return
+    theirs = _Body()
+    parser = httptools.HttpRequestParser(theirs)
+    parser.feed_data(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    try:
+        parser.feed_data(data[: fed - len(decoder.surplus)])
+    except httptools.HttpParserError as error:
+        raise AssertionError(f"taken by us, refused by llhttp: {data!r}: {error}") from error
+    assert (theirs.body, theirs.messages) == (ours, 1), data
 
 
 Target = Callable[[bytes], None]
@@ -296,6 +342,7 @@ TARGETS: dict[str, Target] = {
     "config": configuration,
     "request": request,
     "answer": answer,
+    "chunks": chunks,
 }
 
 STALE = b"sp1.000000000000000000000000"
@@ -334,6 +381,10 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
         b"GET http://a.test/b HTTP/1.0\r\nConnection: keep-alive, X\r\nX: y\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c, foo\r\n\r\n",
+    ),
+    "chunks": (
+        b"5\r\nhello\r\n0\r\n\r\nGET / HTTP/1.1",
+        b"5;a=b\r\nhello\r\n00a;x\r\n0123456789\r\n000\r\nX: y\r\n\r\n",
     ),
     "answer": (
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",

@@ -11,7 +11,7 @@ from stickyproxy.semantics.headers import (
     Classifier,
     Kind,
     LineClassifier,
-    named_in_connection,
+    connection_options,
     normalise_host,
     printable,
     seconds,
@@ -79,8 +79,8 @@ def test_an_endpoint_that_invents_lines_fills_no_memory() -> None:
         (b"Host, Content-Length, Transfer-Encoding, Cookie", set()),
     ],
 )
-def test_fields_named_in_connection(value: bytes, names: set[bytes]) -> None:
-    assert named_in_connection(value) == names
+def test_fields_connection_options(value: bytes, names: set[bytes]) -> None:
+    assert connection_options(value).named == names
 
 
 @pytest.mark.parametrize(

@@ -1,221 +1,214 @@
-"""DATA PLANE: connections from clients, terminated by aiohttp.
+"""DATA PLANE: connections of HTTP/1.1 from clients, terminated by aiohttp.
 
 ``ClientServer`` is aiohttp's low-level ``web.Server`` and ``ClientConnection`` its
-``RequestHandler``: they parse requests, buffer bodies under back-pressure and queue pipelined
-requests. What is ours is the loop that serves a connection's requests: aiohttp's own one makes a
-task, a ``BaseRequest`` and a ``StreamWriter`` per request, which cost more than everything else
+``RequestHandler``. What is ours is the way a connection's requests are served: aiohttp's own loop
+makes a task, a ``BaseRequest`` and a ``StreamWriter`` for each, which cost more than all else that
 the proxy does (see ARCHITECTURE.md, "why the loop is ours").
+
+A client may send on while its request is being answered. What comes waits as the bytes it is, and
+when there is enough of it the client is not read for a while. Then its turn comes with another turn
+of the loop: no connection is handled for more than one request, or one turn's worth of chunks,
+before the others.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+import math
+from enum import Enum
+from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.http_parser import HttpRequestParser
+from aiohttp.web_protocol import RequestHandler
 
 from stickyproxy.base import sockets
 from stickyproxy.base.errors import BadRequest
+from stickyproxy.dataplane.downstream.body import ENOUGH, RequestBody
+from stickyproxy.dataplane.downstream.heads import (
+    TARGET_LIMIT_IS_LOWER_BY,
+    HeadReader,
+    Limits,
+)
+from stickyproxy.dataplane.downstream.ports import ClientTunnel, Refuse, Serve, StreamHandler
+from stickyproxy.dataplane.downstream.stream import Http1Stream
+from stickyproxy.semantics.forwarded import TrustedProxies
 from stickyproxy.semantics.request import Peer
-
-if TYPE_CHECKING:
-    from aiohttp.http_parser import RawRequestMessage
-    from aiohttp.http_websocket import WebSocketReader
-    from aiohttp.streams import StreamReader
-
-    from stickyproxy.dataplane.tunnel import UpgradeTunnel
-    from stickyproxy.dataplane.upstream.connection import UpstreamConnection
-    from stickyproxy.semantics.forwarded import TrustedProxies
 
 LINGER_SECONDS = 2.0
 """How long a closing connection goes on reading what its client had already sent: closing a
-socket with unread bytes resets it, and the client would lose our last answer."""
+socket with unread bytes resets it, and the client would lose our last response."""
 LINGER_BYTES = 1 << 20
 """How much of an unwanted request body is read to keep its connection usable."""
 
-# aiohttp says of a line that is too long only which limit it passed. With limits that differ, that
-# tells a request target (414) from a header field (431).
-_TARGET_LIMIT_IS_LOWER_BY = 1
 
-Message = tuple["RawRequestMessage | _ErrInfo", "StreamReader"]
-"""What aiohttp queues: a request and its body."""
-
-
-class Limits:
-    """What a client may take: bytes of a request line or field, number of fields, seconds."""
-
-    __slots__ = (
-        "client_timeout",
-        "head_timeout",
-        "keepalive_timeout",
-        "max_head_line",
-        "max_headers",
-    )
-
-    def __init__(
-        self,
-        *,
-        max_head_line: int,
-        max_headers: int,
-        head_timeout: float,
-        keepalive_timeout: float,
-        client_timeout: float,
-    ) -> None:
-        self.max_head_line = max_head_line
-        self.max_headers = max_headers
-        self.head_timeout = head_timeout
-        self.keepalive_timeout = keepalive_timeout
-        self.client_timeout = client_timeout
-
-
-class Exchange(Protocol):
-    """One request being answered."""
-
-    def begin(self) -> bool:
-        """Answer it from callbacks alone, if that can be done. Then either ``served`` or
-        ``needs_task`` of the connection is called in the end, unless ``client_lost`` is called
-        before. Otherwise nothing has been done that ``run`` would do again."""
-
-    async def run(self) -> bool:
-        """Answer it, or go on with it. Returns whether the connection may serve another."""
-
-    def client_lost(self) -> None:
-        """The client is gone, and nobody runs this."""
-
-
-Serve = Callable[["ClientConnection", "RawRequestMessage", "StreamReader"], Exchange]
-"""Begins to answer one request."""
-Refuse = Callable[["ClientConnection", BadRequest], None]
-"""Answers what could not even be parsed. The connection closes after."""
+AHEAD_BYTES = 16 * 1024
+"""How much a client may send ahead before it is not read any more. As long as it is read, we see it
+leave, and its request need not be answered."""
 
 
 class ClientServer(web.Server):
-    """Makes a ``ClientConnection`` for each accepted socket, and drains them."""
+    """Makes a ``ClientConnection`` for each accepted socket, counts their timeouts in sweeps, and
+    drains them."""
 
     def __init__(
         self, serve: Serve, refuse: Refuse, limits: Limits, trusted_proxies: TrustedProxies
     ) -> None:
-        super().__init__(
-            serve,  # type: ignore[arg-type]  # our loop calls it, not aiohttp's
-            handler_cancellation=True,
-            access_log=None,
-            auto_decompress=False,
-            # Until the first request; then see _rearm_keepalive. A head that was begun in time is
-            # answered 408 by its own timer, which must be given the chance.
-            keepalive_timeout=min(2 * limits.head_timeout, limits.keepalive_timeout),
-            max_line_size=limits.max_head_line - _TARGET_LIMIT_IS_LOWER_BY,
-            max_field_size=limits.max_head_line,
-            max_headers=limits.max_headers,
-        )
+        super().__init__(serve)  # type: ignore[arg-type]  # we call it, not aiohttp
         self.serve = serve
         self.refuse = refuse
         self.limits = limits
         self.trusted_proxies = trusted_proxies
+        self.loop = asyncio.get_running_loop()
         self.draining = False
+        self._parser_options: dict[str, Any] = {
+            "auto_decompress": False,
+            "max_line_size": limits.max_head_line - TARGET_LIMIT_IS_LOWER_BY,
+            "max_field_size": limits.max_head_line,
+            "max_headers": limits.max_headers,
+        }
+        shortest = min(limits.head_timeout, limits.keepalive_timeout, limits.client_timeout)
+        self._interval = max(0.02, min(1.0, shortest / 4))
+        self.head_sweeps = self._sweeps(limits.head_timeout)
+        self.client_sweeps = self._sweeps(limits.client_timeout)
+        self.keepalive_sweeps = self._sweeps(limits.keepalive_timeout)
+        self.first_sweeps = self._sweeps(min(2 * limits.head_timeout, limits.keepalive_timeout))
+        """Until the first byte of the first request. A head that was begun in time is answered
+        408 when its own time is up, which must be given the chance."""
+        self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
 
     def __call__(self) -> ClientConnection:
-        return ClientConnection(self, loop=self._loop, **self._kwargs)
+        return ClientConnection(self, self._parser_options)
+
+    def parser(self, connection: ClientConnection) -> HttpRequestParser:
+        """A parser that has seen nothing yet."""
+        return HttpRequestParser(connection, self.loop, ENOUGH, **self._parser_options)
+
+    def start(self) -> None:
+        """Begin to sweep."""
+        self._timer = self.loop.call_later(self._interval, self._sweep)
+
+    def stop(self) -> None:
+        """Sweep no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def shed(self) -> int:
+        """Close idle connections, for want of file descriptors; returns how many."""
+        return sum(connection.shed() for connection in self._ours())
 
     async def drain(self) -> None:
         """Close idle connections now and busy ones when their request is answered; returns when
         none is left."""
         self.draining = True
-        for connection in self.connections:
-            cast("ClientConnection", connection).start_draining()
+        for connection in self._ours():
+            connection.start_draining()
         while self.connections:
             self._empty.clear()
             await self._empty.wait()
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        task = handler._task_handler
         super().connection_lost(handler, exc)
-        # aiohttp forgets a connection when its task is done: look after that.
-        if task is not None:
-            task.add_done_callback(lambda _: self._empty.set())
-        else:
-            self._empty.set()
+        self._empty.set()
 
     def abort(self) -> None:
         """Cut every connection now."""
-        for connection in self.connections:
-            cast("ClientConnection", connection).abort()
+        for connection in self._ours():
+            connection.abort()
+
+    def _ours(self) -> list[ClientConnection]:
+        return cast("list[ClientConnection]", self.connections)
+
+    def _sweeps(self, seconds: float) -> int:
+        return math.ceil(seconds / self._interval)
+
+    def _sweep(self) -> None:
+        for connection in self._ours():
+            connection.sweep()
+        self.start()
+
+
+class Phase(Enum):
+    """What a connection does with the bytes that it reads."""
+
+    HEAD = "head"  # they are a request head, or the rest of one
+    BODY = "body"
+    RESPONSE = "response"  # the request is here, its response is not whole: they wait
+    TUNNEL = "tunnel"
+    ENDING = "ending"  # they are dropped
+
+
+_HEAD, _BODY, _RESPONSE, _TUNNEL, _ENDING = Phase
 
 
 class ClientConnection(RequestHandler):
-    """One client connection: serves its requests one after the other. A request that comes while
-    nothing is going on is begun in its callback; the connection's task is only woken when that
-    is not enough."""
+    """One client connection: serves its requests one after the other."""
 
     __slots__ = (
-        "_exchange",
-        "_head_timer",
-        "_keep",
-        "_parked",
-        "_payload",
+        "_at",
+        "_body",
+        "_body_paused",
+        "_discarding",
+        "_handler",
+        "_heads",
+        "_held",
+        "_idle_sweeps",
+        "_phase",
+        "_rest",
         "_server",
+        "_timer",
+        "_tunnel",
+        "_turn_comes",
+        "_unsent",
+        "_waited",
         "draining",
         "loop",
         "peer",
-        "source",
     )
 
-    def __init__(self, server: ClientServer, **kwargs: Any) -> None:
-        super().__init__(server, **kwargs)
-        self.loop = self._loop
+    def __init__(self, server: ClientServer, parser_options: dict[str, Any]) -> None:
+        super().__init__(server, loop=server.loop, **parser_options)
+        parser = self._parser
+        assert parser is not None
+        self.loop = server.loop
         self._server = server
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._exchange: Exchange | None = None
-        """A request that is being answered without the task, or waits for it."""
-        self._parked: asyncio.Future[None] | None = None
-        """What the task waits for meanwhile. ``_waiter`` is None then: aiohttp would wake it."""
-        self._keep = True
-        """Whether the connection may serve another request."""
-        self._payload: StreamReader | None = None
-        """Body of the request that is being served."""
-        self.source: UpstreamConnection | None = None
-        """Where the answer comes from that is being written."""
+        self._heads = HeadReader(parser, lambda: server.parser(self), server.limits)
+        self._phase = _HEAD
+        self._rest = b""
+        """What was read beyond what could be taken, from index ``_at`` on."""
+        self._at = 0
+        self._held = False
+        """The client is not read: there is enough to do."""
+        self._turn_comes = False
+        """``_go_on`` will be called in the next turn of the loop."""
+        self._handler: StreamHandler | None = None
+        """Who answers the request at hand. It holds the stream, which must not hold it: a cycle for
+        every request would be work for the garbage collector."""
+        self._body: RequestBody | None = None
+        """Its body, if it has one."""
+        self._body_paused = False
+        """The endpoint does not keep up with it."""
+        self._discarding = 0
+        """Bytes that may still be read of a body that nobody wants; 0: it is wanted."""
+        self._tunnel: ClientTunnel | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        """Ends the reading of what nobody wants."""
+        self._idle_sweeps = 0
+        """Sweeps since the connection fell idle, a head was begun or the client took something."""
+        self._waited = server.first_sweeps
+        """Sweeps that it may be idle."""
+        self._unsent = 0
+        """Bytes that the client had not taken at the last sweep."""
         self.draining = server.draining
 
-    # --- for the forward path ---
-
-    def write(self, data: bytes) -> None:
-        """Send to the client; a client that is gone is told nothing."""
-        if self.transport is not None:
-            self.transport.write(data)
-
-    def abort(self) -> None:
-        """Reset the connection: the client must see that its answer is not whole. Closing would
-        look like the proper end of an answer that has no length."""
-        if self.transport is not None:
-            sockets.reset(self.transport)
-
-    def source_ended(self) -> None:
-        """The answer's upstream connection is free: our slow client must not hold it back."""
-        if self._paused and self.source is not None:
-            self.source.resume_reading()
-        self.source = None
-
-    def tunnel_into(self, tunnel: UpgradeTunnel) -> None:
-        """Feed the tunnel all that the client sends from now on, and what it sent ahead."""
-        self._upgraded = True
-        self.set_parser(cast("WebSocketReader", tunnel))
-
-    def pause_client(self) -> None:
-        """The endpoint of a tunnel cannot keep up."""
-        self._pause_transport_reading()
-
-    def resume_client(self) -> None:
-        """It can again."""
-        self._resume_transport_reading()
+    def __repr__(self) -> str:
+        return f"<ClientConnection {self._phase.value} idle_sweeps={self._idle_sweeps}>"
 
     # --- asyncio's callbacks ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Without the task and the timer that aiohttp's makes for each connection."""
         peername = transport.get_extra_info("peername")
         sockname = transport.get_extra_info("sockname")
         tcp = isinstance(peername, tuple)
@@ -226,221 +219,357 @@ class ClientConnection(RequestHandler):
             secure=transport.get_extra_info("sslcontext") is not None,
             trusted_proxies=self._server.trusted_proxies,
         )
-        super().connection_made(transport)
+        super(RequestHandler, self).connection_made(transport)
+        self._server.connection_made(self, cast("asyncio.Transport", transport))
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.client_lost()
+        self._phase = _ENDING
+        if self._timer is not None:
+            self._timer.cancel()
+        handler, self._handler = self._handler, None
+        tunnel, self._tunnel = self._tunnel, None
         super().connection_lost(exc)
+        if tunnel is not None:
+            tunnel.client_lost()
+        elif handler is not None:
+            handler.client_lost()
 
     def data_received(self, data: bytes) -> None:
-        waiter = self._waiter
-        parser = self._parser
-        if waiter is None or waiter.done() or parser is None:
-            self._receive_more(data)
-            return
-        try:
-            messages, upgraded, tail = parser.feed_data(data)
-        except HttpProcessingError as error:
-            malformed = _ErrInfo(status=400, exc=error, message=error.message)
-            messages, upgraded, tail = [(malformed, EMPTY_PAYLOAD)], False, b""
-        if messages:
-            self._waiter, self._parked = None, waiter
-            if len(messages) > 1 or upgraded or not self._begin(*messages[0]):
-                self._queue(messages, upgraded, tail)
-                self.needs_task()
-        elif data and self._head_timer is None:
-            self._head_timer = self.loop.call_later(
-                self._server.limits.head_timeout, self._head_timed_out
-            )
-
-    def _queue(self, messages: Sequence[Message], upgraded: bool, tail: bytes) -> None:
-        """As aiohttp's ``data_received`` does with what it has parsed."""
-        self._messages.extend(messages)
-        self._upgraded = upgraded
-        if upgraded:
-            self._message_tail = tail
-        if not self._buffer_paused and len(self._messages) >= self._max_msg_queue_size:
-            self._pause_reading_for_buffer()
-
-    def _receive_more(self, data: bytes) -> None:
-        """What comes while a request is being answered."""
-        super().data_received(data)
-        if self._messages:
-            payload = self._payload
-            if (
-                payload is not None
-                and not payload.is_eof()
-                and isinstance(self._messages[-1][0], _ErrInfo)
-            ):
-                # The body that is being forwarded turned out malformed. aiohttp tells the next
-                # request's handler, but not whoever reads this body.
-                payload.set_exception(_bad_request(self._messages[-1][0], self._server.limits))
+        phase = self._phase
+        if phase is _HEAD:
+            if self._turn_comes or self._paused:
+                self._hold(data)
+            else:
+                self._take_head(data, 0)
+        elif phase is _BODY:
+            self._take_body(data)
+        elif phase is _RESPONSE:
+            self._hold(data)
+        elif self._tunnel is not None:
+            self._tunnel.from_client(data)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self.source is not None:
-            self.source.pause_reading()
+        self._idle_sweeps = 0
+        if self._handler is not None:
+            self._handler.client_slow()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self.source is not None:
-            self.source.resume_reading()
+        if self._handler is not None:
+            self._handler.client_ready()
+        elif self._phase is _HEAD and self._rest:
+            self._wait_for_turn()
 
-    # --- serving ---
+    # --- reading requests ---
 
-    def _begin(self, message: RawRequestMessage | _ErrInfo, payload: StreamReader) -> bool:
-        """Answer the only request there is without the task, if that can be done, and wake the
-        task for it otherwise. Returns False if it has to be queued."""
-        if self._paused or isinstance(message, _ErrInfo):
-            return False
-        if self._parser is not None:
-            self._parser.message_consumed()
-        exchange = self._exchange = self._serve(message, payload)
-        if not exchange.begin():
-            self.needs_task()
-        return True
-
-    def _serve(self, message: RawRequestMessage, payload: StreamReader) -> Exchange:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-        self._payload = payload
-        return self._server.serve(self, message, payload)
-
-    def served(self, *, keep: bool) -> None:
-        """The request that was begun without the task is answered."""
-        self._exchange = None
-        if keep and not (self._messages or self._paused or self.draining):
-            self._waiter, self._parked = self._parked, None
-            self._rearm_keepalive()
+    def _take_head(self, data: bytes, at: int) -> None:
+        """Read up to the end of a head; begin to answer if that is there."""
+        heads = self._heads
+        if not heads.size:
+            self._idle_sweeps = 0
+        try:
+            head = heads.read(data, at)
+        except BadRequest as error:
+            self._refuse(error, Http1Stream.unparsed(self))
+            return
+        if head is None:
+            return
+        message, has_body, end = head
+        stream = Http1Stream(self, message, has_body=has_body)
+        if not stream.http11:
+            try:
+                stream.check_version()
+            except BadRequest as error:
+                self._refuse(error, stream)
+                return
+        self._waited = self._server.keepalive_sweeps
+        handler = self._handler = self._server.serve(stream)
+        if stream.body_length:
+            self._phase = _BODY
+            self._body = RequestBody(stream.body_length)
+            if end < len(data):
+                self._take_body(data[end:])
         else:
-            self._keep = keep
-            self.needs_task()
+            self._phase = _RESPONSE
+            if end < len(data):
+                self._hold(data, end)
+        handler.begin()
 
-    def needs_task(self) -> None:
-        """Wake the task for what callbacks cannot do."""
-        parked, self._parked = self._parked, None
-        if parked is not None and not parked.done():
-            parked.set_result(None)
+    def _take_body(self, data: bytes) -> None:
+        body = self._body
+        assert body is not None
+        if self._turn_comes or self._body_paused:
+            self._hold(data)
+        else:
+            body.feed(data)
+            self._after_body_read(body)
 
-    async def start(self) -> None:
-        """Serve requests until the connection ends. aiohttp runs this as the connection's task
-        and cancels it when the client goes away."""
-        while True:
-            if self._paused:
-                await self._drain()
-            if not self._keep:
-                break
-            exchange, self._exchange = self._exchange, None
-            if exchange is None:
-                if not self._messages:
-                    if self.draining:
-                        break
-                    await self._park()
-                    continue
-                message, payload = self._messages[0]
-                if isinstance(message, _ErrInfo):
-                    await self._refuse(message)
-                    break
-                self._messages.popleft()
-                self._free_queue_slot()
-                exchange = self._serve(message, payload)
-            self._keep = await exchange.run()
-            body, self._payload = self._payload, None
-            if body is not None and body is not EMPTY_PAYLOAD and not body.is_eof():
-                self._keep = await self._discard(body) and self._keep
-            self._rearm_keepalive()
+    def _after_body_read(self, body: RequestBody) -> None:
+        """Look at what reading has come to."""
+        if self._body is not body or self._phase is not _BODY:
+            return  # the handler has ended the request
+        if self._discarding:
+            self._after_discarded(body)
+        elif body.complete:
+            self._phase = _RESPONSE
+            if body.surplus:
+                self._put_back(body.surplus)
+        elif body.error is not None or body.kept > ENOUGH:
+            self._pause_client()
+        elif body.pending:
+            self._wait_for_turn()
+
+    # --- one turn of the loop after the other ---
+
+    def _hold(self, data: bytes, at: int = 0) -> None:
+        """Keep what cannot be taken now."""
+        if self._rest:
+            data, at = self._rest[self._at :] + data[at:], 0
+        self._rest, self._at = data, at
+        if len(data) - at > AHEAD_BYTES:
+            self._pause_client()
+
+    def _put_back(self, data: bytes) -> None:
+        """Keep what came before all that is kept."""
+        self._rest, self._at = data + self._rest[self._at :], 0
+
+    def _pause_client(self) -> None:
+        """Read no more for now."""
+        if not self._held and self.transport is not None and not self.transport.is_closing():
+            self._held = True
+            self.transport.pause_reading()
+
+    def _read_on(self) -> None:
+        if self._held and self.transport is not None and not self.transport.is_closing():
+            self._held = False
+            self.transport.resume_reading()
+
+    def _wait_for_turn(self) -> None:
+        """Go on with what was read in the next turn of the loop: others come first."""
+        if not self._turn_comes:
+            self._turn_comes = True
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._turn_comes = False
+        if self._phase is _HEAD:
+            if not self.writing_paused:
+                rest, at = self._take_rest()
+                if rest:
+                    self._take_head(rest, at)
+                if not (self._rest or self._turn_comes):
+                    self._read_on()
+        elif self._phase is _BODY and not self._body_paused:
+            self._go_on_with_body()
+
+    def _go_on_with_body(self) -> None:
+        body = self._body
+        assert body is not None
+        if body.pending:
+            body.resume()
+        else:
+            rest, at = self._take_rest()
+            if rest:
+                body.feed(rest[at:])
+        self._after_body_read(body)
+        waits = self._turn_comes or self._body_paused or body.error is not None
+        if self._phase is _BODY and not waits and body.kept <= ENOUGH:
+            if self._rest:
+                self._wait_for_turn()
+            else:
+                self._read_on()
+
+    def _take_rest(self) -> tuple[bytes, int]:
+        rest, at = self._rest, self._at
+        self._rest, self._at = b"", 0
+        return rest, at
+
+    # --- the end of a request ---
+
+    def served(self, data: bytes, *, keep: bool) -> None:
+        """See ``stream.Carrier``."""
+        if self.transport is not None:
+            self.transport.write(data)
+        self._handler = None
+        if self._phase is _RESPONSE and keep:
+            self._body = None
+            if self._rest or self._held or self.draining:
+                self._next_request()
+            else:
+                self._phase = _HEAD
+                self._idle_sweeps = 0
+        elif self._phase is _BODY and self._body is not None:
+            if keep and self._body.error is None:
+                self._discard(self._body)
+            else:
+                self._linger()
+        elif self._phase is not _ENDING:
+            if self._rest:
+                self._linger()
+            else:
+                self._close_transport()
+
+    def _next_request(self) -> None:
+        self._phase = _HEAD
+        self._idle_sweeps = 0
+        if self._rest:
+            if not self.writing_paused:  # else resume_writing sees to it
+                self._wait_for_turn()
+        elif self.draining:
+            self._close_transport()
+        elif self._held:
+            self._read_on()
+
+    def _discard(self, body: RequestBody) -> None:
+        """Read the rest of a body that nobody wants, if it is not too much."""
+        body.discard()
+        self._body_paused = False
+        self._discarding = LINGER_BYTES
+        self._timer = self.loop.call_later(LINGER_SECONDS, self._linger)
+        self._wait_for_turn()
+
+    def _after_discarded(self, body: RequestBody) -> None:
+        self._discarding -= body.kept
+        body.discard()
+        if body.error is not None or self._discarding <= 0:
+            self._linger()
+        elif body.complete:
+            self._discarding = 0
+            if self._timer is not None:
+                self._timer.cancel()
+            if body.surplus:
+                self._put_back(body.surplus)
+            self._body = None
+            self._next_request()
+        elif body.pending:
+            self._wait_for_turn()
+
+    def _refuse(self, error: BadRequest, stream: Http1Stream) -> None:
+        """Answer what could not be parsed: nothing that follows can be."""
+        self._phase = _ENDING
+        self._server.refuse(stream, error)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Send our end, and read on for a while: closing with bytes unread would reset the
+        connection and take our last response with it."""
+        self._phase = _ENDING
+        self._rest, self._body = b"", None
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.transport is not None:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            self._read_on()
+            self._timer = self.loop.call_later(LINGER_SECONDS, self._close_transport)
+
+    def _close_transport(self) -> None:
+        self._phase = _ENDING
+        self._idle_sweeps = 0
         if self.transport is not None:
             self.transport.close()
 
-    async def _park(self) -> None:
-        self._waiter = self.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    # --- for the stream ---
+
+    def write(self, data: bytes) -> None:
+        """Send to the client; a client that is gone is told nothing."""
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def cut(self) -> None:
+        """See ``stream.Carrier``."""
+        self._handler = None
+        self.abort()
+
+    def abort(self) -> None:
+        """Reset the connection: the client must see that its response is not whole. Closing would
+        look like the proper end of one that has no length."""
+        if self.transport is not None:
+            sockets.reset(self.transport)
+
+    def body_at_hand(self) -> bytes | None:
+        """See ``stream.Carrier``."""
+        return b"" if self._body is None else self._body.whole()
+
+    def start_body(self) -> None:
+        """See ``stream.Carrier``."""
+        body, handler = self._body, self._handler
+        if body is not None and handler is not None:
+            body.start(handler)
+            if self._phase is _BODY and (self._held or self._rest):
+                self._wait_for_turn()
+
+    def pause_body(self) -> None:
+        """See ``stream.Carrier``."""
+        self._body_paused = True
+        self._pause_client()
+
+    def resume_body(self) -> None:
+        """See ``stream.Carrier``."""
+        if self._body_paused:
+            self._body_paused = False
+            if self._phase is _BODY:
+                self._wait_for_turn()
+
+    def switch(self, tunnel: ClientTunnel) -> None:
+        """See ``stream.Carrier``."""
+        self._phase = _TUNNEL
+        self._tunnel = tunnel
+        rest, at = self._take_rest()
+        self._read_on()
+        if rest:
+            tunnel.from_client(rest[at:])
+
+    def pause_client(self) -> None:
+        """See ``stream.Carrier``."""
+        self._pause_client()
+
+    def resume_client(self) -> None:
+        """See ``stream.Carrier``."""
+        self._read_on()
+
+    def close_tunnel(self) -> None:
+        """See ``stream.Carrier``."""
+        self._tunnel = self._handler = None
+        self._close_transport()
+
+    # --- the sweep ---
+
+    def sweep(self) -> None:
+        """Count one sweep, and end what has taken too long. Bodies and responses under way are
+        watched at the other end."""
+        server = self._server
+        self._idle_sweeps += 1
+        if self._phase is _ENDING or (self.writing_paused and self._handler is None):
+            self._sweep_unsent()
+        elif self._phase is _HEAD and not self._rest:
+            if self._heads.size:
+                if self._idle_sweeps > min(server.head_sweeps, self._waited):
+                    timeout = server.limits.head_timeout
+                    error = BadRequest(408, f"the request head took longer than {timeout:g} s")
+                    self._refuse(error, Http1Stream.unparsed(self))
+            elif self._idle_sweeps > self._waited:
+                self._close_transport()
+
+    def _sweep_unsent(self) -> None:
+        """The client does not take what it was sent: it may be slow, but must take something."""
+        unsent = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._unsent = unsent
+            self._idle_sweeps = 0
+        elif self._idle_sweeps > self._server.client_sweeps:
+            self.abort()
 
     def start_draining(self) -> None:
         """Close now if idle, else after the request that is being served."""
         self.draining = True
-        if self._waiter is not None and not self._messages and self.transport is not None:
-            self.transport.close()
+        if self._phase is _HEAD and not self._rest:
+            self._close_transport()
 
-    def _free_queue_slot(self) -> None:
-        """As aiohttp's own loop does: the parser stops at a full queue of pipelined requests."""
-        if self._parser is not None:
-            self._parser.message_consumed()
-        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-            self._resume_reading_if_drained()
-
-    def _rearm_keepalive(self) -> None:
-        """As aiohttp's own loop does: one timer per connection, moved only when it fires."""
-        close_time = self.loop.time() + self._server.limits.keepalive_timeout
-        self._next_keepalive_close_time = close_time
-        if self._keepalive_handle is None:
-            self._keepalive_handle = self.loop.call_at(close_time, self._process_keepalive)
-
-    def _head_timed_out(self) -> None:
-        self._head_timer = None
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            timeout = self._server.limits.head_timeout
-            error = BadRequest(408, f"the request head took longer than {timeout:g} s")
-            self._messages.append((_ErrInfo(408, error, error.message), EMPTY_PAYLOAD))
-            waiter.set_result(None)
-
-    async def _refuse(self, info: _ErrInfo) -> None:
-        """Answer what aiohttp could not parse."""
-        self._server.refuse(self, _bad_request(info, self._server.limits))
-        await self._linger()
-
-    async def _discard(self, payload: StreamReader) -> bool:
-        """Read what is left of a body that nobody wants; False if it is too much."""
-        left = LINGER_BYTES
-        try:
-            async with asyncio.timeout(LINGER_SECONDS):
-                while left > 0 and (data := await payload.readany()):
-                    left -= len(data)
-        except (TimeoutError, BadRequest):
-            left = 0
-        if left <= 0:
-            await self._linger()
-            return False
-        return True
-
-    async def _linger(self) -> None:
-        """Send our end, and read on for a while: closing with bytes unread would reset the
-        connection and take our last answer with it. The client's end cancels this task."""
-        self._close = True  # data_received drops what comes
-        if self.transport is not None:
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-            self._resume_transport_reading()
-            await asyncio.sleep(LINGER_SECONDS)
-
-    async def _drain(self) -> None:
-        """Wait until the client took most of its answer, before the next one is made."""
-        try:
-            async with asyncio.timeout(self._server.limits.client_timeout):
-                await self._drain_helper()
-        except TimeoutError:
-            self.abort()
-
-
-def _bad_request(info: _ErrInfo, limits: Limits) -> BadRequest:
-    """What the client is told about a request that aiohttp could not parse."""
-    error = info.exc
-    if isinstance(error, BadRequest):
-        return error
-    if isinstance(error, LineTooLong):
-        if error.args[1] == limits.max_head_line:
-            return BadRequest(431, f"a header field is longer than {limits.max_head_line} bytes")
-        return BadRequest(414, f"the request target is longer than {error.args[1]} bytes")
-    if info.message.startswith("Too many headers"):
-        return BadRequest(431, f"more than {limits.max_headers} header fields")
-    first_line = info.message.strip().partition("\n")[0].rstrip(":")
-    return BadRequest(400, f"malformed request: {ascii(first_line)[1:-1]}")
+    def shed(self) -> bool:
+        """Close if no byte of a request is here; returns whether."""
+        idle = self._phase is _HEAD and not (self._rest or self._heads.size)
+        if idle:
+            self._close_transport()
+        return idle

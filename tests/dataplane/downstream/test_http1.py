@@ -10,53 +10,34 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
-from collections import deque
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler
 
 from stickyproxy.dataplane.downstream import http1 as downstream
 
-CONNECTION: dict[str, Any] = {
-    "_buffer_paused": False,
-    "_close": False,
-    "_keepalive_handle": None,
-    "_message_tail": b"",
-    "_messages": deque(),
-    "_next_keepalive_close_time": 0.0,
-    "_paused": False,
-    "_task_handler": None,
-    "_upgraded": False,
-    "_waiter": None,
-}
-"""State of a ``RequestHandler`` that is read or written, and its value in a new one."""
+CONNECTION: dict[str, Any] = {"_paused": False}
+"""State of a ``RequestHandler`` that is read, and its value in a new one."""
 
 CONNECTION_METHODS = {
-    "_drain_helper": "(self)",
-    "_pause_reading_for_buffer": "(self)",
-    "_pause_transport_reading": "(self)",
-    "_process_keepalive": "(self)",
-    "_resume_reading_if_drained": "(self)",
-    "_resume_transport_reading": "(self)",
-    # overridden or called under their public names
     "connection_lost": "(self, exc)",
     "connection_made": "(self, transport)",
     "data_received": "(self, data)",
     "pause_writing": "(self)",
     "resume_writing": "(self)",
-    "set_parser": "(self, parser, data_received_cb)",
-    "start": "(self)",
 }
-"""Its methods, with their parameters."""
+"""Its methods that are overridden, with their parameters."""
 
-SERVER = {"_kwargs": dict, "_loop": asyncio.AbstractEventLoop, "connections": list}
+SERVER = {"connections": list}
 """State of a ``web.Server``, and its type."""
 
-OTHERS = {"_loop", "_max_msg_queue_size", "_msg_queue_resume_size", "_parser"}
+OTHERS = {"_parser"}
 """Parts of a connection that have a test of their own."""
 
 
@@ -89,33 +70,28 @@ def test_methods_of_a_connection(name: str) -> None:
     assert callable(method), moved(f"RequestHandler.{name}()")
     parameters = f"({', '.join(inspect.signature(method).parameters)})"
     assert parameters == CONNECTION_METHODS[name], moved(f"the parameters of {name}()")
-    if name in ("_drain_helper", "start"):
-        assert inspect.iscoroutinefunction(method), moved(f"{name}(), it is no coroutine")
 
 
-async def test_queue_of_a_connection(connection: RequestHandler) -> None:
-    """Requests that were parsed and wait; the parser stops when there are too many."""
-    for name in ("_max_msg_queue_size", "_msg_queue_resume_size"):
-        assert isinstance(getattr(connection, name, None), int), moved(f"RequestHandler.{name}")
+async def test_parser_of_a_connection(connection: RequestHandler) -> None:
+    """It is fed one head at a time, and makes a message of it."""
     parser = getattr(connection, "_parser", None)
     assert parser is not None, moved("RequestHandler._parser")
-    assert callable(getattr(parser, "message_consumed", None)), moved("message_consumed()")
-    assert parser.feed_data(b"") == ((), False, b""), moved("the result of feed_data()")
-    assert connection._loop is asyncio.get_running_loop(), moved("RequestHandler._loop")
+    nothing = parser.feed_data(b"")
+    assert (list(nothing[0]), nothing[1:]) == ([], (False, b"")), moved("feed_data()")
+    [(message, payload)], _, _ = parser.feed_data(b"POST / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert payload is EMPTY_PAYLOAD, moved("EMPTY_PAYLOAD")
+    assert message.raw_headers == ((b"Host", b"x"),), moved("RawRequestMessage")
 
 
-def test_what_stands_for_a_bad_request() -> None:
-    """It is queued among the messages: a named tuple, but for its class like any other."""
-    error = ValueError("x")
-    info = _ErrInfo(400, error, "y")
-    assert (info.status, info.exc, info.message) == (400, error, "y"), moved("_ErrInfo")
+def test_a_connection_is_made_without_a_task() -> None:
+    """``connection_made`` of the base class is all that is called of aiohttp's."""
+    assert RequestHandler.__mro__[1] is BaseProtocol, moved("the base of RequestHandler")
 
 
 async def test_state_of_a_server() -> None:
-    server = web.Server(answer, max_headers=77)
+    server = web.Server(answer)
     for name, kind in SERVER.items():
         assert isinstance(getattr(server, name, None), kind), moved(f"web.Server.{name}")
-    assert server._kwargs["max_headers"] == 77, moved("web.Server._kwargs")
     parameters = list(inspect.signature(web.Server.connection_lost).parameters)
     assert parameters == ["self", "handler", "exc"], moved("web.Server.connection_lost()")
 

@@ -1,0 +1,51 @@
+"""DATA PLANE: how a request ended: who ended it, and why."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from stickyproxy.base.errors import (
+    ClientStalled,
+    ConnectError,
+    OutOfResources,
+    UpstreamClosed,
+    UpstreamTimeout,
+)
+
+
+class Outcome(Enum):
+    """The word in the access log. Every request has exactly one."""
+
+    COMPLETE = "complete"  # the endpoint's response reached the client's transport whole
+    SWITCHED = "switched"  # a tunnel after 101 that either side has closed
+    REDIRECTED = "redirected"  # a response of our own, as configured
+    BAD_REQUEST = "bad-request"  # refused for what it is
+    NO_ROUTE = "no-route"
+    NO_ENDPOINT = "no-endpoint"  # the service has none that may be used
+    CLIENT_GONE = "client-gone"
+    CLIENT_STALLED = "timeout-client"  # neither sent its body nor took the response
+    RETRIES_SPENT = "retries-spent"  # no connection to any endpoint that was tried
+    HEAD_TIMEOUT = "timeout-head"  # the endpoint did not answer in time
+    IDLE_TIMEOUT = "timeout-idle"  # it stopped in the middle of its response
+    UPSTREAM_CLOSED = "upstream-reset"  # it closed the connection before its response was whole
+    UPSTREAM_MALFORMED = "upstream-malformed"
+    NO_RESOURCES = "no-resources"  # here: file descriptors, ports or memory
+    BUG = "internal-error"
+
+
+def outcome_of(error: Exception, *, head_sent: bool) -> Outcome:
+    """What an exchange ended with that failed so. ``head_sent``: the client has the head of the
+    response."""
+    match error:
+        case ClientStalled():
+            return Outcome.CLIENT_STALLED
+        case UpstreamTimeout():
+            return Outcome.IDLE_TIMEOUT if head_sent else Outcome.HEAD_TIMEOUT
+        case UpstreamClosed():
+            return Outcome.UPSTREAM_CLOSED
+        case ConnectError():
+            return Outcome.RETRIES_SPENT
+        case OutOfResources():
+            return Outcome.NO_RESOURCES
+        case _:
+            return Outcome.UPSTREAM_MALFORMED

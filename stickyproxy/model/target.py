@@ -1,0 +1,17 @@
+"""Where connections to an endpoint go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """All that decides whether two connections lead to the same place in the same way: what a
+    connection pool belongs to. An endpoint whose target changes gets a new pool."""
+
+    address: str
+    """``host:port``, ``[v6]:port`` or ``unix:/path``."""
+
+    def __str__(self) -> str:
+        return self.address

@@ -1,0 +1,119 @@
+"""The head of a response as an endpoint sent it: what it says of the body that follows, and which
+of its fields pass (RFC 9110 section 7.6, RFC 9112 sections 4 to 6). No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from stickyproxy.base.errors import UpstreamProtocolError
+from stickyproxy.semantics.headers import RESPONSE_LINES, Kind, connection_options
+
+UNTIL_CLOSE = -1
+"""Length of a body that ends with its connection."""
+CHUNKED = -2
+"""Length of a body in chunks."""
+
+# Two readings of where a body ends are one too many (RFC 9112 section 6.3).
+_FRAMED_TWICE = "it says twice how long its body is"
+
+_MAX_LENGTH = (1 << 63) - 1
+_LENGTH = re.compile(rb"[0-9]{1,19}")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
+
+
+class ResponseHead:
+    """One response head, final or interim."""
+
+    __slots__ = (
+        "http11",
+        "info",
+        "keep_alive",
+        "length",
+        "lines",
+        "reason",
+        "set_cookies",
+        "status",
+        "switches",
+        "upgrade",
+    )
+
+    def __init__(self, head: bytes) -> None:
+        """``head``: as it came, without the empty line and the line end before it. Raises
+        UpstreamProtocolError if it makes no sense."""
+        lines = head.split(b"\r\n")
+        self.http11, self.status, self.reason = _status_line(lines[0])
+        self.keep_alive = self.http11
+        """Whether the connection goes on after this response."""
+        self.length = UNTIL_CLOSE
+        """Bytes of the body, UNTIL_CLOSE or CHUNKED, whatever the status says."""
+        self.lines: list[bytes] = []
+        """Fields that pass, in their order and spelling; Content-Length is among them."""
+        self.info: Sequence[bytes] = ()
+        """Fields of the kind that the proxy adds itself: they are its own or the endpoint's."""
+        self.set_cookies: Sequence[bytes] = ()
+        """Values of the Set-Cookie fields, which pass too."""
+        self.upgrade: Sequence[bytes] = ()
+        """The Upgrade fields, which mean something in a 101 only."""
+        self.switches = False
+        """Connection names Upgrade."""
+        kinds = RESPONSE_LINES
+        kept = self.lines
+        named: frozenset[bytes] = frozenset()
+        try:
+            for line in lines[1:]:
+                kind = kinds[line]
+                if not kind:
+                    kept.append(line)
+                elif kind == Kind.CONTENT_LENGTH:
+                    if self.length != UNTIL_CLOSE:
+                        raise ValueError(_FRAMED_TWICE)
+                    self.length, ours = _content_length(line)
+                    kept.append(ours)
+                elif kind == Kind.SET_COOKIE:
+                    self.set_cookies = (*self.set_cookies, line.partition(b":")[2].strip(b" \t"))
+                    kept.append(line)
+                elif kind == Kind.TRANSFER_ENCODING:
+                    self._note_coding(line.partition(b":")[2].strip(b" \t"))
+                elif kind == Kind.CONNECTION:
+                    options = connection_options(line.partition(b":")[2])
+                    self.keep_alive = options.persists(self.keep_alive)
+                    self.switches = self.switches or options.upgrade
+                    named |= options.named
+                elif kind == Kind.INFO:
+                    self.info = (*self.info, line)
+                elif kind == Kind.UPGRADE:
+                    self.upgrade = (*self.upgrade, line)
+        except ValueError as error:
+            raise UpstreamProtocolError(str(error)) from None
+        if named:
+            self.lines = [line for line in kept if line.partition(b":")[0].lower() not in named]
+
+    def _note_coding(self, value: bytes) -> None:
+        if self.length != UNTIL_CLOSE:
+            raise ValueError(_FRAMED_TWICE)
+        if value.lower() != b"chunked":
+            raise ValueError("its transfer coding is not chunked")
+        if not self.http11:  # RFC 9112 section 6.1: its framing is faulty
+            raise ValueError("it has a transfer coding in HTTP/1.0")
+        self.length = CHUNKED
+
+
+@lru_cache(256)
+def _status_line(line: bytes) -> tuple[bool, int, bytes]:
+    """(HTTP/1.1 and not 1.0, status, reason). Raises UpstreamProtocolError."""
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise UpstreamProtocolError("its status line is not HTTP/1.x")
+    minor, status, reason = match.groups(b"")
+    return minor == b"1", int(status), reason
+
+
+@lru_cache(1024)
+def _content_length(line: bytes) -> tuple[int, bytes]:
+    """The length, and the line as it is sent on. Raises ValueError."""
+    value = line.partition(b":")[2].strip(b" \t")
+    if not _LENGTH.fullmatch(value) or int(value) > _MAX_LENGTH:
+        raise ValueError("its Content-Length is not a number")
+    return int(value), b"Content-Length: %d" % int(value)
