@@ -206,6 +206,8 @@ class Arena:
         """Set it when the proxy listens."""
         self.behaviour: Behaviour = in_time
         self._connections: list[Connection] = []
+        self._arrivals: list[Request] = []
+        """The requests of this case in the order in which they came, on whatever connection."""
         self._numbers = itertools.count(1)
         self._tokens = itertools.count(1)
         self._canary_fields: list[Field] | None = None
@@ -266,7 +268,9 @@ class Arena:
             connection.end()
             return
         connection.received += data
+        before = len(connection.reader.requests)
         connection.reader.feed(data)
+        self._arrivals += connection.reader.requests[before:]
         self.behaviour(connection)
 
     def _until(
@@ -399,12 +403,12 @@ class Arena:
         for connection in self._connections:
             if connection.reader.fault:
                 raise Fault(f"not well-formed: {connection.reader.fault}")
-            for request in connection.requests:
-                if not request.target.startswith(b"/canary-"):
-                    record.requests.append(request)
             if len(connection.received) > connection.mark:
                 http = connection.received[connection.mark : connection.switched_at]
                 record.streams.append(bytes(http))
+        for request in self._arrivals:
+            if not request.target.startswith(b"/canary-"):
+                record.requests.append(request)
         self.turn_over()
 
     def warm_up(self) -> None:
@@ -434,9 +438,9 @@ class Arena:
                 raise Fault(f"stuck behind {stream!r}")
         finally:
             client.close()
-        arrived = [request for each in self._connections for request in each.requests]
+        arrived = [request for request in self._arrivals if request.target != last]
         self.turn_over(afresh=True)
-        return [request for request in arrived if request.target != last]
+        return arrived
 
     def turn_over(self, *, afresh: bool = False) -> None:
         """Forget the case; ``afresh``: with every connection, for it went wrong."""
@@ -444,6 +448,7 @@ class Arena:
             for connection in self._connections:
                 connection.end()
         self._connections = [each for each in self._connections if not each.ended]
+        self._arrivals = []
         for connection in self._connections:
             connection.mark = len(connection.received)
             connection.seen = len(connection.reader.requests)
