@@ -6,9 +6,9 @@ makes a task, a ``BaseRequest`` and a ``StreamWriter`` for each, which cost more
 the proxy does (see ARCHITECTURE.md, "why the loop is ours").
 
 A client may send on while its request is being answered. What comes waits as the bytes it is, and
-when there is enough of it the client is not read for a while. Then its turn comes with another turn
-of the loop: no connection is handled for more than one request, or one turn's worth of chunks,
-before the others.
+when there is enough of it the client is not read for a while. It has to wait for its turn
+(``dataplane.turns``): no connection is handled for more than one request, or one turn's worth of
+chunks, before the others.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from stickyproxy.dataplane.downstream.heads import (
 )
 from stickyproxy.dataplane.downstream.ports import ClientTunnel, Refuse, Serve, StreamHandler
 from stickyproxy.dataplane.downstream.stream import Http1Stream
+from stickyproxy.dataplane.turns import Turns
 from stickyproxy.semantics.forwarded import TrustedProxies
 from stickyproxy.semantics.request import Peer
 
@@ -52,13 +53,19 @@ class ClientServer(web.Server):
     drains them."""
 
     def __init__(
-        self, serve: Serve, refuse: Refuse, limits: Limits, trusted_proxies: TrustedProxies
+        self,
+        serve: Serve,
+        refuse: Refuse,
+        limits: Limits,
+        trusted_proxies: TrustedProxies,
+        turns: Turns,
     ) -> None:
         super().__init__(serve)  # type: ignore[arg-type]  # we call it, not aiohttp
         self.serve = serve
         self.refuse = refuse
         self.limits = limits
         self.trusted_proxies = trusted_proxies
+        self.turns = turns
         self.loop = asyncio.get_running_loop()
         self.draining = False
         self._parser_options: dict[str, Any] = {
@@ -173,7 +180,9 @@ class ClientConnection(RequestHandler):
         assert parser is not None
         self.loop = server.loop
         self._server = server
-        self._heads = HeadReader(parser, lambda: server.parser(self), server.limits)
+        self._heads: HeadReader | None = HeadReader(
+            parser, lambda: server.parser(self), server.limits
+        )
         self._phase = _HEAD
         self._rest = b""
         """What was read beyond what could be taken, from index ``_at`` on."""
@@ -181,7 +190,7 @@ class ClientConnection(RequestHandler):
         self._held = False
         """The client is not read: there is enough to do."""
         self._turn_comes = False
-        """``_go_on`` will be called in the next turn of the loop."""
+        """``_go_on`` will be called when it is our turn."""
         self._handler: StreamHandler | None = None
         """Who answers the request at hand. It holds the stream, which must not hold it: a cycle for
         every request would be work for the garbage collector."""
@@ -266,6 +275,7 @@ class ClientConnection(RequestHandler):
     def _take_head(self, data: bytes, at: int) -> None:
         """Read up to the end of a head; begin to answer if that is there."""
         heads = self._heads
+        assert heads is not None
         if not heads.size:
             self._idle_sweeps = 0
         try:
@@ -346,10 +356,10 @@ class ClientConnection(RequestHandler):
             self.transport.resume_reading()
 
     def _wait_for_turn(self) -> None:
-        """Go on with what was read in the next turn of the loop: others come first."""
+        """Go on with what was read when it is our turn: others come first."""
         if not self._turn_comes:
             self._turn_comes = True
-            self.loop.call_soon(self._go_on)
+            self._server.turns.wait(self._go_on)
 
     def _go_on(self) -> None:
         self._turn_comes = False
@@ -448,6 +458,7 @@ class ClientConnection(RequestHandler):
     def _refuse(self, error: BadRequest, stream: Http1Stream) -> None:
         """Answer what could not be parsed: nothing that follows can be."""
         self._phase = _ENDING
+        self._heads = self._parser = None  # with all that they hold of the head
         self._server.refuse(stream, error)
         self._linger()
 
@@ -544,7 +555,7 @@ class ClientConnection(RequestHandler):
         if self._phase is _ENDING or (self.writing_paused and self._handler is None):
             self._sweep_unsent()
         elif self._phase is _HEAD and not self._rest:
-            if self._heads.size:
+            if self._heads is not None and self._heads.size:
                 if self._idle_sweeps > min(server.head_sweeps, self._waited):
                     timeout = server.limits.head_timeout
                     error = BadRequest(408, f"the request head took longer than {timeout:g} s")
@@ -569,7 +580,8 @@ class ClientConnection(RequestHandler):
 
     def shed(self) -> bool:
         """Close if no byte of a request is here; returns whether."""
-        idle = self._phase is _HEAD and not (self._rest or self._heads.size)
+        heads = self._heads
+        idle = self._phase is _HEAD and heads is not None and not (self._rest or heads.size)
         if idle:
             self._close_transport()
         return idle
