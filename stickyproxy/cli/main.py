@@ -26,7 +26,7 @@ from stickyproxy.control import report
 from stickyproxy.demo.app import DemoOptions, DemoReplica
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
-from stickyproxy.routing import table
+from stickyproxy.routing import builder
 from stickyproxy.routing.endpoint import Endpoint
 from stickyproxy.runtime import supervisor
 from stickyproxy.runtime.app import App, ControllerApp
@@ -218,7 +218,7 @@ async def _serve_until_signalled(path: Path) -> None:
 def _check(options: argparse.Namespace) -> int:
     settings = config.load(options.config)
     print("listeners: " + ", ".join(str(listener.address) for listener in settings.listeners))
-    print(table.build(settings.services, _unconnected, None).dump())
+    print(builder.build(settings.services, _unconnected, None).dump())
     return 0
 
 

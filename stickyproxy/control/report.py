@@ -11,7 +11,7 @@ from typing import Any
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.routing.balancers import policy_for
-from stickyproxy.routing.endpoint import EndpointState
+from stickyproxy.routing.endpoint import declared_facts, state_of
 
 Json = dict[str, Any]
 StateOf = Callable[[str, EndpointSpec], str]
@@ -23,8 +23,7 @@ ANY_OTHER = "(any other host)"
 
 def declared_state(_service: str, endpoint: EndpointSpec) -> str:
     """The state of an endpoint as its provider sees it."""
-    state = EndpointState.DRAINING if endpoint.draining else EndpointState.USABLE
-    return state.value
+    return state_of(declared_facts(endpoint)).value
 
 
 def rows(

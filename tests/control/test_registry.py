@@ -12,7 +12,8 @@ from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.upstream.connection import Upstreams
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
-from stickyproxy.routing.table import Cluster, RoutingTable
+from stickyproxy.routing.cluster import Cluster
+from stickyproxy.routing.table import RoutingTable
 
 
 class Holder:
