@@ -31,7 +31,8 @@ from pydantic import (
 from stickyproxy.base.addresses import Address, socket_path
 from stickyproxy.base.errors import ConfigError, ConfigProblem
 from stickyproxy.base.text import shown
-from stickyproxy.config.options import Location, ServiceOptions, Timeout, explain, port_number
+from stickyproxy.base.values import port_number
+from stickyproxy.config.options import Location, ServiceOptions, Timeout, explain
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, LogFormat, Network, ProxySettings
 

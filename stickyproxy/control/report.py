@@ -10,7 +10,7 @@ from typing import Any
 
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
-from stickyproxy.routing.balancers import policy_for
+from stickyproxy.routing.balancers import OPTIONS, policy_for
 from stickyproxy.routing.endpoint import declared_facts, state_of
 
 Json = dict[str, Any]
@@ -166,10 +166,11 @@ def _overruled(first: ServiceSpec, other: ServiceSpec) -> str:
     holds, own = (policy.describe() for policy in policies)
     if holds != own:
         return f"policy ({holds}) holds for both, not its own ({own})"
-    options = ["context_root_rewrite"] if first.context_root != "/" else []
-    if policies[0] != policies[1]:
-        options += ["hash_cookie_ttl", "hash_cookie_path"]
-    differing = [name for name in options if getattr(first, name) != getattr(other, name)]
+    differing = []
+    if first.context_root != "/" and first.context_root_rewrite != other.context_root_rewrite:
+        differing.append("context_root_rewrite")
+    asked, other_asked = (policy.options() for policy in policies)
+    differing += [name for name in OPTIONS if asked.get(name) != other_asked.get(name)]
     if _as_set(first.websocket_endpoints) != _as_set(other.websocket_endpoints):
         differing.append("websocket_endpoints")
     verb = "holds" if len(differing) == 1 else "hold"

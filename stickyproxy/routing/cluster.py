@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.routing.balancers import policy_for
-from stickyproxy.routing.endpoint import Balancer, Endpoint, EndpointState, Members, Policy
+from stickyproxy.routing.endpoint import Balancer, Endpoint, EndpointState, Members
+from stickyproxy.routing.policy import Policy
 
 
 class Cluster:

@@ -184,14 +184,3 @@ class Members:
         """Who takes new sessions: a draining endpoint rather than nobody, for it still answers
         and the alternative is a 503."""
         return self.usable or self.draining
-
-
-class Policy(Protocol):
-    """The declared choice: frozen, validated, comparable."""
-
-    def build(self, members: Members, previous: Balancer | None) -> Balancer:
-        """A balancer over these members. ``previous`` is the one it replaces (of whatever
-        policy): its cursor or slot table may be carried over."""
-
-    def describe(self) -> str:
-        """A few words for tables and logs, e.g. ``cookie session``."""

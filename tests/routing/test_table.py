@@ -13,6 +13,7 @@ from stickyproxy.routing.builder import build
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts, state_of
 from stickyproxy.routing.table import RoutingTable
+from tests.specs import service_spec
 
 ONE, TWO = EndpointSpec("one", "10.0.0.1:80"), EndpointSpec("two", "10.0.0.2:80")
 SHOP = ServiceSpec("shop", ("shop.local",), (ONE, TWO))
@@ -236,7 +237,7 @@ class TestNoting:
 def test_dump() -> None:
     found = table(
         replace(SHOP, endpoints=(ONE, replace(TWO, draining=True))),
-        ServiceSpec(
+        service_spec(
             "api",
             ("shop.local",),
             context_root="/api",

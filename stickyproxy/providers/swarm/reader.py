@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stickyproxy.config.options import hashes_addresses
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.providers.swarm import labels
@@ -510,6 +511,5 @@ def _behind_ingress(swarm: _Swarm, specs: Iterable[ServiceSpec]) -> list[Problem
     return [
         Problem(spec.name, reason, labels.PREFIX + key, '"true"', remedy)
         for spec in specs
-        for key in ("ip_hash", "hash_source_ip")
-        if getattr(spec, key)
+        for key in hashes_addresses(spec)
     ]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem
 from stickyproxy.providers.swarm.reader import Json, Listing, Reading, Standpoint, SwarmReader
+from tests.specs import asked, service_spec
 from tests.swarm_dicts import REALM, labels, listing, network, node, port, service, task
 
 ANYWHERE = Standpoint()
@@ -45,7 +46,7 @@ class TestServices:
         snapshot = read(found).snapshot
         assert (snapshot.provider, snapshot.realm) == ("swarm", REALM)
         assert snapshot.services == (
-            ServiceSpec(
+            service_spec(
                 "shop",
                 ("demo.local",),
                 (EndpointSpec("t1", "10.0.1.1:80"),),
@@ -322,7 +323,7 @@ class TestLastGood:
         bad = service(marks=labels(ip_hash="true", port="80a"))
         snapshot = reader.read(listing([bad], [task("t2")]), ANYWHERE).snapshot
         [shop] = snapshot.services
-        assert shop.ip_hash
+        assert asked(shop) == {"ip_hash": True}
         assert [endpoint.id for endpoint in shop.endpoints] == ["t2"]
         assert [said.fatal for said in snapshot.problems] == [True]
 
@@ -475,7 +476,7 @@ class TestLastGoodOfTheEngine:
         shop = updated(service(marks=labels(ip_hash="true")), service(marks=labels(**bad)))
         snapshot = read(listing([shop], [task()])).snapshot
         [found] = snapshot.services
-        assert found.ip_hash
+        assert asked(found) == {"ip_hash": True}
         assert [endpoint.address for endpoint in found.endpoints] == ["10.0.1.1:80"]
         assert [said.fatal for said in snapshot.problems] == [True]
 
@@ -493,7 +494,7 @@ class TestLastGoodOfTheEngine:
 
     def test_good_labels_need_no_other(self) -> None:
         shop = updated(service(marks=labels(ip_hash="true")), service())
-        assert not spec(listing([shop], [task()])).ip_hash
+        assert asked(spec(listing([shop], [task()]))) == {}
 
     def test_is_for_its_own_cluster(self) -> None:
         before = service(marks=labels(service_cluster="eu"))
