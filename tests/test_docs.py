@@ -15,9 +15,9 @@ from pydantic_core import PydanticUndefined
 import stickyproxy
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import ConfigError
+from stickyproxy.base.values import duration
 from stickyproxy.cli import main as cli
 from stickyproxy.config.load import parse
-from stickyproxy.config.options import duration
 from stickyproxy.config.tables import TABLES
 from stickyproxy.dataplane.access_log import Record
 from stickyproxy.providers.swarm.labels import KNOWN

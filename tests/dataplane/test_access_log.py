@@ -18,7 +18,7 @@ from stickyproxy.config.settings import Config
 from stickyproxy.dataplane.access_log import whole_lines
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
-from stickyproxy.routing.endpoint import EndpointState
+from stickyproxy.routing.endpoint import Facts
 from stickyproxy.runtime.app import App
 from tests.cli.test_main import StartProgram, document, programs
 from tests.cli.test_main import service as service_table
@@ -324,9 +324,10 @@ class TestAffinity:
 
         await gone.start()
         log.proxy.set_services([service(one, two, **sticky)])
-        [cluster] = log.proxy.app.proxy.table.clusters()
+        table = log.proxy.app.proxy.table
+        [cluster] = table.clusters()
         [down] = [each for each in cluster.endpoints if each.address == gone.address]
-        cluster.set_state(down, EndpointState.DOWN)
+        table.note(down, Facts(ejected=True))
         assert await ask(first) == second
 
         lines = await log.text()
