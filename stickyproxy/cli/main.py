@@ -16,7 +16,7 @@ from typing import Any
 
 import uvloop
 
-from stickyproxy.base import build_info
+from stickyproxy.base import build_info, standard_error
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import ListenError, StickyproxyError
 from stickyproxy.cli.diagnosis import found_by_engine, found_by_proxy
@@ -43,6 +43,7 @@ DEMO_POLICIES: dict[str, dict[str, Any]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    standard_error.never_wait()
     logging.basicConfig(
         level=logging.DEBUG if os.environ.get("STICKYPROXY_DEBUG") else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
