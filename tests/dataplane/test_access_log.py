@@ -7,15 +7,16 @@ import json
 import re
 import signal
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from ipaddress import ip_network
 from pathlib import Path
+from time import time as now
 from typing import Any, Protocol
 
 import pytest
 
 from stickyproxy.base.errors import ListenError
 from stickyproxy.config.settings import Config
-from stickyproxy.dataplane.access_log import whole_lines
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
 from stickyproxy.routing.endpoint import Facts
@@ -42,7 +43,8 @@ TEXT = re.compile(
     r'"(?P<request>(?:[^"\\]|\\.)*)" (?P<status>\d{3}|-) (?P<bytes>\d+) '
     r'"(?P<referer>(?:[^"\\]|\\.)*)" "(?P<user_agent>(?:[^"\\]|\\.)*)" '
     r'(?P<service>\S+) "(?P<upstream_addr>[^"]*)" "(?P<upstream_seconds>[^"]*)" '
-    r"(?P<seconds>\d+\.\d{3}) (?P<affinity>[a-z-]+) (?P<request_id>[0-9a-f]{32})"
+    r"(?P<seconds>\d+\.\d{3}) (?P<affinity>[a-z-]+) (?P<request_id>[0-9a-f]{32}) "
+    r"(?P<ended>\d{10}\.\d{3})"
 )
 """A line as its documentation has it: nothing a client sends may make it read otherwise."""
 
@@ -113,6 +115,11 @@ async def asked(client: MakeClient, log: Logging, data: bytes) -> Response:
         return await user.response()
 
 
+def parsed_as_combined(time: str) -> float:
+    """Seconds since 1970, as parsers of the combined format read them: without any fraction."""
+    return datetime.strptime(time, "%d/%b/%Y:%H:%M:%S %z").timestamp()
+
+
 class TestFields:
     async def test_text(
         self, logging: StartLogging, endpoint: MakeEndpoint, client: MakeClient
@@ -123,7 +130,7 @@ class TestFields:
         response = await asked(client, log, data)
         [line] = await log.text()
         time, seconds = line.pop("time"), float(line.pop("seconds"))
-        assert re.fullmatch(r"\d\d/\w{3}/\d{4}:.*", time)
+        assert parsed_as_combined(time) == int(float(line.pop("ended")))
         assert seconds < 10
         assert line == {
             "client": "127.0.0.1",
@@ -147,9 +154,13 @@ class TestFields:
         data = request(
             "GET", "/a?b=c", ("Host", "Demo.Local:80"), ("User-Agent", "x"), version="HTTP/1.0"
         )
+        before = now()
         response = await asked(client, log, data)
         [record] = await log.json()
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record.pop("time"))
+        time = record.pop("time")
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time)
+        assert before <= datetime.fromisoformat(time).timestamp() + 0.001
+        assert datetime.fromisoformat(time).timestamp() <= now()
         assert 0 <= record.pop("seconds") < 10
         assert record == {
             "client": "127.0.0.1",
@@ -663,18 +674,3 @@ async def test_lines_of_many_at_once(
     await asyncio.gather(*(ask(user, number) for number, user in enumerate(users)))
     requests = {line["request"] for line in await log.text()}
     assert requests == {f"GET /{n}/{turn} HTTP/1.1" for n in range(20) for turn in range(10)}
-
-
-@pytest.mark.parametrize(
-    ("data", "limit", "length"),
-    [
-        (b"one\ntwo\n", 8, 8),
-        (b"one\ntwo\n", 7, 4),
-        (b"one\ntwo\n", 4, 4),
-        (b"one\ntwo\n", 3, 4),  # longer than the limit: whole nevertheless
-        (b"one\ntwo\nthree\n", 9, 8),
-    ],
-)
-def test_no_write_ends_inside_a_line(data: bytes, limit: int, length: int) -> None:
-    """A pipe takes so many bytes in one piece; workers that share it must not mix their lines."""
-    assert whole_lines(data, limit) == length
