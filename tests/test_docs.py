@@ -24,9 +24,16 @@ from tests.test_floors import FLOORS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "stickyproxy"
-DOCS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")
+PAGES = tuple(sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")))
+DOCS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", *PAGES)
 TEXT = {name: (ROOT / name).read_text("utf-8") for name in DOCS}
-README, ARCHITECTURE, CHANGELOG = TEXT.values()
+README, ARCHITECTURE, CHANGELOG = (TEXT[name] for name in DOCS[:3])
+MANUAL = "\n".join((README, *(TEXT[page] for page in PAGES)))
+"""All that a user reads."""
+CONFIG = TEXT["docs/reference/config.md"]
+LABELS = TEXT["docs/reference/labels.md"]
+COMMANDS = TEXT["docs/reference/cli.md"]
+ACCESS_LOG = TEXT["docs/reference/access-log.md"]
 
 MADE_BY_READERS = frozenset(
     ("config.toml", "second.toml", "typo.toml", "cookie.txt", "access.log", "second.log")
@@ -36,7 +43,8 @@ MADE_BY_READERS = frozenset(
 
 def blocks(text: str, language: str) -> list[str]:
     """The fenced blocks of that language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    fences = rf"^```{re.escape(language)}\n(.*?)^```$"
+    return re.findall(fences, text, re.MULTILINE | re.DOTALL)
 
 
 def without_blocks(text: str) -> str:
@@ -70,16 +78,43 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
+def links(doc: str) -> list[tuple[Path, str]]:
+    """The file and the anchor of each link to a file of ours."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", without_blocks(TEXT[doc]))
+    inside = [target.partition("#") for target in targets if not re.match(r"[a-z]+:", target)]
+    here = ROOT / doc
+    return [((here.parent / path).resolve() if path else here, name) for path, _, name in inside]
+
+
 @pytest.mark.parametrize("doc", DOCS)
 def test_links_lead_somewhere(doc: str) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", without_blocks(TEXT[doc])):
-        if re.match(r"[a-z]+:", target):
-            continue
-        path, _, anchor = target.partition("#")
-        assert not path or (ROOT / path).exists(), f"{doc}: {target}"
+    for path, anchor in links(doc):
+        assert path.exists(), f"{doc}: {path}"
         if anchor:
-            text = (ROOT / path).read_text("utf-8") if path else TEXT[doc]
-            assert anchor in anchors(text), f"{doc}: {target}"
+            assert anchor in anchors(path.read_text("utf-8")), f"{doc}: {path}#{anchor}"
+
+
+def test_every_page_is_in_the_contents() -> None:
+    contents = "\n".join(blocks(TEXT["docs/index.md"], "{toctree}"))
+    listed = [f"docs/{line}.md" for line in contents.splitlines() if line and line[0] != ":"]
+    assert sorted([*listed, "docs/index.md"]) == [*PAGES]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_included_files_exist(page: str) -> None:
+    for path in re.findall(r"^```\{include\} (.*)$", TEXT[page], re.MULTILINE):
+        assert (ROOT / page).parent.joinpath(path).is_file(), path
+
+
+def test_every_page_but_what_is_only_included_is_linked_from_the_readme() -> None:
+    linked = {path for path, _ in links("README.md")}
+    apart = {page for page in PAGES if blocks(TEXT[page], r"\{include\}.*?")}
+    missing = {page for page in PAGES if ROOT / page not in linked} - apart - {"docs/index.md"}
+    assert not missing
+
+
+def test_the_readme_fits_on_a_few_screens() -> None:
+    assert len(README.splitlines()) <= 200
 
 
 def named_files(doc: str) -> Iterator[str]:
@@ -103,7 +138,7 @@ def test_named_files_exist(doc: str) -> None:
     assert not missing, f"{doc} names files that are not there: {missing}"
 
 
-# --- README: the configuration --------------------------------------------------------------------
+# --- the configuration ----------------------------------------------------------------------------
 
 KEYS = [
     (table, key)
@@ -121,8 +156,8 @@ def heading(table: str) -> str:
 
 
 def reference(table: str) -> dict[str, list[str]]:
-    """The README's row for each key of a table: type, default and meaning."""
-    found = rows(section(README, heading(table)))
+    """The row for each key of a table: type, default and meaning."""
+    found = rows(section(CONFIG, heading(table)))
     return {key.strip("`"): rest for key, *rest in found if key.startswith("`")}
 
 
@@ -166,17 +201,18 @@ def test_the_reference_knows_types_and_defaults(table: str, key: str) -> None:
 
 
 def test_every_label_is_named() -> None:
-    assert {*KNOWN} <= {*spans(README)}
+    assert {*KNOWN} <= {*spans(LABELS)}
 
 
-@pytest.mark.parametrize("text", blocks(README, "toml"))
+@pytest.mark.parametrize("text", blocks(MANUAL, "toml"))
 def test_examples_are_valid(text: str) -> None:
     assert config.parse(text)
 
 
 def test_the_config_that_is_wrong_is_wrong_as_shown() -> None:
-    [shown] = [block for block in blocks(README, "console") if "typo.toml: " in block]
-    [example] = [block for block in blocks(README, "toml") if 'name = "demo"' in block]
+    shown, again = (block for block in blocks(MANUAL, "console") if "typo.toml: " in block)
+    assert shown == again
+    [example] = [block for block in blocks(MANUAL, "toml") if 'name = "demo"' in block]
     hashed = 'hash_cookie = "session"\nhash_cookie_ttl = "60s"'
     text = example.replace('sticky_session_cookie = "session"', hashed)
     text = text.replace("hash_cookie =", "hash_cokie =").replace('"60s"', "60")
@@ -185,7 +221,7 @@ def test_the_config_that_is_wrong_is_wrong_as_shown() -> None:
     assert shown.splitlines()[1:] == str(raised.value).splitlines()
 
 
-# --- README: commands -----------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 
 def subcommands() -> dict[str, argparse.ArgumentParser]:
@@ -219,7 +255,7 @@ def our_arguments(line: str) -> Iterator[list[str]]:
             yield rest[:end]
 
 
-COMMAND_LINES = [arguments for line in typed(README) for arguments in our_arguments(line)]
+COMMAND_LINES = [arguments for line in typed(MANUAL) for arguments in our_arguments(line)]
 
 
 def test_the_tutorials_have_commands_of_ours() -> None:
@@ -247,7 +283,7 @@ def test_commands_named_in_text_exist(doc: str) -> None:
 
 
 def test_every_command_and_option_is_in_the_table_of_commands() -> None:
-    table = {cells[0].strip("`"): " ".join(cells) for cells in rows(section(README, "Commands"))}
+    table = {cells[0].strip("`"): " ".join(cells) for cells in rows(section(COMMANDS, "Commands"))}
     for name, parser in subcommands().items():
         [row] = [text for command, text in table.items() if command.split()[1:2] == [name]]
         options = {o for o in options_of(parser) if o.startswith("--")} - {"--help"}
@@ -257,7 +293,7 @@ def test_every_command_and_option_is_in_the_table_of_commands() -> None:
 
 def test_every_option_named_there_exists() -> None:
     known = options_of(cli._parser()).union(*map(options_of, subcommands().values()))
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", section(README, "Commands")))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", section(COMMANDS, "Commands")))
     assert named <= known
 
 
@@ -269,15 +305,15 @@ def test_make_targets_exist(doc: str) -> None:
     assert named <= targets
 
 
-# --- README: answers and logs ---------------------------------------------------------------------
+# --- responses and logs ---------------------------------------------------------------------------
 
 
 def test_every_field_of_the_access_log_is_named() -> None:
-    assert {"time", *Record.__slots__} <= {*spans(section(README, "Access log"))}
+    assert {"time", *Record.__slots__} <= {*spans(ACCESS_LOG)}
 
 
 def test_every_word_for_affinity_is_explained() -> None:
-    explained = {cells[0].strip("`") for cells in rows(section(README, "Access log"))}
+    explained = {cells[0].strip("`") for cells in rows(section(ACCESS_LOG, "Affinity"))}
     assert {affinity.value for affinity in Affinity} <= explained
 
 
