@@ -58,7 +58,9 @@ def problems(site: Path) -> list[str]:
                 if unquote(parts.fragment) not in known:
                     found.append(f"{path}: no anchor {target}")
     for path in site.rglob("*.css"):
-        outside = re.findall(r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')]+)", path.read_text())
+        outside = re.findall(
+            r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')]+)", path.read_text()
+        )
         found += [f"{path}: loads {target}" for target in outside]
     return found
 

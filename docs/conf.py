@@ -1,8 +1,8 @@
 """How Sphinx builds these pages: ``make docs``.
 
-Plain Markdown, read by MyST, so that the pages can be read in the repository too. Nothing is fetched
-from elsewhere, neither while building nor by whoever looks at a page: Furo uses the reader's own
-fonts and brings its icons along, and the search runs in the browser.
+Plain Markdown, read by MyST, so that the pages can be read in the repository too. Nothing is
+fetched from elsewhere, neither by the build nor by whoever looks at a page: Furo uses the reader's
+own fonts and brings its icons along, and the search runs in the browser.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -109,7 +110,9 @@ def test_included_files_exist(page: str) -> None:
 
 def test_every_page_but_what_is_only_included_is_linked_from_the_readme() -> None:
     linked = {path for path, _ in links("README.md")}
-    missing = {page for page in PAGES if ROOT / page not in linked and "{include}" not in TEXT[page]}
+    missing = {
+        page for page in PAGES if ROOT / page not in linked and "{include}" not in TEXT[page]
+    }
     assert missing == {"docs/index.md"}
 
 
@@ -271,9 +274,10 @@ def test_commands_are_understood(arguments: list[str]) -> None:
 @pytest.mark.parametrize("doc", DOCS)
 def test_commands_named_in_text_exist(doc: str) -> None:
     parsers = subcommands()
+    said = {text for _, text in ERRORS_TOLD}
     for span in spans(TEXT[doc]):
         words = span.split()
-        if len(words) < 2 or words[0] != "stickyproxy":
+        if len(words) < 2 or words[0] != "stickyproxy" or span in said:
             continue
         if words[1].startswith("--"):
             assert words[1] in options_of(cli._parser()), span
@@ -309,6 +313,72 @@ def test_make_targets_exist(doc: str) -> None:
 # --- responses and logs ---------------------------------------------------------------------------
 
 
+Assigned = dict[str, ast.expr]
+"""What is assigned to which name in a function."""
+
+
+def statuses(node: ast.expr, assigned: Assigned) -> list[int]:
+    """The error statuses that an expression may stand for."""
+    match node:
+        case ast.Constant(value=int(number)) if 400 <= number < 600:
+            return [number]
+        case ast.IfExp(body=body, orelse=orelse):
+            return [*statuses(body, assigned), *statuses(orelse, assigned)]
+        case ast.Name(id=name) if name in assigned:
+            return statuses(assigned[name], {})
+    return []
+
+
+def words(node: ast.expr, assigned: Assigned) -> str:
+    """The text that an expression stands for, with an ellipsis for what varies."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(words(part, assigned) for part in parts)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return words(left, assigned) + words(right, assigned)
+        case ast.Name(id=name) if name in assigned:
+            return words(assigned[name], {})
+    return "…"
+
+
+def error_responses(path: Path) -> Iterator[tuple[str, str]]:
+    """Status and text of every error response that a module makes: of all calls whose first two
+    arguments are one."""
+    for scope in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(scope, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        inside = [*ast.walk(scope)]
+        assigned = {
+            node.targets[0].id: node.value
+            for node in inside
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
+        for node in inside:
+            if isinstance(node, ast.Call) and len(node.args) > 1:
+                text = words(node.args[1], assigned)
+                found = statuses(node.args[0], assigned)
+                if found and text != "…":
+                    yield " or ".join(map(str, found)), text
+
+
+VARIES = r"\b(?:BYTES|HOST|NAME|NUMBER|PATH|REASON|SECONDS)\b"
+"""How what varies is written in the reference."""
+
+ERRORS_TOLD = {
+    (cells[0], re.sub(VARIES, "…", cells[1].strip("`")))
+    for cells in rows(TEXT["docs/reference/errors.md"])
+    if re.fullmatch(r"[45]\d\d( or [45]\d\d)?", cells[0])
+}
+
+
+def test_every_error_response_is_in_the_reference_and_no_other() -> None:
+    packages = (PACKAGE / name for name in ("base", "semantics", "dataplane"))
+    modules = (path for package in packages for path in package.rglob("*.py"))
+    assert {found for path in modules for found in error_responses(path)} == ERRORS_TOLD
+
+
 def test_every_field_of_the_access_log_is_named() -> None:
     assert {"time", *Record.__slots__} <= {*spans(section(ACCESS_LOG, "Fields"))}
 
@@ -316,6 +386,24 @@ def test_every_field_of_the_access_log_is_named() -> None:
 def test_every_word_for_affinity_is_explained() -> None:
     explained = {cells[0].strip("`") for cells in rows(section(ACCESS_LOG, "Affinity"))}
     assert {affinity.value for affinity in Affinity} <= explained
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def figures(text: str) -> set[tuple[str, ...]]:
+    """The figures of each row of a table that has nothing else beside its first cell."""
+    found = {tuple(cell.strip("*") for cell in cells[1:]) for cells in rows(text)}
+    return {row for row in found if all(re.fullmatch(r"[\d.,]+|-", cell) for cell in row)}
+
+
+@pytest.mark.parametrize("doc", ["README.md", "docs/comparison.md"])
+def test_figures_are_those_that_were_measured(doc: str) -> None:
+    results = ROOT / "bench/results"
+    measured = {*figures((results / "affinity.md").read_text("utf-8"))}
+    measured |= figures((results / "speed.md").read_text("utf-8"))
+    assert len(figures(TEXT[doc])) >= 4
+    assert figures(TEXT[doc]) <= measured
 
 
 # --- ARCHITECTURE ---------------------------------------------------------------------------------
