@@ -128,8 +128,7 @@ class ClientRequest:
             raise BadRequest(status, "only HTTP/1.0 and HTTP/1.1 are spoken here")
         if self.method == "CONNECT":
             raise BadRequest(405, "CONNECT is for forward proxies; this is a reverse proxy")
-        if self.length and payload is EMPTY_PAYLOAD:
-            raise BadRequest(400, "the request body does not have the length that was announced")
+        self._check_length()
         if not self.target.startswith(b"/"):
             self._take_special_target()
         if b"#" in self.target:
@@ -189,6 +188,11 @@ class ClientRequest:
         self.length = int(value)
         if self.length > _MAX_LENGTH:
             raise BadRequest(400, "Content-Length is too large")
+
+    def _check_length(self) -> None:
+        """aiohttp hands out no body for a length of 2^64-1."""
+        if self.length and self.payload is EMPTY_PAYLOAD:
+            raise BadRequest(400, "the request body does not have the length that was announced")
 
     def _note_forwarded(self, name: bytes, value: bytes) -> None:
         if self._forwarded is None:
