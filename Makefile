@@ -7,6 +7,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 
 # The labs run in a venv of their own, by default on the system's Python: distributions build it
 # with profile-guided optimization, which many self-built ones lack. Or: make bench BENCH_PYTHON=...
@@ -17,7 +18,7 @@ BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo swarm swarm-cost test test-swarm fuzz fuzz-parsers lint fmt bench \
+.PHONY: help demo swarm swarm-cost test test-swarm fuzz fuzz-parsers lint fmt docs bench \
 	bench-affinity bench-pick bench-hostile clean
 
 help: ## this list
@@ -34,6 +35,11 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing stickyproxy and its tools into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(DOCS_READY): $(READY)
+	@echo "Installing Sphinx into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 $(BENCH_READY): pyproject.toml constraints.txt bench/requirements.txt bench/install.sh
@@ -73,6 +79,12 @@ fmt: $(READY) ## format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+docs: $(DOCS_READY) ## the documentation as a site in site/, its links checked
+	@rm -rf site
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/docs docs site
+	@$(BIN)/python docs/check_site.py site
+	@echo "Open $(CURDIR)/site/index.html"
+
 bench: $(BENCH_READY) ## speed next to other proxies (40 minutes; QUICK=1: under 5)
 	$(BENCH_VENV)/bin/python -m bench.lab $(if $(QUICK),--quick) $(ARGS)
 
@@ -86,4 +98,4 @@ bench-hostile: $(BENCH_READY) ## what others feel while somebody attacks, next t
 	$(BENCH_VENV)/bin/python -m bench.hostile $(if $(QUICK),--quick) $(ARGS)
 
 clean: ## remove what make made
-	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build site *.egg-info

@@ -45,7 +45,7 @@ RETRY_SECONDS = 1.0
 """After an error: a full disk may get room again, and a named pipe a new reader."""
 
 
-class _Target(NamedTuple):
+class _Sink(NamedTuple):
     """What the lines after it are written to."""
 
     fd: int
@@ -71,12 +71,12 @@ class LineWriter:
         self._owned = owned
         self._limit = limit
         self._on_full = on_full
-        self._target = _target(fd)
+        self._sink = _sink(fd)
         self._told = -math.inf
         self._failing = False
         self._closing = False
         self._changed = threading.Condition()
-        self._waiting: deque[bytes | _Target] = deque()
+        self._waiting: deque[bytes | _Sink] = deque()
         """In order; of lines of which a part has been written, the rest."""
         self._held = 0
         """Bytes in ``_waiting``."""
@@ -113,11 +113,11 @@ class LineWriter:
         """Write all lines from here on to ``fd``, which is owned."""
         with self._changed:
             for number, entry in enumerate(self._waiting):
-                if isinstance(entry, _Target):  # one that was never reached
+                if isinstance(entry, _Sink):  # one that was never reached
                     os.close(entry.fd)
                     del self._waiting[number]
                     break
-            self._waiting.append(_target(fd))
+            self._waiting.append(_sink(fd))
             self._wake()
 
     def close(self, seconds: float = CLOSE_SECONDS) -> bool:
@@ -128,12 +128,12 @@ class LineWriter:
             if self._thread is not None:
                 self._changed.wait_for(lambda: self._ended, seconds)
             elif self._owned:
-                os.close(self._target.fd)
+                os.close(self._sink.fd)
             self._ended = True
             unwritten, self._waiting = self._waiting, deque()
             self._held = 0
             for entry in unwritten:
-                if isinstance(entry, _Target):
+                if isinstance(entry, _Sink):
                     os.close(entry.fd)
                 else:
                     self._lost += entry.count(b"\n")
@@ -161,7 +161,7 @@ class LineWriter:
     def _work(self) -> None:
         try:
             while (lines := self._next()) is not None:
-                fd, at_once = self._target
+                fd, at_once = self._sink
                 try:
                     written = os.write(fd, lines[: whole_lines(lines, at_once)])
                 except BlockingIOError:
@@ -175,7 +175,7 @@ class LineWriter:
                 self._ended = True
                 self._changed.notify_all()
             if self._owned:
-                os.close(self._target.fd)
+                os.close(self._sink.fd)
 
     def _next(self) -> bytes | None:
         """Wait for lines to be written; None at the end."""
@@ -194,7 +194,7 @@ class LineWriter:
                     first = self._waiting[0]
                     if isinstance(first, bytes):
                         return first
-                    old, self._target = self._target, first
+                    old, self._sink = self._sink, first
                     self._waiting.popleft()
                 elif self._closing:
                     return None
@@ -234,8 +234,8 @@ class LineWriter:
                 self._waiting.remove(newer)
                 self._waiting.appendleft(newer)
 
-    def _newer(self) -> _Target | None:
-        return next((entry for entry in self._waiting if isinstance(entry, _Target)), None)
+    def _newer(self) -> _Sink | None:
+        return next((entry for entry in self._waiting if isinstance(entry, _Sink)), None)
 
     def _drop(self, size: int) -> None:
         """Forget so many bytes of the first lines that wait."""
@@ -263,9 +263,9 @@ def whole_lines(data: bytes, limit: int) -> int:
     return (data.rfind(b"\n", 0, limit) + 1) or (data.index(b"\n") + 1)
 
 
-def _target(fd: int) -> _Target:
+def _sink(fd: int) -> _Sink:
     is_file = stat.S_ISREG(os.fstat(fd).st_mode)
-    return _Target(fd, sys.maxsize if is_file else select.PIPE_BUF)
+    return _Sink(fd, sys.maxsize if is_file else select.PIPE_BUF)
 
 
 def _wait_for_room(fd: int) -> None:

@@ -2,12 +2,13 @@
 
 Text, in this order: client - - [time] "request" status bytes "referer" "user agent", then the
 service, endpoints contacted, seconds until their response heads, seconds in all, how affinity was
-decided, the request id, and when it ended in seconds since 1970; ``-`` for what there is none of.
+decided, the request id, when it ended in seconds since 1970, and how: a word of ``Outcome``;
+``-`` for what there is none of.
 
 All of them tell when the request ended. [time] has whole seconds, because parsers of the combined
 format read it by ``%d/%b/%Y:%H:%M:%S %z`` and refuse a fraction (GoAccess, Fluentd, Fluent Bit,
-Logstash's date filter); milliseconds are in the last field, like nginx's ``$msec``, and in JSON's
-time.
+Logstash's date filter); milliseconds are in the last field but one, like nginx's ``$msec``, and
+in JSON's time.
 
 Requests are kept for at most ``DELAY`` and logged together, by a ``LineWriter``: an access log that
 is not read, or cannot be written, loses lines and says so, and never stops the proxy.
@@ -137,6 +138,7 @@ class Record:
         "client",
         "host",
         "method",
+        "outcome",
         "referer",
         "request_id",
         "seconds",
@@ -151,6 +153,9 @@ class Record:
 
     def __init__(self, exchange: Exchange, ended: float) -> None:
         self.seconds = ended - exchange.started
+        outcome = exchange.outcome
+        assert outcome is not None, "it has not ended yet"
+        self.outcome: str = outcome.value
         self._note_answer(exchange, ended)
         request, stream = exchange.request, exchange.stream
         self.method = stream.method
@@ -206,7 +211,8 @@ def _as_text(r: Record, ended: int) -> str:
         f'{_quoted(r.client) or "unix:"} - - [{clock}] "{request}" '
         f'{r.status} {r.bytes} "{_quoted(r.referer) or "-"}" "{_quoted(r.user_agent) or "-"}" '
         f'{r.service or "-"} "{r.upstream_addr or "-"}" "{r.upstream_seconds or "-"}" '
-        f"{seconds(r.seconds).decode()} {r.affinity} {r.request_id} {since_1970}\n"
+        f"{seconds(r.seconds).decode()} {r.affinity} {r.request_id} {since_1970} "
+        f"{r.outcome}\n"
     )
 
 
@@ -217,7 +223,7 @@ def _as_json(r: Record, ended: int) -> str:
         f'{{"time": "{_json_time(ended)}", '
         f'"affinity": "{r.affinity}", "bytes": {r.bytes}, '
         f'"client": {_json(r.client)}, "host": {_json(r.host)}, '
-        f'"method": {_json(r.method)}, "referer": {_json(r.referer)}, '
+        f'"method": {_json(r.method)}, "outcome": "{r.outcome}", "referer": {_json(r.referer)}, '
         f'"request_id": "{r.request_id}", "seconds": {r.seconds:.4f}, '
         f'"service": {_json(r.service)}, "status": {r.status}, "target": {_json(r.target)}, '
         f'"upstream_addr": {_json(r.upstream_addr)}, "upstream_seconds": "{r.upstream_seconds}", '

@@ -44,7 +44,7 @@ TEXT = re.compile(
     r'"(?P<referer>(?:[^"\\]|\\.)*)" "(?P<user_agent>(?:[^"\\]|\\.)*)" '
     r'(?P<service>\S+) "(?P<upstream_addr>[^"]*)" "(?P<upstream_seconds>[^"]*)" '
     r"(?P<seconds>\d+\.\d{3}) (?P<affinity>[a-z-]+) (?P<request_id>[0-9a-f]{32}) "
-    r"(?P<ended>\d{10}\.\d{3})"
+    r"(?P<ended>\d{10}\.\d{3}) (?P<outcome>[a-z-]+)"
 )
 """A line as its documentation has it: nothing a client sends may make it read otherwise."""
 
@@ -143,6 +143,7 @@ class TestFields:
             "upstream_addr": peer.address,
             "upstream_seconds": (response.header("x-upstream-response-time") or b"").decode(),
             "affinity": "none",
+            "outcome": "complete",
             "request_id": (response.header("x-request-id") or b"").decode(),
         }
 
@@ -176,6 +177,7 @@ class TestFields:
             "upstream_addr": peer.address,
             "upstream_seconds": (response.header("x-upstream-response-time") or b"").decode(),
             "affinity": "none",
+            "outcome": "complete",
             "request_id": (response.header("x-request-id") or b"").decode(),
         }
 
@@ -303,7 +305,7 @@ class TestEscaping:
 
 
 class TestAffinity:
-    """The last word but one says how the endpoint was chosen."""
+    """One word says how the endpoint was chosen."""
 
     async def test_cookie(
         self, logging: StartLogging, endpoint: MakeEndpoint, client: MakeClient
@@ -381,6 +383,7 @@ class TestAffinity:
         assert (await asked(client, log, get())).status == 503
         [line] = await log.text()
         assert (line["status"], line["affinity"], line["upstream_addr"]) == ("503", "none", "-")
+        assert line["outcome"] == "no-endpoint"
 
 
 class TestOwnAnswers:
@@ -392,6 +395,7 @@ class TestOwnAnswers:
         [line] = await log.text()
         assert line["request"] == "GET /x HTTP/1.1"
         assert line["status"] == "404"
+        assert line["outcome"] == "no-route"
         assert line["bytes"] == str(len(response.body))
         assert line["service"] == line["upstream_addr"] == line["upstream_seconds"] == "-"
         assert line["request_id"].encode() == response.header("x-request-id")
@@ -404,6 +408,7 @@ class TestOwnAnswers:
         assert (await asked(client, log, get("/x", host="old.local"))).status == 302
         [line] = await log.text()
         assert (line["status"], line["service"], line["upstream_addr"]) == ("302", "-", "-")
+        assert line["outcome"] == "redirected"
 
     async def test_nobody_accepts(
         self, logging: StartLogging, endpoint: MakeEndpoint, client: MakeClient
@@ -414,6 +419,7 @@ class TestOwnAnswers:
         assert response.status == 502
         [line] = await log.text()
         assert line["status"] == "502"
+        assert line["outcome"] == "retries-spent"
         assert line["service"] == "demo"
         assert set(line["upstream_addr"].split(", ")) == {peer.address for peer in peers}
         assert line["upstream_addr"].encode() == response.header("x-upstream-addr")
@@ -431,6 +437,7 @@ class TestOwnAnswers:
         assert (await asked(client, log, get())).status == 502
         [line] = await log.text()
         assert (line["status"], line["upstream_addr"]) == ("502", peer.address)
+        assert line["outcome"] == "upstream-malformed"
 
     @pytest.mark.parametrize("as_json", [False, True])
     async def test_refused(self, logging: StartLogging, client: MakeClient, as_json: bool) -> None:
@@ -441,12 +448,14 @@ class TestOwnAnswers:
         if as_json:
             [record] = await log.json()
             assert (record["status"], record["bytes"]) == (400, len(response.body))
+            assert record["outcome"] == "bad-request"
             assert record["method"] == record["target"] == record["version"] == ""
             assert record["client"] == "127.0.0.1"
             assert record["request_id"].encode() == response.header("x-request-id")
         else:
             [line] = await log.text()
             assert (line["request"], line["status"]) == ("-", "400")
+            assert line["outcome"] == "bad-request"
             assert line["bytes"] == str(len(response.body))
             assert line["client"] == "127.0.0.1"
             assert line["request_id"].encode() == response.header("x-request-id")
@@ -474,6 +483,7 @@ class TestGone:
         [line] = await log.text()
         assert line["request"] == "GET /gone HTTP/1.1"
         assert (line["status"], line["bytes"]) == ("499", "0")
+        assert line["outcome"] == "client-gone"
         assert (line["service"], line["upstream_addr"]) == ("demo", peer.address)
 
     async def test_client_on_connections_that_were_used_before(
@@ -517,6 +527,7 @@ class TestGone:
         await peer.wait_open(0)
         [line] = await log.text()
         assert (line["status"], line["bytes"], line["upstream_addr"]) == ("200", "5", peer.address)
+        assert line["outcome"] == "client-gone"
 
     async def test_endpoint_inside_the_answer(
         self, logging: StartLogging, endpoint: MakeEndpoint, client: MakeClient
@@ -531,6 +542,7 @@ class TestGone:
         await user.eof()
         [line] = await log.text()
         assert (line["status"], line["bytes"]) == ("200", "5")
+        assert line["outcome"] == "upstream-reset"
 
     async def test_tunnel(
         self, logging: StartLogging, endpoint: MakeEndpoint, client: MakeClient
@@ -554,6 +566,7 @@ class TestGone:
         [line] = await log.text()
         assert (line["request"], line["status"]) == ("GET /ws HTTP/1.1", "101")
         assert (line["bytes"], line["upstream_addr"]) == ("5", peer.address)
+        assert line["outcome"] == "switched"
 
 
 class TestFile:
