@@ -48,6 +48,11 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the process itself has not ended yet."""
+        return self._process.poll() is None
+
     def wait_for(self, port: int) -> None:
         """Return when somebody listens on the port. Raises StartError."""
         deadline = time.monotonic() + START_SECONDS
