@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import itertools
 import json
 import os
-import select
+import selectors
 import signal
 import socket
 import statistics
@@ -71,94 +70,99 @@ class Outcome(Enum):
     came after it. The request was not read."""
     CLOSED = "closed"
     """All of the request was read, and the connection closed without an answer."""
+    GONE = "gone"
+    """The kept-alive connection had been seen closed: nothing was sent."""
     CUT = "cut"
     """It ended in the middle of the answer."""
     SILENT = "silent"
     """No answer in time, or no connection."""
 
-    @property
-    def good(self) -> bool:
-        """Nothing is lost, or any request may be sent again without asking."""
-        return self in (Outcome.SERVED, Outcome.REFUSED)
-
 
 class Probe:
-    """One connection and the latest request on it."""
+    """One connection and the latest request on it. Like a proxy's, it is read as soon as there is
+    something, and closed as soon as the server has closed it."""
 
-    def __init__(self, port: int, ids: Iterator[int]) -> None:
+    def __init__(self, port: int, ids: Iterator[int], selector: selectors.BaseSelector) -> None:
         self._ids = ids
+        self._selector = selector
+        self._got = b""
         self.path = ""
-        self._error: Outcome | None = None
-        self.socket = socket.socket()
-        self.socket.settimeout(1.0)
+        self.outcome: Outcome | None = None
+        """None while an answer is awaited."""
+        self.ended = False
+        """Whether the server has closed the connection, as far as we have seen."""
+        self._socket = socket.socket()
+        self._socket.settimeout(1.0)
         try:
-            self.socket.connect(("127.0.0.1", port))
-        except ConnectionRefusedError:
-            self._error = Outcome.REFUSED
-        except ConnectionResetError:
-            self._error = Outcome.RESET
-        except OSError:
-            self._error = Outcome.SILENT
+            self._socket.connect(("127.0.0.1", port))
+        except OSError as error:
+            self.ended = True
+            if isinstance(error, ConnectionRefusedError):
+                self.outcome = Outcome.REFUSED
+            elif isinstance(error, ConnectionResetError):
+                self.outcome = Outcome.RESET
+            else:
+                self.outcome = Outcome.SILENT
+            self._socket.close()
+        else:
+            self._socket.setblocking(False)
+            selector.register(self._socket, selectors.EVENT_READ, self)
 
     def send(self, method: str = "POST") -> Probe:
         """Send a request, in one piece."""
         self.path = f"/{next(self._ids)}"
+        if self.ended:
+            self.outcome = self.outcome if self.outcome is Outcome.REFUSED else Outcome.GONE
+            return self
+        self._got, self.outcome = b"", None
         body = b"a=1" if method == "POST" else b""
         head = f"{method} {self.path} HTTP/1.1\r\nHost: lab\r\nContent-Length: {len(body)}\r\n\r\n"
-        if self._error is None:
-            try:
-                self.socket.sendall(head.encode() + body)
-            except BrokenPipeError:  # it had been reset before
-                self._error = Outcome.CROSSED
-            except ConnectionResetError:
-                self._error = Outcome.RESET
+        try:
+            self._socket.sendall(head.encode() + body)
+        except OSError as error:
+            crossed = isinstance(error, BrokenPipeError)
+            self._end(Outcome.CROSSED if crossed else Outcome.RESET)
         return self
 
-    @property
-    def refused(self) -> bool:
-        """Whether nobody listened."""
-        return self._error is Outcome.REFUSED
-
-    @property
-    def ended(self) -> bool:
-        """Whether the server has closed the idle connection."""
-        return bool(select.select([self.socket], [], [], 0)[0])
-
-    def outcome(self) -> Outcome:
-        """Wait for the answer."""
-        if self._error is not None:
-            return self._error
-        got = b""
-        self.socket.settimeout(PATIENCE)
+    def readable(self) -> None:
+        """Take what has come."""
         try:
-            while not _is_whole(got):
-                data = self.socket.recv(65536)
-                if not data:
-                    return Outcome.CUT if got else self._why_closed()
-                got += data
-        except TimeoutError:
-            return Outcome.SILENT
+            data = self._socket.recv(65536)
         except OSError:
-            return Outcome.CUT if got else Outcome.RESET
-        return Outcome.SERVED if got.startswith(b"HTTP/1.1 200") else Outcome.STATUS
+            self._end(Outcome.CUT if self._got else Outcome.RESET)
+            return
+        if not data:
+            self._end(Outcome.CUT if self._got else self._why_closed())
+            return
+        self._got += data
+        if self.outcome is None and _is_whole(self._got):
+            good = self._got.startswith(b"HTTP/1.1 200")
+            self.outcome = Outcome.SERVED if good else Outcome.STATUS
+
+    def give_up(self) -> None:
+        """No answer has come in time, or none is awaited."""
+        if not self.ended:
+            self._end(Outcome.SILENT)
+
+    def _end(self, outcome: Outcome) -> None:
+        self.ended = True
+        if self.outcome is None:
+            self.outcome = outcome
+        self._selector.unregister(self._socket)
+        self._socket.close()
 
     def _why_closed(self) -> Outcome:
         """After a FIN: was the request acknowledged before, or answered with a RST?"""
-        poll = select.poll()
-        poll.register(self.socket, 0)
-        for _ in range(10):
-            if self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE:
+        if self.outcome is not None:
+            return self.outcome  # no request is under way
+        for _ in range(5):
+            if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 return Outcome.CROSSED
-            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
             if not struct.unpack_from("I", info, _UNACKED)[0]:
                 break
-            poll.poll(20)  # neither acknowledged nor reset yet
-        if self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            return Outcome.CROSSED
+            time.sleep(0.002)  # neither acknowledged nor reset yet
         return Outcome.CLOSED
-
-    def close(self) -> None:
-        self.socket.close()
 
 
 def _is_whole(answer: bytes) -> bool:
@@ -202,11 +206,6 @@ class Findings:
     killed: int = 0
     """Rounds in which it had to be killed."""
 
-    def lost(self, situation: str) -> int:
-        return sum(
-            count for name, count in self.counts[situation].items() if name[-1] == "!"
-        )
-
 
 class Round:
     """One server, started, stopped and asked."""
@@ -217,66 +216,97 @@ class Round:
         self._directory = directory
         self._findings = findings
         self._ids = itertools.count(1)
+        self._selector = selectors.DefaultSelector()
         self._probes: list[tuple[str, Probe]] = []
+        self._signalled = 0.0
 
     def run(self, *, frozen: bool) -> None:
         """Raises StartError."""
         (self._directory / "carried").write_bytes(b"")
         with self._server.start(self.port, self._directory) as child:
-            kept = self._keep_alive(2 * len(AFTER) + WAITING)
+            kept = self._keep_alive(len(AFTER) + 1 + WAITING)
             if frozen:
                 self._frozen(child, kept)
+                self._pump_until_answered()
             else:
                 self._running(child, kept)
                 self._await_end(child)
-            self._count()
+                self._pump_until_answered()
+        self._count()
+        for key in list(self._selector.get_map().values()):
+            key.data.give_up()
+        self._selector.close()
+
+    def _connect(self) -> Probe:
+        return Probe(self.port, self._ids, self._selector)
+
+    def _pump(self, seconds: float) -> None:
+        """Read whatever comes in that time."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                key.data.readable()
+
+    def _pump_until_answered(self) -> None:
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            if all(probe.outcome is not None for _, probe in self._probes):
+                return
+            self._pump(TICK)
+        for _, probe in self._probes:
+            if probe.outcome is None:
+                probe.give_up()
 
     def _keep_alive(self, count: int) -> list[Probe]:
         """Connections that had a request each; none if the server keeps none alive."""
-        probes = [Probe(self.port, self._ids).send("GET") for _ in range(count)]
-        for probe in probes:
-            if probe.outcome() is not Outcome.SERVED:
-                raise StartError(f"{self._server.name} does not answer before it is stopped")
-        time.sleep(0.05)
+        probes = [self._connect().send("GET") for _ in range(count)]
+        until = time.monotonic() + PATIENCE
+        while any(probe.outcome is None for probe in probes) and time.monotonic() < until:
+            self._pump(TICK)
+        if any(probe.outcome is not Outcome.SERVED for probe in probes):
+            raise StartError(f"{self._server.name} does not answer before it is stopped")
+        self._pump(0.05)
         if any(probe.ended for probe in probes):
             self._findings.keeps_alive = False
             return []
         return probes
 
-    def _note(self, situation: str, probe: Probe) -> None:
-        self._probes.append((situation, probe))
+    def _post(self, situation: str, probe: Probe) -> Probe:
+        self._probes.append((situation, probe.send()))
+        return probe
 
     def _frozen(self, child: Child, kept: list[Probe]) -> None:
         os.killpg(child.pid, signal.SIGSTOP)
         for _ in range(WAITING):
-            self._note("backlog", Probe(self.port, self._ids).send())
+            self._post("backlog", self._connect())
             if kept:
-                self._note("buffered", kept.pop().send())
+                self._post("buffered", kept.pop())
         self._signal(child)
         os.killpg(child.pid, signal.SIGCONT)
 
     def _running(self, child: Child, kept: list[Probe]) -> None:
         for _ in range(WAITING):
-            self._note("progress", Probe(self.port, self._ids).send())
-        time.sleep(0.03)
+            self._post("progress", self._connect())
+        self._pump(0.03)
         idle = kept.pop() if kept else None
         later = list(AFTER)
         self._signal(child)
-        began = time.monotonic()
         refused = 0
-        while (now := time.monotonic() - began) < GRACE and child.running and refused < REFUSALS:
+        while (now := self._since_signal()) < GRACE and child.running and refused < REFUSALS:
             if idle is not None and idle.ended:
                 self._findings.idle_closed.append(now)
                 idle = None
             while kept and later and now >= later[0]:
-                self._note(f"kept+{1000 * later.pop(0):.0f}", kept.pop().send())
-            probe = Probe(self.port, self._ids).send()
-            self._note("new", probe)
-            if probe.refused:
+                self._post(f"kept+{1000 * later.pop(0):.0f}", kept.pop())
+            probe = self._post("new", self._connect())
+            if probe.outcome is Outcome.REFUSED:
                 refused += 1
                 if refused == 1:
                     self._findings.refusing.append(now)
-            time.sleep(TICK)
+            self._pump(TICK)
+
+    def _since_signal(self) -> float:
+        return time.monotonic() - self._signalled
 
     def _signal(self, child: Child) -> None:
         pid = child.pid
@@ -287,22 +317,21 @@ class Round:
 
     def _await_end(self, child: Child) -> None:
         while child.running:
-            if time.monotonic() - self._signalled > GRACE:
+            if self._since_signal() > GRACE:
                 self._findings.killed += 1
                 os.killpg(child.pid, signal.SIGKILL)
                 child.stop()
                 return
-            time.sleep(0.005)
-        self._findings.ended.append(time.monotonic() - self._signalled)
+            self._pump(0.005)
+        self._findings.ended.append(self._since_signal())
 
     def _count(self) -> None:
-        outcomes = [(situation, probe, probe.outcome()) for situation, probe in self._probes]
         carried = set((self._directory / "carried").read_text().split())
-        for situation, probe, outcome in outcomes:
-            unanswered = outcome not in (Outcome.SERVED, Outcome.STATUS)
+        for situation, probe in self._probes:
+            assert probe.outcome is not None
+            unanswered = probe.outcome not in (Outcome.SERVED, Outcome.STATUS)
             mark = "!" if unanswered and probe.path in carried else ""
-            self._findings.counts[situation][outcome.value + mark] += 1
-            probe.close()
+            self._findings.counts[situation][probe.outcome.value + mark] += 1
 
 
 def examine(server: Server, rounds: int) -> Findings:
@@ -381,8 +410,16 @@ def main() -> int:
     with contextlib.suppress(FileExistsError):
         arguments.results.mkdir(parents=True)
     (arguments.results / "stopping.md").write_text(report)
-    document = {name: {"counts": f.counts, "ended": f.ended, "refusing": f.refusing,
-                       "idle_closed": f.idle_closed, "killed": f.killed} for name, f in found.items()}
+    document = {
+        name: {
+            "counts": f.counts,
+            "ended": f.ended,
+            "refusing": f.refusing,
+            "idle_closed": f.idle_closed,
+            "killed": f.killed,
+        }
+        for name, f in found.items()
+    }
     (arguments.results / "stopping.json").write_text(json.dumps(document, indent=1) + "\n")
     return 0
 

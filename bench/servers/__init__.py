@@ -52,7 +52,9 @@ class Server:
             "DIRECTORY": str(directory),
             "DELAY": str(delay or 0),
             "PYTHONPATH": str(REPOSITORY),
-            "NODE_PATH": os.pathsep.join([os.environ.get("NODE_PATH", ""), *map(str, NODE_MODULES)]),
+            "NODE_PATH": os.pathsep.join(
+                [os.environ.get("NODE_PATH", ""), *map(str, NODE_MODULES)]
+            ),
         }
         child = Child(command, directory / "log", environment=environment)
         try:
@@ -76,8 +78,21 @@ def run(name: str, *arguments: str) -> list[str]:
 
 def _gunicorn(*arguments: str) -> Callable[[int, Path], list[str]]:
     return lambda port, _: run(
-        "gunicorn", "-b", f"127.0.0.1:{port}", *arguments, "bench.servers.wsgi_app:app"
+        "gunicorn",
+        *("-b", f"127.0.0.1:{port}", "--no-control-socket", *arguments),
+        "bench.servers.wsgi_app:app",
     )
+
+
+DEBIAN_GUNICORN = "/usr/bin/gunicorn"
+
+
+def _debian_gunicorn(*arguments: str) -> Callable[[int, Path], list[str]]:
+    """An older one: how it closes connections has changed since."""
+    return lambda port, _: [
+        DEBIAN_GUNICORN,
+        *("-b", f"127.0.0.1:{port}", *arguments, "bench.servers.wsgi_app:app"),
+    ]
 
 
 def _uvicorn(*arguments: str) -> Callable[[int, Path], list[str]]:
@@ -134,7 +149,9 @@ def _build_java(directory: Path) -> None:
 
 
 def _tomcat(how: str) -> Callable[[int, Path], list[str]]:
-    return lambda _, directory: run("java", "-cp", f"{directory}{os.pathsep}{_jars()}", "Server", how)
+    return lambda _, directory: run(
+        "java", "-cp", f"{directory}{os.pathsep}{_jars()}", "Server", how
+    )
 
 
 TOMCAT = JARS / "tomcat10-embed-core.jar"
@@ -145,6 +162,12 @@ SERVERS = (
         "gunicorn gthread",
         _gunicorn("-w", "2", "-k", "gthread", "--threads", "8", "--keep-alive", "5"),
         ("gunicorn",),
+    ),
+    Server("gunicorn sync, Debian's", _debian_gunicorn("-w", "4"), (DEBIAN_GUNICORN,)),
+    Server(
+        "gunicorn gthread, Debian's",
+        _debian_gunicorn("-w", "2", "-k", "gthread", "--threads", "8", "--keep-alive", "5"),
+        (DEBIAN_GUNICORN,),
     ),
     Server("uvicorn", _uvicorn(), ("uvicorn",)),
     Server("uvicorn, 2 workers", _uvicorn("--workers", "2"), ("uvicorn",)),
