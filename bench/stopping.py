@@ -35,7 +35,7 @@ from enum import Enum
 from pathlib import Path
 
 from bench.environment import environment
-from bench.processes import Child, StartError, _all_stats, free_port, tree
+from bench.processes import Child, StartError, free_port
 from bench.servers import SERVERS, Server
 
 RESULTS = Path(__file__).parent / "results"
@@ -89,6 +89,8 @@ class Probe:
         self.path = ""
         self.outcome: Outcome | None = None
         """None while an answer is awaited."""
+        self._unmade: Outcome | None = None
+        """Why there is no connection."""
         self.ended = False
         """Whether the server has closed the connection, as far as we have seen."""
         self._socket = socket.socket()
@@ -103,6 +105,7 @@ class Probe:
                 self.outcome = Outcome.RESET
             else:
                 self.outcome = Outcome.SILENT
+            self._unmade = self.outcome
             self._socket.close()
         else:
             self._socket.setblocking(False)
@@ -112,7 +115,7 @@ class Probe:
         """Send a request, in one piece."""
         self.path = f"/{next(self._ids)}"
         if self.ended:
-            self.outcome = self.outcome if self.outcome is Outcome.REFUSED else Outcome.GONE
+            self.outcome = self._unmade or Outcome.GONE
             return self
         self._got, self.outcome = b"", None
         body = b"a=1" if method == "POST" else b""
@@ -309,10 +312,7 @@ class Round:
         return time.monotonic() - self._signalled
 
     def _signal(self, child: Child) -> None:
-        pid = child.pid
-        if self._server.first_child:
-            pid = tree(child.pid, _all_stats())[1].pid
-        os.kill(pid, getattr(signal, self._server.signal))
+        os.kill(self._server.receiver(child), getattr(signal, self._server.signal))
         self._signalled = time.monotonic()
 
     def _await_end(self, child: Child) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.processes import Child
+from bench.processes import Child, all_stats, tree
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -40,6 +40,10 @@ class Server:
         """What is not installed; empty if it can be started."""
         programs = [name for name in self.needs if program(name) is None]
         return " ".join([*programs, *(str(path) for path in self.files if not path.exists())])
+
+    def receiver(self, child: Child) -> int:
+        """The process that the signal to stop is for."""
+        return tree(child.pid, all_stats())[1].pid if self.first_child else child.pid
 
     def start(self, port: int, directory: Path, *, delay: float | None = None) -> Child:
         """Start one replica; ``delay``: under ``stop-later.sh``. Raises StartError."""
@@ -154,6 +158,15 @@ def _tomcat(how: str) -> Callable[[int, Path], list[str]]:
     )
 
 
+def _nginx(port: int, directory: Path) -> list[str]:
+    configuration = directory / f"nginx-{port}.conf"
+    text = (HERE / "nginx.conf").read_text()
+    for name, value in (("PORT", str(port)), ("DIRECTORY", str(directory))):
+        text = text.replace("{{" + name + "}}", value)
+    configuration.write_text(text)
+    return run("nginx", "-c", str(configuration), "-e", str(directory / "log"))
+
+
 TOMCAT = JARS / "tomcat10-embed-core.jar"
 
 SERVERS = (
@@ -196,4 +209,6 @@ SERVERS = (
         prepare=_build_java,
         files=(TOMCAT,),
     ),
+    Server("nginx", _nginx, ("nginx",)),
+    Server("nginx, SIGQUIT", _nginx, ("nginx",), signal="SIGQUIT"),
 )

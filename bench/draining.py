@@ -1,0 +1,163 @@
+"""stickyproxy with draining endpoints, as the rolling lab needs it:
+``python -m bench.draining FILE``. SIGHUP publishes the file anew.
+
+What may go to an endpoint that is being stopped is what the lab compares. Today's code knows
+``sticky``; the other two, and sending again what was never read, are tried out here:
+
+    sticky   a stopping endpoint keeps its sessions and gets no new ones
+    safe     it keeps them for idempotent requests; others go elsewhere and are pinned anew
+    none     it gets nothing as long as there is another
+    resend   besides: a request of any method is sent again if TCP shows that its endpoint did not
+             read all of it (``ShownUnread``)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import struct
+import sys
+import tomllib
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from stickyproxy import proxy, upstream
+from stickyproxy.app import App
+from stickyproxy.config import AccessLogSettings, Address, Config, Listener
+from stickyproxy.errors import UpstreamClosed
+from stickyproxy.model import (
+    Balancer,
+    EndpointSpec,
+    EndpointState,
+    Members,
+    Pick,
+    Request,
+    ServiceSpec,
+    Snapshot,
+)
+from stickyproxy.request import ClientRequest
+from stickyproxy.table import Cluster
+from stickyproxy.upstream import UpstreamConnection
+
+_UNACKED = 24
+"""Where tcpi_unacked stands in Linux's struct tcp_info."""
+
+
+class SafeBalancer:
+    """Asks one of two balancers: with the endpoints that are draining, or without."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        usable = tuple(e for e in cluster.endpoints if e.state is EndpointState.USABLE)
+        self._all = cluster.balancer
+        self._usable: Balancer = cluster.policy.build(Members(usable=usable), None)
+        self.strips = self._all.strips
+
+    def pick(self, request: Request, tried: Collection[Any]) -> Pick | None:
+        """See ``model.Balancer``."""
+        assert isinstance(request, ClientRequest)
+        if request.replayable:
+            return self._all.pick(request, tried)
+        return self._usable.pick(request, tried) or self._all.pick(request, tried)
+
+
+class ShownUnread(UpstreamConnection):
+    """Knows whether its endpoint read the whole of the latest request before it closed.
+
+    Linux resets a connection that nobody accepted, or that is closed with unread bytes; a FIN comes
+    if all that had arrived was read. What arrives after a FIN is not acknowledged but reset.
+    """
+
+    unread = False
+
+    def eof_received(self) -> None:
+        peer: socket.socket = self.transport.get_extra_info("socket")
+        info = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        failed = peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self.unread = bool(failed or struct.unpack_from("I", info, _UNACKED)[0])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.unread = self.unread or isinstance(exc, ConnectionResetError | BrokenPipeError)
+        super().connection_lost(exc)
+
+
+class ResendingExchange(proxy.Exchange):
+    """Sends again what was not read."""
+
+    __slots__ = ()
+
+    def _may_go_on(self, request: ClientRequest, error: Exception) -> bool:
+        if super()._may_go_on(request, error):
+            return True
+        lost = self._upstream
+        return (
+            isinstance(error, UpstreamClosed)
+            and isinstance(lost, ShownUnread)
+            and lost.unread
+            and not lost.answered
+            and not request.body_touched
+        )
+
+
+async def serve(path: Path) -> None:
+    """Until SIGTERM."""
+    document = _read(path)
+    app = App(
+        replace(
+            Config(),
+            listeners=(Listener(Address("127.0.0.1", document["listen"])),),
+            access_log=AccessLogSettings(format="off"),
+        )
+    )
+
+    def publish() -> None:
+        document = _read(path)
+        app.registry.publish(_snapshot(document))
+        if document["drain"] == "safe":
+            for cluster in app.proxy.table.clusters():
+                if not isinstance(cluster.balancer, SafeBalancer):
+                    cluster.balancer = SafeBalancer(cluster)
+
+    publish()
+    app.handle_signals()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, publish)
+    await app.start()
+    await app.run_until_signalled()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text())
+
+
+def _snapshot(document: dict[str, Any]) -> Snapshot:
+    draining = set(document["draining"])
+    endpoints = [
+        EndpointSpec(task, address, draining=task in draining)
+        for task, address in document["endpoints"].items()
+    ]
+    if document["drain"] == "none":
+        endpoints = [e for e in endpoints if not e.draining] or endpoints
+    service = ServiceSpec(
+        name="bench",
+        hosts=("bench.test",),
+        endpoints=tuple(endpoints),
+        sticky_session_cookie="session",
+    )
+    return Snapshot("swarm", (service,))
+
+
+def main() -> None:
+    path = Path(sys.argv[1])
+    if _read(path)["resend"]:
+        upstream.UpstreamConnection = ShownUnread  # type: ignore[misc]
+        proxy.Exchange = ResendingExchange  # type: ignore[misc]
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(path))
+
+
+if __name__ == "__main__":
+    main()
