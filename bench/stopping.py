@@ -111,14 +111,14 @@ class Probe:
             self._socket.setblocking(False)
             selector.register(self._socket, selectors.EVENT_READ, self)
 
-    def send(self, method: str = "POST") -> Probe:
-        """Send a request, in one piece."""
+    def send(self, method: str = "POST", body: bytes = b"a=1") -> Probe:
+        """Send a request, in one piece. ``body``: of a POST."""
         self.path = f"/{next(self._ids)}"
         if self.ended:
             self.outcome = self._unmade or Outcome.GONE
             return self
         self._got, self.outcome = b"", None
-        body = b"a=1" if method == "POST" else b""
+        body = body if method == "POST" else b""
         head = f"{method} {self.path} HTTP/1.1\r\nHost: lab\r\nContent-Length: {len(body)}\r\n\r\n"
         try:
             self._socket.sendall(head.encode() + body)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from bench.servers.wsgi_app import SECONDS, note
+from bench.servers.wsgi_app import EAGER, SECONDS, note
 
 HEADERS = [(b"content-type", b"text/plain"), (b"content-length", b"3")]
 
@@ -22,7 +22,7 @@ async def app(
             await send({"type": "lifespan.startup.complete"})
         await send({"type": "lifespan.shutdown.complete"})
         return
-    while (await receive()).get("more_body"):
+    while not EAGER and (await receive()).get("more_body"):
         pass
     note(scope["path"])
     await asyncio.sleep(SECONDS)

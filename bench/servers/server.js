@@ -8,13 +8,16 @@ const [kind, drain] = process.argv.slice(2);
 const milliseconds = 1000 * (process.env.SECONDS || 0.05);
 
 function carryOut(request, response) {
-  request.resume().on("end", () => {
+  const begin = () => {
     fs.appendFileSync(process.env.CARRIED, request.url + "\n");
     setTimeout(() => {
       response.setHeader("Content-Length", 3);
       response.end("ok\n");
     }, milliseconds);
-  });
+  };
+  // An eager application begins without having read the body.
+  if (process.env.EAGER) begin();
+  else request.resume().on("end", begin);
 }
 
 let server;

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 SECONDS = float(os.environ.get("SECONDS", "0.05"))
+EAGER = "EAGER" in os.environ
+"""Begin without having read the body, as an application may."""
 
 
 def note(path: str) -> None:
@@ -19,7 +21,8 @@ def note(path: str) -> None:
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Note the request, take a while, answer."""
-    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    if not EAGER:
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     note(environ["PATH_INFO"])
     time.sleep(SECONDS)
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "3")])
