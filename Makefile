@@ -15,10 +15,12 @@ BENCH_PYTHON ?= $(shell /usr/bin/python3 -c 'import ensurepip, sys, venv; \
 	&& echo /usr/bin/python3 || echo $(PYTHON))
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
+SERVERS_VENV := .venv-servers
+SERVERS_READY := $(SERVERS_VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help demo swarm swarm-cost test test-swarm lint fmt bench \
-	bench-affinity bench-pick clean
+	bench-affinity bench-pick bench-stopping bench-rolling clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -38,6 +40,10 @@ $(READY): pyproject.toml constraints.txt
 
 $(BENCH_READY): pyproject.toml constraints.txt bench/requirements.txt bench/install.sh
 	@bench/install.sh $(BENCH_PYTHON) $(BENCH_VENV)
+	@touch $@
+
+$(SERVERS_READY): pyproject.toml constraints.txt bench/servers/requirements.txt bench/servers/install.sh
+	@bench/servers/install.sh $(BENCH_PYTHON) $(SERVERS_VENV)
 	@touch $@
 
 demo: $(READY) ## the proxy with five demo replicas on 127.0.0.1:8080
@@ -73,5 +79,11 @@ bench-affinity: $(BENCH_READY) ## stickiness next to other proxies
 bench-pick: $(READY) ## time per pick and per rebuild of each policy
 	$(BIN)/python -m bench.pick
 
+bench-stopping: $(SERVERS_READY) ## what servers do with connections when they stop (6 minutes; QUICK=1: 1)
+	$(SERVERS_VENV)/bin/python -m bench.stopping $(if $(QUICK),--rounds 2) $(ARGS)
+
+bench-rolling: $(SERVERS_READY) ## what fails while they are replaced behind stickyproxy (10 minutes)
+	$(SERVERS_VENV)/bin/python -m bench.rolling $(if $(QUICK),--rounds 1) $(ARGS)
+
 clean: ## remove what make made
-	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) $(SERVERS_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.processes import Child, all_stats, tree
@@ -32,14 +32,19 @@ class Server:
     """What its image asks Docker to stop it with."""
     first_child: bool = False
     """True if the signal is for the command's child: what would be process 1 of a container."""
-    files: tuple[Path, ...] = field(default=())
+    files: tuple[Path, ...] = ()
     """Files without which it is skipped."""
+    only_if: Callable[[], bool] = lambda: True
+    """Whether what else it needs is there."""
 
     @property
     def missing(self) -> str:
         """What is not installed; empty if it can be started."""
         programs = [name for name in self.needs if program(name) is None]
-        return " ".join([*programs, *(str(path) for path in self.files if not path.exists())])
+        files = [str(path) for path in self.files if not path.exists()]
+        if not programs and not self.only_if():
+            return "library"
+        return " ".join([*programs, *files])
 
     def receiver(self, child: Child) -> int:
         """The process that the signal to stop is for."""
@@ -67,6 +72,12 @@ class Server:
             child.stop()
             raise
         return child
+
+
+def node_directories() -> list[Path]:
+    """Where Node looks for libraries."""
+    given = os.environ.get("NODE_PATH", "").split(os.pathsep)
+    return [*(Path(directory) for directory in given if directory), *NODE_MODULES]
 
 
 def program(name: str) -> str | None:
@@ -123,6 +134,10 @@ def _puma(*arguments: str) -> Callable[[int, Path], list[str]]:
 
 def _node(kind: str, drain: str) -> Callable[[int, Path], list[str]]:
     return lambda _, __: run("node", str(HERE / "server.js"), kind, drain)
+
+
+def _express_is_there() -> bool:
+    return any((directory / "express").exists() for directory in node_directories())
 
 
 def _as_process_1(command: list[str]) -> list[str]:
@@ -196,7 +211,9 @@ SERVERS = (
         first_child=True,
     ),
     Server("Node http, server.close", _node("http", "close"), ("node",)),
-    Server("Express, server.close", _node("express", "close"), ("node",)),
+    Server(
+        "Express, server.close", _node("express", "close"), ("node",), only_if=_express_is_there
+    ),
     Server("Go, no handler", _go("none"), ("go",), prepare=_build_go),
     Server("Go, Shutdown", _go("shutdown"), ("go",), prepare=_build_go),
     Server(
