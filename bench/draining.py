@@ -9,6 +9,7 @@ What may go to an endpoint that is being stopped is what the lab compares. Today
     none     it gets nothing as long as there is another
     resend   besides: a request of any method is sent again if TCP shows that its endpoint did not
              read all of it (``ShownUnread``)
+    leaving  resend only if the endpoint is known to be stopping, or refuses a new connection
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ class ResendingExchange(proxy.Exchange):
 
     __slots__ = ()
 
+    only_if_leaving = False
+
     def _may_go_on(self, request: ClientRequest, error: Exception) -> bool:
         if super()._may_go_on(request, error):
             return True
@@ -100,7 +103,22 @@ class ResendingExchange(proxy.Exchange):
             and lost.unread
             and not lost.answered
             and not request.body_touched
+            and (not self.only_if_leaving or self._is_leaving())
         )
+
+    def _is_leaving(self) -> bool:
+        assert self.pick is not None
+        if self.pick.endpoint.state is not EndpointState.USABLE:
+            return True
+        host, _, port = self.pick.endpoint.address.rpartition(":")
+        try:
+            # On loopback this takes microseconds; a proxy must not block.
+            socket.create_connection((host, int(port)), 0.05).close()
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+        return False
 
 
 async def serve(path: Path) -> None:
@@ -152,7 +170,9 @@ def _snapshot(document: dict[str, Any]) -> Snapshot:
 
 def main() -> None:
     path = Path(sys.argv[1])
-    if _read(path)["resend"]:
+    document = _read(path)
+    ResendingExchange.only_if_leaving = document.get("leaving", False)
+    if document["resend"]:
         upstream.UpstreamConnection = ShownUnread  # type: ignore[misc]
         proxy.Exchange = ResendingExchange  # type: ignore[misc]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

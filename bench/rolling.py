@@ -10,6 +10,7 @@ first), while clients with cookies send POST and GET by turns. Counted is what f
 
 Each way of treating a stopping replica (``draining.py``) is tried with the server as it is, and
 ``+delay`` with an entrypoint that hands SIGTERM on only after a second (``servers/stop-later.sh``).
+``+kill``: the stop signal is one that servers do not notice (SIGCONT), and after 2 s comes SIGKILL.
 
 Writes ``bench/results/rolling.md`` and ``.json``. Everything listens on 127.0.0.1.
 """
@@ -25,6 +26,7 @@ import random
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +46,8 @@ LEARNS = 0.3
 """Seconds until the proxy knows what happened to a task."""
 DELAY = 1.0
 """Seconds for which ``stop-later.sh`` keeps the signal."""
+KILL_AFTER = 2.0
+"""Seconds until a replica is killed that was not told to stop."""
 PATIENCE = 15.0
 
 
@@ -54,9 +58,12 @@ class Way:
     drain: str
     resend: bool = False
     delay: bool = False
+    leaving: bool = False
+    kill: bool = False
 
     def __str__(self) -> str:
-        return self.drain + "+resend" * self.resend + "+delay" * self.delay
+        resend = "+leaving" if self.leaving else "+resend" * self.resend
+        return self.drain + resend + "+delay" * self.delay + "+kill" * self.kill
 
 
 WAYS = (
@@ -65,9 +72,11 @@ WAYS = (
     Way("none"),
     Way("sticky", resend=True),
     Way("none", resend=True),
+    Way("none", resend=True, leaving=True),
     Way("sticky", delay=True),
     Way("safe", delay=True),
     Way("none", delay=True),
+    Way("none", kill=True),
 )
 
 
@@ -81,6 +90,8 @@ class Count:
     """Failed, and carried out all the same."""
     twice: int = 0
     """Carried out more than once."""
+    slowest: float = 0.0
+    """Seconds until the latest of the answers that were right."""
     answers: dict[str, int] = field(default_factory=dict)
     """What the failed ones got: a status, or what happened to the connection."""
 
@@ -104,8 +115,8 @@ class Stage:
         self._names = (f"task{number}" for number in itertools.count(1))
         self._ids = itertools.count(1)
         self._stopping = False
-        self._outcomes: list[tuple[str, str, str]] = []
-        """(method, path, what came of it; empty: all went well)"""
+        self._outcomes: list[tuple[str, str, str, float]] = []
+        """(method, path, what came of it, seconds); it is empty if all went well."""
 
     async def run(self) -> Counts:
         """Raises StartError."""
@@ -150,9 +161,13 @@ class Stage:
     async def _replace(self, name: str) -> None:
         """Stop one replica and start its successor."""
         _, child = self._replicas[name]
-        os.kill(self._server.receiver(child), getattr(signal, self._server.signal))
         loop = asyncio.get_running_loop()
-        killed_at = loop.time() + GRACE
+        if self._way.kill:
+            os.kill(child.pid, signal.SIGCONT)
+            killed_at = loop.time() + KILL_AFTER
+        else:
+            os.kill(self._server.receiver(child), getattr(signal, self._server.signal))
+            killed_at = loop.time() + GRACE
         await asyncio.sleep(LEARNS)
         self._draining.add(name)
         self._publish()
@@ -172,6 +187,7 @@ class Stage:
             f"listen = {self._listen}",
             f'drain = "{self._way.drain}"',
             f"resend = {str(self._way.resend).lower()}",
+            f"leaving = {str(self._way.leaving).lower()}",
             f"draining = {json.dumps(sorted(self._draining - self._gone))}",
             "[endpoints]",
         ]
@@ -196,6 +212,7 @@ class Stage:
             if self._stopping:
                 break
             path = f"/{next(self._ids)}"
+            began = time.monotonic()
             try:
                 async with asyncio.timeout(PATIENCE):
                     if connection is None:
@@ -204,13 +221,14 @@ class Stage:
                     head = (await connection[0].readuntil(b"\r\n\r\n")).decode("latin-1")
                     await connection[0].readexactly(_length(head))
             except (OSError, EOFError, TimeoutError) as error:
-                self._outcomes.append((method, path, type(error).__name__))
+                self._outcomes.append((method, path, type(error).__name__, 0.0))
                 if connection is not None:
                     connection[1].close()
                 connection = None
                 continue
             status = head.split(" ", 2)[1]
-            self._outcomes.append((method, path, "" if status == "200" else status))
+            took = time.monotonic() - began
+            self._outcomes.append((method, path, "" if status == "200" else status, took))
             cookie = _cookie(head) or cookie
             if "connection: close" in head.lower():
                 connection[1].close()
@@ -222,8 +240,10 @@ class Stage:
     def _count(self) -> Counts:
         carried = Counter((self._directory / "carried").read_text().split())
         counts = {"POST": Count(), "GET": Count()}
-        for method, path, failure in self._outcomes:
+        for method, path, failure, seconds in self._outcomes:
             count = counts[method]
+            if not failure:
+                count.slowest = max(count.slowest, seconds)
             count.sent += 1
             count.twice += carried[path] > 1
             if failure:
@@ -298,6 +318,18 @@ def render(found: Found, skipped: dict[str, str], command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def read(results: Path) -> Found:
+    """What an earlier run found."""
+    document = json.loads((results / "rolling.json").read_text())
+    return {
+        name: {
+            way: {method: Count(**count) for method, count in counts.items()}
+            for way, counts in by_way.items()
+        }
+        for name, by_way in document.items()
+    }
+
+
 def merge(one: Counts | None, other: Counts) -> Counts:
     """The sum of two runs."""
     if one is None:
@@ -308,6 +340,7 @@ def merge(one: Counts | None, other: Counts) -> Counts:
         total.failed += count.failed
         total.carried += count.carried
         total.twice += count.twice
+        total.slowest = max(total.slowest, count.slowest)
         total.answers = dict(Counter(total.answers) + Counter(count.answers))
     return one
 
@@ -319,6 +352,7 @@ def main() -> int:
     parser.add_argument("--ways", nargs="+", metavar="WAY", help="of " + " ".join(map(str, WAYS)))
     parser.add_argument("--at-once", type=int, default=3, help="restarts at the same time")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--add", action="store_true", help="to the results that are there")
     arguments = parser.parse_args()
     command = " ".join(["python -m bench.rolling", *sys.argv[1:]])
     chosen = [
@@ -328,7 +362,7 @@ def main() -> int:
     ]
     skipped = {server.name: f"no {server.missing}" for server in chosen if server.missing}
     ways = [way for way in WAYS if not arguments.ways or str(way) in arguments.ways]
-    found: Found = {}
+    found = read(arguments.results) if arguments.add else {}
     with ThreadPoolExecutor(arguments.at_once) as pool:
         futures = [
             (server.name, str(way), pool.submit(examine, server, way))
@@ -346,7 +380,12 @@ def main() -> int:
                 continue
             by_way = found.setdefault(name, {})
             by_way[way] = merge(by_way.get(way), counts)
-            print(f"{name}, {way}: {cell(by_way[way])}", file=sys.stderr, flush=True)
+            slowest = max(count.slowest for count in counts.values())
+            print(
+                f"{name}, {way}: {cell(by_way[way])}, slowest {slowest:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
     report = render(found, skipped, command)
     print(report)
     arguments.results.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -377,12 +377,22 @@ def render(found: dict[str, Findings], skipped: dict[str, str], command: str) ->
     return "\n".join(lines) + "\n"
 
 
+def read(results: Path) -> dict[str, Findings]:
+    """What an earlier run found."""
+    document = json.loads((results / "stopping.json").read_text())
+    found = {name: Findings(**fields) for name, fields in document.items()}
+    for findings in found.values():
+        findings.counts = {key: Counter(counts) for key, counts in findings.counts.items()}
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.stopping")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="servers whose names have it")
     parser.add_argument("--at-once", type=int, default=3, help="servers examined at the same time")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--add", action="store_true", help="to the results that are there")
     arguments = parser.parse_args()
     command = " ".join(["python -m bench.stopping", *sys.argv[1:]])
     chosen = [
@@ -391,7 +401,7 @@ def main() -> int:
         if not arguments.only or any(text in server.name for text in arguments.only)
     ]
     skipped = {server.name: f"no {server.missing}" for server in chosen if server.missing}
-    found: dict[str, Findings] = {}
+    found = read(arguments.results) if arguments.add else {}
     with ThreadPoolExecutor(arguments.at_once) as pool:
         futures = {
             server.name: pool.submit(examine, server, arguments.rounds)
@@ -411,14 +421,8 @@ def main() -> int:
         arguments.results.mkdir(parents=True)
     (arguments.results / "stopping.md").write_text(report)
     document = {
-        name: {
-            "counts": f.counts,
-            "ended": f.ended,
-            "refusing": f.refusing,
-            "idle_closed": f.idle_closed,
-            "killed": f.killed,
-        }
-        for name, f in found.items()
+        name: {**asdict(replace(findings, counts={})), "counts": findings.counts}
+        for name, findings in found.items()
     }
     (arguments.results / "stopping.json").write_text(json.dumps(document, indent=1) + "\n")
     return 0
