@@ -165,6 +165,9 @@ class Stage:
         if self._way.kill:
             os.kill(child.pid, signal.SIGCONT)
             killed_at = loop.time() + KILL_AFTER
+        elif self._way.delay:
+            os.kill(child.pid, signal.SIGTERM)  # the entrypoint is process 1
+            killed_at = loop.time() + GRACE
         else:
             os.kill(self._server.receiver(child), getattr(signal, self._server.signal))
             killed_at = loop.time() + GRACE
