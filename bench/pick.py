@@ -16,13 +16,14 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 
-from stickyproxy.balancers.consistent_hash import ConsistentHashPolicy, HeaderKey
-from stickyproxy.balancers.cookie import CookiePolicy
-from stickyproxy.balancers.ip_hash import IpHashPolicy
-from stickyproxy.balancers.round_robin import RoundRobinPolicy
-from stickyproxy.cookies import values
-from stickyproxy.hashing import pin, pin_key
-from stickyproxy.model import Endpoint, EndpointSpec, Members, Policy
+from stickyproxy.base.hashing import pin, pin_key
+from stickyproxy.model.service import EndpointSpec
+from stickyproxy.routing.balancers.consistent_hash import ConsistentHashPolicy, HeaderKey
+from stickyproxy.routing.balancers.cookie import CookiePolicy
+from stickyproxy.routing.balancers.ip_hash import IpHashPolicy
+from stickyproxy.routing.balancers.round_robin import RoundRobinPolicy
+from stickyproxy.routing.endpoint import Endpoint, Members, Policy
+from stickyproxy.semantics.cookies import values
 
 RUNS = 9
 REQUESTS = 20_000
@@ -38,7 +39,7 @@ class NoPool:
 
 
 class BenchRequest:
-    """The least that ``model.Request`` can be; cookies are read off the wire format."""
+    """The least that ``endpoint.Request`` can be; cookies are read off the wire format."""
 
     def __init__(self, number: int, cookie: bytes = b"") -> None:
         self.client_address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"

@@ -21,11 +21,14 @@ from typing import Any
 
 import uvloop
 
-from stickyproxy import config
-from stickyproxy.app import App
-from stickyproxy.config import AccessLogSettings, Address, Config, Listener
-from stickyproxy.model import EndpointSpec, ServiceSpec, Snapshot
+from stickyproxy.base.addresses import Address
+from stickyproxy.config import load as config
+from stickyproxy.config.load import Config, Listener
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.model.settings import AccessLogSettings
+from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.providers import static
+from stickyproxy.runtime.app import App
 
 
 async def swap(path: Path, swaps_per_second: float) -> None:

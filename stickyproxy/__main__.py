@@ -2,6 +2,6 @@
 
 import sys
 
-from stickyproxy.cli import main
+from stickyproxy.cli.main import main
 
 sys.exit(main())

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pytest
 import uvloop
 
-from stickyproxy.model import EndpointSpec, ServiceSpec
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from tests.running import InProcessProxy
 from tests.scripted import RawClient, Script, ScriptedEndpoint, answering, ok
 

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from stickyproxy.app import App
-from stickyproxy.config import AccessLogSettings, Address, Config, Listener, ProxySettings
-from stickyproxy.model import ServiceSpec, Snapshot
+from stickyproxy.base.addresses import Address
+from stickyproxy.config.load import Config, Listener
+from stickyproxy.model.service import ServiceSpec
+from stickyproxy.model.settings import AccessLogSettings, ProxySettings
+from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.runtime.app import App
 
 
 class InProcessProxy:

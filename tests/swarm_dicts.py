@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stickyproxy.providers.labels import PREFIX
-from stickyproxy.providers.listing import Json, Listing
+from stickyproxy.providers.swarm.labels import PREFIX
+from stickyproxy.providers.swarm.reader import Json, Listing
 
 REALM = "swarm-1"
 

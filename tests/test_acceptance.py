@@ -23,17 +23,9 @@ from urllib.request import Request
 
 import pytest
 
-from stickyproxy.demo import DemoOptions, DemoReplica
+from stickyproxy.demo.app import DemoOptions, DemoReplica
+from tests.cli.test_main import READY, Program, StartProgram, document, instance, programs, service
 from tests.scripted import RawClient, Response, get
-from tests.test_cli import (
-    READY,
-    Program,
-    StartProgram,
-    document,
-    instance,
-    programs,
-    service,
-)
 
 TIMEOUT = 30.0
 """Seconds that the slowest step may take; far more than it needs."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli import TIMEOUT, StartProgram, document, programs
+from tests.cli.test_main import TIMEOUT, StartProgram, document, programs
 
 SCRIPT = Path(__file__).parent.parent / "deploy" / "healthcheck.py"
 

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import aiohttp
 
-from stickyproxy import codec
-from stickyproxy.config import FollowSettings
-from stickyproxy.errors import ProviderError
-from stickyproxy.model import Snapshot
+from stickyproxy.base.errors import ProviderError
+from stickyproxy.config import codec
+from stickyproxy.config.load import FollowSettings
+from stickyproxy.model.snapshot import Snapshot
 
 log = logging.getLogger("stickyproxy")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stickyproxy.config import Config
-from stickyproxy.model import Snapshot
+from stickyproxy.config.load import Config
+from stickyproxy.model.snapshot import Snapshot
 
 
 def snapshot(config: Config) -> Snapshot:

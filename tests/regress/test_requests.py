@@ -8,7 +8,7 @@ import select
 import pytest
 
 from tests.conftest import Behind, MakeClient
-from tests.scripted import EndpointConnection, get, post, respond
+from tests.scripted import EndpointConnection, get, post, request, respond
 
 PIN = b"sp1.000000000000000000000000"
 
@@ -89,3 +89,95 @@ async def test_06_endpoint_answers_early_and_neither_reads_nor_closes(
     assert (await user.response()).status == 413
     sending.cancel()
     assert await peer.told() is True
+
+
+@pytest.mark.parametrize("length", [b"18446744073709551615", b"9223372036854775808"])
+async def test_07_a_length_that_is_not_sent_takes_in_the_next_request(
+    behind: Behind, client: MakeClient, length: bytes
+) -> None:
+    """RFC 9112, 6.3: aiohttp takes 2^64-1 for no body. The endpoint was told the length, answered
+    early, and took the next client's request, Cookie included, for the body."""
+    proxy, peer = await behind(sticky_session_cookie="session")
+    hostile = await client(proxy.port)
+    await hostile.send(
+        b"GET /a HTTP/1.1\r\nHost: demo.local\r\nContent-Length: %b\r\n\r\n" % length
+    )
+    assert (await hostile.response()).status == 400
+    assert await hostile.closed() == "eof"
+    victim = await client(proxy.port)
+    await victim.send(get("/b", Cookie="secret=1"))
+    assert (await victim.response()).status == 200
+    [received] = peer.requests
+    assert (received.target, received.body) == (b"/b", b"")
+
+
+async def test_08_the_length_that_is_sent_is_ours(behind: Behind, client: MakeClient) -> None:
+    """RFC 9112, 6.3: no field of the client frames anything, however it spells it."""
+    proxy, peer = await behind()
+    user = await client(proxy.port)
+    await user.send(
+        b"POST / HTTP/1.1\r\nHost: demo.local\r\ncONTENT-lENGTH:   0005 \r\nX-Last: 1\r\n\r\nhello"
+    )
+    assert (await user.response()).status == 200
+    [received] = peer.requests
+    assert received.body == b"hello"
+    assert received.headers[-1] == (b"Content-Length", b"5")
+
+
+async def test_09_chunks_in_http_1_0(behind: Behind, client: MakeClient) -> None:
+    """RFC 9112, 6.1: it was served, and so was what came behind it."""
+    proxy, peer = await behind()
+    user = await client(proxy.port)
+    await user.send(
+        b"POST /1 HTTP/1.0\r\nHost: demo.local\r\nConnection: keep-alive\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /2 HTTP/1.1\r\nHost: demo.local\r\n\r\n"
+    )
+    assert (await user.response()).status == 400
+    assert await user.closed() == "eof"
+    assert peer.requests == []
+
+
+async def test_10_http_1_0_without_host(behind: Behind, client: MakeClient) -> None:
+    """RFC 9112, 3.2: it went to the endpoint as HTTP/1.1 without Host."""
+    proxy, peer = await behind(default_backend=True)
+    user = await client(proxy.port)
+    await user.send(b"GET / HTTP/1.0\r\n\r\n")
+    assert (await user.response()).status == 200
+    [received] = peer.requests
+    assert received.header("Host") == f"127.0.0.1:{proxy.port}".encode()
+    assert received.header("X-Forwarded-Host") == f"127.0.0.1:{proxy.port}".encode()
+
+
+async def test_11_http_1_0_upgrades_nothing(behind: Behind, client: MakeClient) -> None:
+    """RFC 9110, 7.8: a server must ignore it."""
+    proxy, peer = await behind()
+    user = await client(proxy.port)
+    await user.send(
+        b"GET / HTTP/1.0\r\nHost: demo.local\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    )
+    assert (await user.response()).status == 200
+    [received] = peer.requests
+    assert received.header("Upgrade") is None
+
+
+async def test_12_a_fragment_in_the_target(behind: Behind, client: MakeClient) -> None:
+    """RFC 9112, 3.2: no form of a request target has one."""
+    proxy, peer = await behind()
+    for target in (b"/a#frag", b"http://demo.local/a#frag"):
+        user = await client(proxy.port)
+        await user.send(b"GET %b HTTP/1.1\r\nHost: demo.local\r\n\r\n" % target)
+        response = await user.response()
+        assert response.status == 400
+        assert response.header("X-Content-Type-Options") == b"nosniff"
+    assert peer.requests == []
+
+
+async def test_13_framing_spelled_with_underscores(behind: Behind, client: MakeClient) -> None:
+    """Applications that are told fields as CGI variables take them for the real ones."""
+    proxy, peer = await behind()
+    user = await client(proxy.port)
+    lies = ("Content_Length", "5"), ("Transfer_Encoding", "chunked"), ("X_Mine", "kept")
+    await user.send(request("GET", "/", ("Host", "demo.local"), *lies))
+    assert (await user.response()).status == 200
+    [received] = peer.requests
+    assert [name for name in received.names if b"_" in name] == [b"x_mine"]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from stickyproxy.providers.swarm import FAST_POLL_LIMIT
+from stickyproxy.providers.swarm.provider import FAST_POLL_LIMIT
 from tests.swarm import images, stage
 from tests.swarm.engine import Node, Swarm, eventually, why_not
 

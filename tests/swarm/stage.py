@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stickyproxy.supervisor import usable_cores
+from stickyproxy.runtime.supervisor import usable_cores
 from tests.swarm import images
 from tests.swarm.engine import CommandError, Node, Swarm, eventually, run
 from tests.swarm.load import Report

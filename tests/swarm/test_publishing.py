@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from stickyproxy.supervisor import usable_cores
+from stickyproxy.runtime.supervisor import usable_cores
 from tests.swarm.engine import Swarm, eventually
 from tests.swarm.load import Load
 from tests.swarm.stage import (

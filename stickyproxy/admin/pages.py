@@ -1,0 +1,87 @@
+"""CONTROL: the admin page: what was found, what is served, what is wrong. Read-only.
+
+GET /services   every service with its endpoints and problems; JSON if asked for by
+                ``Accept: application/json`` or ``?format=json``, else text
+GET /table      the routing table, as text
+GET /healthz    200 as long as this process answers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from aiohttp import web
+
+from stickyproxy.control import report
+from stickyproxy.control.registry import HoldsTable
+from stickyproxy.model.service import EndpointSpec
+from stickyproxy.model.snapshot import Problem, Snapshot
+from stickyproxy.routing.table import RoutingTable
+
+
+class Knows(Protocol):
+    """What the page asks of the registry."""
+
+    problems: tuple[Problem, ...]
+
+    def snapshots(self) -> list[Snapshot]:
+        """The state of each provider."""
+
+
+def make_app(
+    registry: Knows,
+    proxy: HoldsTable,
+    troubles: Callable[[], Mapping[str, str]],
+    state_of: report.StateOf | None = None,
+) -> web.Application:
+    """The admin page of one proxy. ``troubles``: why providers know nothing new, by name.
+    ``state_of`` knows better than the table how endpoints are."""
+    pages = _Pages(registry, proxy, troubles, state_of)
+    app = web.Application()
+    app.router.add_get("/services", pages.services)
+    app.router.add_get("/table", pages.table)
+    app.router.add_get("/healthz", pages.healthz)
+    return app
+
+
+class _Pages:
+    def __init__(
+        self,
+        registry: Knows,
+        proxy: HoldsTable,
+        troubles: Callable[[], Mapping[str, str]],
+        state_of: report.StateOf | None,
+    ) -> None:
+        self._registry = registry
+        self._proxy = proxy
+        self._troubles = troubles
+        self._state_of = state_of
+
+    async def services(self, request: web.Request) -> web.Response:
+        state_of = self._state_of or _states_in(self._proxy.table)
+        rows = [report.out_of_touch(*each) for each in self._troubles().items()]
+        rows += report.rows(self._registry.snapshots(), self._registry.problems, state_of)
+        asked: str = request.query.get("format") or request.headers.get("Accept") or ""
+        if "json" in asked:
+            return web.json_response({"services": rows})
+        return web.Response(text=report.as_text(rows) + "\n")
+
+    async def table(self, _request: web.Request) -> web.Response:
+        return web.Response(text=self._proxy.table.dump() + "\n")
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+
+def _states_in(table: RoutingTable) -> report.StateOf:
+    live = {
+        (endpoint.service, endpoint.id): endpoint.state.value
+        for cluster in table.clusters()
+        for endpoint in cluster.endpoints
+    }
+
+    def state_of(service: str, spec: EndpointSpec) -> str:
+        return live.get((service, spec.id)) or report.declared_state(service, spec)
+
+    return state_of

@@ -1,0 +1,24 @@
+"""Words for messages."""
+
+from __future__ import annotations
+
+import json
+
+
+def shown(value: object) -> str:
+    """The value as a message shows it: quoted, escaped, cut short; never more than one line."""
+    match value:
+        case str():
+            text = value if len(value) <= 80 else value[:79] + "…"
+            quoted = json.dumps(text, ensure_ascii=not text.isprintable())
+            return quoted.replace("\x7f", "\\u007f")  # the one control JSON does not escape
+        case bool():
+            return "true" if value else "false"
+        case int() if value.bit_length() > 64:  # Python refuses to print thousands of digits
+            return "a number of this size"
+        case dict():
+            return "a table"
+        case list() | tuple():
+            return "a list"
+        case _:
+            return str(value)

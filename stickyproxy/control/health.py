@@ -1,0 +1,144 @@
+"""CONTROL: passive ejection: an endpoint that cannot be connected to gets nothing until it can.
+
+    two connects in a row fail     the endpoint is down: picks no longer see it, and its sessions
+                                   are re-pinned
+    a probe connects               it is back
+
+One that never took a connection is most likely starting: Docker calls a task without a HEALTHCHECK
+running before it listens. So it is probed more often at first, to be of use as soon as it can be.
+
+One failure alone does nothing: the request that met it has gone elsewhere, and a session is worth
+more than the time of another try. The last usable endpoint of a cluster is never taken out: one
+that may answer is better than none that does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from stickyproxy.base.errors import ConnectError, OutOfResources
+from stickyproxy.model.service import EndpointKey
+from stickyproxy.routing.endpoint import Endpoint, EndpointState
+from stickyproxy.routing.table import Cluster, RoutingTable
+
+log = logging.getLogger("stickyproxy")
+
+FAILURES = 2
+"""Failed connects in a row that take an endpoint out."""
+PROBE = (0.25, 5.0)
+"""Seconds until a probe: the first one, and at most."""
+PROBE_STARTING = (0.1, 1.0)
+"""The same for an endpoint that never took a connection, for STARTING seconds."""
+STARTING = 30.0
+
+
+class Connects(Protocol):
+    """What probes ask of an endpoint's pool."""
+
+    async def probe(self) -> None:
+        """Make a connection and keep it for a request. Raises ConnectError."""
+
+
+class HoldsTable(Protocol):
+    """Who serves from the table: the proxy."""
+
+    table: RoutingTable
+
+
+class Health:
+    """Counts what happens to connects, and probes what is down."""
+
+    def __init__(self, proxy: HoldsTable, changed: Callable[[], None] = lambda: None) -> None:
+        """``changed`` is called when ``down`` changes."""
+        self._proxy = proxy
+        self._changed = changed
+        self._failures: dict[Endpoint, int] = {}
+        self._probes: dict[Endpoint, asyncio.Task[None]] = {}
+
+    @property
+    def down(self) -> frozenset[EndpointKey]:
+        """The endpoints that are down."""
+        return frozenset((endpoint.service, endpoint.id) for endpoint in self._probes)
+
+    def connected(self, endpoint: Endpoint) -> None:
+        """A connect succeeded."""
+        endpoint.has_connected = True
+        if self._failures:
+            self._failures.pop(endpoint, None)
+
+    def failed(self, endpoint: Endpoint) -> None:
+        """A connect failed."""
+        count = self._failures[endpoint] = self._failures.get(endpoint, 0) + 1
+        if count < FAILURES or endpoint.state is not EndpointState.USABLE:
+            return
+        clusters = self._clusters_of(endpoint)
+        if not clusters or any(_has_no_other(cluster, endpoint) for cluster in clusters):
+            return
+        log.warning("%s is down: it accepts no connections", _name(endpoint))
+        _set_state(clusters, endpoint, EndpointState.DOWN)
+        name = f"probe of {endpoint.address}"
+        self._probes[endpoint] = asyncio.create_task(self._probe(endpoint), name=name)
+        self._changed()
+
+    async def stop(self) -> None:
+        """End the probes."""
+        probes = list(self._probes.values())
+        for probe in probes:
+            probe.cancel()
+        await asyncio.gather(*probes, return_exceptions=True)
+
+    async def _probe(self, endpoint: Endpoint) -> None:
+        """Until it connects, or the endpoint is gone from the table or no longer wanted."""
+        pool: Connects = endpoint.pool  # type: ignore[assignment]
+        waits = pauses(starting=not endpoint.has_connected)
+        try:
+            while endpoint.state is EndpointState.DOWN and self._clusters_of(endpoint):
+                await asyncio.sleep(next(waits) * random.uniform(0.75, 1.25))  # noqa: S311  # not secret
+                try:
+                    await pool.probe()
+                except (ConnectError, OutOfResources):
+                    continue
+                endpoint.has_connected = True
+                self._bring_back(endpoint)
+        finally:
+            self._failures.pop(endpoint, None)
+            del self._probes[endpoint]
+            self._changed()
+
+    def _bring_back(self, endpoint: Endpoint) -> None:
+        if endpoint.state is EndpointState.DOWN:  # it may have begun to drain meanwhile
+            log.info("%s is back", _name(endpoint))
+            _set_state(self._clusters_of(endpoint), endpoint, EndpointState.USABLE)
+
+    def _clusters_of(self, endpoint: Endpoint) -> list[Cluster]:
+        clusters = self._proxy.table.clusters()
+        return [cluster for cluster in clusters if endpoint in cluster.endpoints]
+
+
+def pauses(*, starting: bool) -> Iterator[float]:
+    """Seconds until one probe after the other: doubling, up to a limit."""
+    pause, longest = PROBE_STARTING if starting else PROBE
+    waited = 0.0
+    while True:
+        yield pause
+        waited += pause
+        pause = min(2 * pause, longest if waited < STARTING else PROBE[1])
+
+
+def _set_state(clusters: Iterable[Cluster], endpoint: Endpoint, state: EndpointState) -> None:
+    for cluster in clusters:
+        cluster.set_state(endpoint, state)
+
+
+def _has_no_other(cluster: Cluster, endpoint: Endpoint) -> bool:
+    return not any(
+        other is not endpoint and other.state is EndpointState.USABLE for other in cluster.endpoints
+    )
+
+
+def _name(endpoint: Endpoint) -> str:
+    return f"service {endpoint.service}: endpoint {endpoint.address}"

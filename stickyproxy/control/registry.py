@@ -1,0 +1,109 @@
+"""CONTROL: snapshots of providers in, routing tables out."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from stickyproxy.base import hashing
+from stickyproxy.control import report
+from stickyproxy.model.service import EndpointSpec
+from stickyproxy.model.snapshot import Problem, Snapshot
+from stickyproxy.routing import table
+from stickyproxy.routing.endpoint import Connections, Endpoint
+from stickyproxy.routing.table import RoutingTable
+
+log = logging.getLogger("stickyproxy")
+
+
+class HoldsTable(Protocol):
+    """Who serves from the table: the proxy."""
+
+    table: RoutingTable
+
+
+class Upstreams(Protocol):
+    """Where an endpoint's connections come from."""
+
+    def pool(self, address: str) -> Connections:
+        """A pool that nobody else has."""
+
+
+class Registry:
+    """Merges the snapshots of all providers into one table and hands it over in one assignment.
+
+    A provider that says nothing keeps what it published last.
+    """
+
+    def __init__(
+        self,
+        proxy: HoldsTable,
+        upstreams: Upstreams,
+        pin_secret: bytes | None,
+        *,
+        tells_problems: bool = True,
+    ) -> None:
+        """``tells_problems``: log them. One of several processes with the same snapshots should."""
+        self._proxy = proxy
+        self._upstreams = upstreams
+        self._tells_problems = tells_problems
+        self._secret = pin_secret
+        self._snapshots: dict[str, Snapshot] = {}
+        self._keys: dict[str, bytes] = {}
+        """Pin key by name of service."""
+        self.problems: tuple[Problem, ...] = ()
+        """What all providers report, and what only shows when their services come together."""
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Take a provider's whole state. What did not change keeps its cluster: connections,
+        cursors and slot tables survive."""
+        before = self._snapshots.get(snapshot.provider)
+        if before == snapshot:
+            return
+        self._snapshots[snapshot.provider] = snapshot
+        if before is None or (before.services, before.realm) != (snapshot.services, snapshot.realm):
+            self._rebuild()
+        if self._tells_problems:
+            self._report()
+
+    def snapshots(self) -> list[Snapshot]:
+        """The state of each provider, by its name."""
+        return [self._snapshots[provider] for provider in sorted(self._snapshots)]
+
+    def _rebuild(self) -> None:
+        """Pins depend on the realm of the provider that a service comes from. When that changes,
+        which is when a proxy is moved to another Swarm, nothing of the old table is of use."""
+        snapshots = self.snapshots()
+        services = [service for snapshot in snapshots for service in snapshot.services]
+        keys = {
+            service.name: hashing.pin_key(self._secret, snapshot.realm)
+            for snapshot in snapshots
+            for service in snapshot.services
+        }
+        old = self._proxy.table
+        rekeyed = any(keys[name] != self._keys[name] for name in keys.keys() & self._keys.keys())
+        self._keys = keys
+        self._proxy.table = table.build(services, self._make_endpoint, None if rekeyed else old)
+        if rekeyed:
+            for cluster in old.clusters():
+                for endpoint in cluster.endpoints:
+                    endpoint.pool.close()
+        log.debug("routing table:\n%s", self._proxy.table.dump())
+
+    def _report(self) -> None:
+        """Log problems when they come and when they go, not as long as they last."""
+        snapshots = self.snapshots()
+        found = [problem for snapshot in snapshots for problem in snapshot.problems]
+        services = [service for snapshot in snapshots for service in snapshot.services]
+        new = tuple(dict.fromkeys([*found, *report.conflicts(services)]))
+        for problem in new:
+            if problem not in self.problems:
+                log.log(logging.ERROR if problem.fatal else logging.WARNING, "%s", problem)
+        for problem in self.problems:
+            if problem not in new:
+                log.info("no longer: %s", problem)
+        self.problems = new
+
+    def _make_endpoint(self, service: str, spec: EndpointSpec) -> Endpoint:
+        pin = hashing.pin(self._keys[service], service, spec.id)
+        return Endpoint(service, spec, pin, self._upstreams.pool(spec.address))

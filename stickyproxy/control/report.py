@@ -1,0 +1,181 @@
+"""What was found, for people and programs: services, how they are published, and what is wrong.
+
+Pure: from snapshots to rows, from rows to text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.model.snapshot import Problem, Snapshot
+from stickyproxy.routing.balancers import policy_for
+from stickyproxy.routing.endpoint import EndpointState
+
+Json = dict[str, Any]
+StateOf = Callable[[str, EndpointSpec], str]
+"""The state of an endpoint of a service, in a few words."""
+
+ANY_OTHER = "(any other host)"
+"""The host of default services."""
+
+
+def declared_state(_service: str, endpoint: EndpointSpec) -> str:
+    """The state of an endpoint as its provider sees it."""
+    state = EndpointState.DRAINING if endpoint.draining else EndpointState.USABLE
+    return state.value
+
+
+def rows(
+    snapshots: Iterable[Snapshot],
+    problems: Iterable[Problem],
+    state_of: StateOf = declared_state,
+) -> list[Json]:
+    """One row for each service that is published or has a problem, by name; ready for JSON."""
+    problems_of: dict[str, list[Problem]] = {}
+    for problem in problems:
+        problems_of.setdefault(problem.service, []).append(problem)
+    found: list[Json] = []
+    for snapshot in snapshots:
+        for service in snapshot.services:
+            about = problems_of.pop(service.name, [])
+            found.append(_row(snapshot.provider, service, about, state_of))
+    for name, about in problems_of.items():
+        # What is about the proxies' service is about no label of it, and stops nothing.
+        ours = any(problem.label or problem.fatal for problem in about)
+        state = "not published" if ours else "the proxies' own"
+        found.append({"service": name, "state": state, "problems": _problems(about)})
+    return sorted(found, key=lambda row: str(row["service"]))
+
+
+def out_of_touch(provider: str, trouble: str) -> Json:
+    """A row for a provider that knows nothing new."""
+    problem = Problem("", trouble, fatal=True)
+    return {"service": f"({provider})", "state": "out of touch", "problems": _problems([problem])}
+
+
+def _row(
+    provider: str, service: ServiceSpec, problems: Sequence[Problem], state_of: StateOf
+) -> Json:
+    endpoints = [
+        {"id": spec.id, "address": spec.address, "state": state_of(service.name, spec)}
+        for spec in service.endpoints
+    ]
+    return {
+        "service": service.name,
+        "provider": provider,
+        "hosts": _hosts(service),
+        "context_root": service.context_root,
+        "policy": policy_for(service).describe(),
+        "state": _state(endpoints, problems),
+        "endpoints": endpoints,
+        "problems": _problems(problems),
+    }
+
+
+def _hosts(service: ServiceSpec) -> list[str]:
+    return [*service.hosts, *([ANY_OTHER] if service.default_backend else [])]
+
+
+def _state(endpoints: Sequence[Mapping[str, str]], problems: Sequence[Problem]) -> str:
+    broken = any(problem.fatal for problem in problems)
+    if not endpoints:
+        return "not reachable" if broken else "no endpoint"
+    if broken:
+        return "published by its last good labels"
+    return "published"
+
+
+def _problems(problems: Iterable[Problem]) -> list[Json]:
+    return [
+        {
+            "label": problem.label,
+            "value": problem.value,
+            "reason": problem.reason,
+            "remedy": problem.remedy,
+            "fatal": problem.fatal,
+        }
+        for problem in problems
+    ]
+
+
+def as_text(found: Iterable[Mapping[str, Any]]) -> str:
+    """The rows for a terminal."""
+    return "\n".join(line for row in found for line in _lines(row)) or "(no services)"
+
+
+def _lines(row: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{row['service']}: {row['state']}"
+    if "hosts" in row:
+        root = row["context_root"]
+        places = ", ".join(host if root == "/" else host + root for host in row["hosts"])
+        yield f"  hosts      {places or '(none)'}"
+        yield f"  policy     {row['policy']}"
+        yield f"  endpoints  {_endpoints(row['endpoints'])}"
+    for problem in row["problems"]:
+        about = " ".join(part for part in (problem["label"], problem["reason"]) if part)
+        yield f"  {'error' if problem['fatal'] else 'warning':9}  {about}"
+        if problem["remedy"]:
+            yield f"  try        {problem['remedy']}"
+
+
+def _endpoints(endpoints: Sequence[Mapping[str, str]]) -> str:
+    usable = sum(endpoint["state"] == "usable" for endpoint in endpoints)
+    shown = [
+        endpoint["address"] + ("" if endpoint["state"] == "usable" else f" ({endpoint['state']})")
+        for endpoint in endpoints[:20]
+    ]
+    more = [f"and {len(endpoints) - 20} more"] if len(endpoints) > 20 else []
+    return f"{usable}/{len(endpoints)} usable" + (": " if shown else "") + ", ".join(shown + more)
+
+
+# --- what only shows when services come together --------------------------------------------
+
+
+def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
+    """Services that claim one place and cannot all have it: their endpoints are merged, but what
+    holds there is what the first by name says."""
+    by_place: dict[tuple[str, str], list[ServiceSpec]] = {}
+    ordered = sorted(services, key=lambda service: service.name)
+    for service in ordered:
+        for host in _hosts(service):
+            by_place.setdefault((host, service.context_root), []).append(service)
+    told: set[tuple[str, str]] = set()
+    for (host, root), (first, *others) in by_place.items():
+        place = host if root == "/" else host + root
+        for other in others:
+            overruled = _overruled(first, other)
+            if overruled and (first.name, other.name) not in told:
+                told.add((first.name, other.name))
+                reason = (
+                    f"shares {place} with service {first.name}, whose {overruled}: "
+                    "give both the same"
+                )
+                yield Problem(other.name, reason)
+    taken = {host for host, _ in by_place}
+    for service in ordered:
+        for source, _ in service.redirects:
+            if source in taken:
+                reason = f"redirects {source}, which a service answers for: the redirect is void"
+                yield Problem(service.name, reason)
+
+
+def _overruled(first: ServiceSpec, other: ServiceSpec) -> str:
+    """What of ``first`` holds where ``other`` says something else; empty: they agree."""
+    policies = policy_for(first), policy_for(other)
+    holds, own = (policy.describe() for policy in policies)
+    if holds != own:
+        return f"policy ({holds}) holds for both, not its own ({own})"
+    options = ["context_root_rewrite"] if first.context_root != "/" else []
+    if policies[0] != policies[1]:
+        options += ["hash_cookie_ttl", "hash_cookie_path"]
+    differing = [name for name in options if getattr(first, name) != getattr(other, name)]
+    if _as_set(first.websocket_endpoints) != _as_set(other.websocket_endpoints):
+        differing.append("websocket_endpoints")
+    verb = "holds" if len(differing) == 1 else "hold"
+    return f"{' and '.join(differing)} {verb} for both, not its own" if differing else ""
+
+
+def _as_set(paths: Sequence[str] | None) -> frozenset[str] | None:
+    return None if paths is None else frozenset(paths)

@@ -1,0 +1,253 @@
+"""Listeners: open them, accept on them, stop gracefully."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import itertools
+import logging
+import os
+import socket
+import stat
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from stickyproxy.base.errors import ListenError
+
+if TYPE_CHECKING:
+    from stickyproxy.base.addresses import Address
+    from stickyproxy.dataplane.downstream.http1 import ClientServer
+
+log = logging.getLogger("stickyproxy")
+
+BACKLOG = 4096
+"""Connections that wait in the kernel to be accepted; it allows net.core.somaxconn at most."""
+
+
+_NO_SUCH_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+ACCEPTS_PER_TURN = 128
+"""Connections accepted before requests get their turn again, per listener."""
+
+
+class Listeners:
+    """The open sockets of all listeners, in as many shares as there are processes that accept.
+
+    Each share has a TCP socket of its own (SO_REUSEPORT), so that the kernel deals connections
+    out to the processes; a unix socket is the same one in all shares. Whoever opened them keeps
+    them open: connections that wait to be accepted outlive the process that was to accept them.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        """The addresses as bound."""
+        self.shares: list[list[socket.socket]] = []
+        self._files: dict[str, int] = {}
+        """Unix sockets that we made, and their inodes."""
+
+    @classmethod
+    async def open(cls, addresses: Iterable[Address], shares: int = 1) -> Listeners:
+        """Listen. Raises ListenError, with nothing left open."""
+        listeners = cls()
+        listeners.shares = [[] for _ in range(shares)]
+        try:
+            for address in addresses:
+                await listeners._add(address)
+        except ListenError:
+            listeners.close()
+            raise
+        return listeners
+
+    async def _add(self, address: Address) -> None:
+        for copies in await _open(address, len(self.shares)):
+            self.names.append(_name(copies[0].getsockname()))
+            for share, sock in zip(self.shares, copies, strict=True):
+                share.append(sock)
+        if address.path is not None:
+            self._files[address.path] = os.stat(address.path).st_ino
+
+    def close(self) -> None:
+        """Close what this process has of them, and remove the files of unix sockets."""
+        for share in self.shares:
+            for sock in share:
+                sock.close()
+            share.clear()
+        for path, inode in self._files.items():
+            with contextlib.suppress(OSError):  # somebody was faster
+                if os.stat(path).st_ino == inode:
+                    os.unlink(path)
+        self._files.clear()
+
+
+class Server:
+    """Accepts connections for one ``ClientServer``.
+
+    Connections are accepted here and not by the loop's ``create_server``: uvloop accepts one per
+    turn of the loop, and in a turn it may serve hundreds of requests of those already connected.
+    The thousandth of a thousand clients that came at once would wait for many seconds.
+    """
+
+    def __init__(self, clients: ClientServer) -> None:
+        self._clients = clients
+        self._sockets: frozenset[socket.socket] = frozenset()
+        """Those we accept on."""
+        self._connecting: set[asyncio.Task[object]] = set()
+
+    def accept_on(self, sockets: Iterable[socket.socket]) -> None:
+        """Accept connections on these sockets and no others from now on. They stay open."""
+        before, self._sockets = self._sockets, frozenset(sockets)
+        loop = asyncio.get_running_loop()
+        for sock in before - self._sockets:
+            loop.remove_reader(sock.fileno())
+        for sock in self._sockets - before:
+            loop.add_reader(sock.fileno(), self._accept, sock)
+
+    async def drain(self, grace: float) -> int:
+        """Stop accepting and let requests under way finish for up to ``grace`` seconds. Returns
+        how many connections had to be cut."""
+        self.accept_on(())
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+        try:
+            async with asyncio.timeout(grace):
+                await self._clients.drain()
+        except TimeoutError:
+            cut = len(self._clients.connections)
+            self._clients.abort()
+            await self._clients.drain()
+            return cut
+        return 0
+
+    def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, _ = listening.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._rest(listening, error)
+                return
+            connecting = loop.create_task(
+                loop.connect_accepted_socket(self._clients, sock), name="accepted"
+            )
+            self._connecting.add(connecting)
+            connecting.add_done_callback(self._connected)
+
+    def _connected(self, connecting: asyncio.Task[object]) -> None:
+        self._connecting.discard(connecting)
+        if not connecting.cancelled() and (error := connecting.exception()) is not None:
+            log.debug("a client was gone before it was served: %s", error)
+
+    def _rest(self, listening: socket.socket, error: OSError) -> None:
+        """Out of file descriptors or memory: trying again at once would only burn the processor
+        that could free some."""
+        log.error("cannot accept connections: %s; trying again in a second", error.strerror)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listening.fileno())
+        loop.call_later(1.0, self._wake, listening)
+
+    def _wake(self, listening: socket.socket) -> None:
+        if listening in self._sockets:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(listening.fileno(), self._accept, listening)
+
+
+async def _open(address: Address, shares: int) -> list[list[socket.socket]]:
+    """For each socket address that an address stands for (several if it is a name or all
+    interfaces), the sockets that listen on it: one for each share."""
+    try:
+        if address.path is not None:
+            _remove_stale_socket(address.path)
+            return [[_listening(_bound(socket.AF_UNIX, address.path))] * shares]
+        found = await asyncio.get_running_loop().getaddrinfo(
+            address.host, address.port or 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        opened: list[list[socket.socket]] = []
+        for family, _, _, _, sockaddr in sorted(dict.fromkeys(found)):  # IPv4 first
+            try:
+                opened.append(_open_tcp(family, sockaddr, shares))
+            except OSError as error:
+                if opened and address.host is None and error.errno in _NO_SUCH_FAMILY:
+                    continue  # "all interfaces" of a machine without IPv6
+                for sock in itertools.chain.from_iterable(opened):
+                    sock.close()
+                raise
+        return opened
+    except OSError as error:
+        raise ListenError(_why_not(address, error)) from error
+
+
+def _open_tcp(family: int, sockaddr: Any, shares: int) -> list[socket.socket]:
+    """Sockets that share an address."""
+    # The first one does not share: with SO_REUSEPORT alone, another proxy that listens there would
+    # go unnoticed and take half of our connections.
+    first = _bound(family, sockaddr)
+    if shares == 1:
+        return [_listening(first)]
+    with first, contextlib.ExitStack() as opened:
+        sockaddr = first.getsockname()  # port 0 has become one
+        bound = [opened.enter_context(_bound(family, sockaddr, shared=True)) for _ in range(shares)]
+        sockets = [_listening(sock) for sock in bound]
+        opened.pop_all()  # they stay open
+        return sockets
+
+
+def _bound(family: int, sockaddr: Any, *, shared: bool = False) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(sockaddr)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _listening(sock: socket.socket) -> socket.socket:
+    try:
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _name(sockname: object) -> str:
+    if isinstance(sockname, tuple):
+        host, port = sockname[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"unix:{sockname.decode() if isinstance(sockname, bytes) else sockname}"
+
+
+def _remove_stale_socket(path: str) -> None:
+    """A socket file that a killed process left behind is in the way. Anything else is kept, and
+    so is a socket on which somebody listens."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+    except OSError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            return
+
+
+def _why_not(address: Address, error: OSError) -> str:
+    reasons = {
+        errno.EADDRINUSE: "another program listens there; stop it, or choose another port",
+        errno.EACCES: "not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        errno.EADDRNOTAVAIL: "this machine has no such address",
+    }
+    reason = reasons.get(error.errno or 0, error.strerror or str(error))
+    return f"cannot listen on {address}: {reason}"

@@ -1,0 +1,41 @@
+"""What a provider says: the whole state of its services, and what is wrong with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stickyproxy.model.service import ServiceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something about a service that its owner should know. All text is fit for a terminal."""
+
+    service: str
+    reason: str
+    """A sentence that names the value and what would mend it."""
+    label: str = ""
+    """The label it is about; empty if it is about none."""
+    value: str = ""
+    """The value of that label, quoted; empty if there is none."""
+    remedy: str = ""
+    """A command that would mend it; empty if there is none."""
+    fatal: bool = False
+    """True if because of it the service is not published as declared."""
+
+    def __str__(self) -> str:
+        about = f"service {self.service}: {self.label}".removesuffix(": ")
+        end = f" (try: {self.remedy})" if self.remedy else ""
+        return f"{about}: {self.reason}{end}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole state of one provider at one moment."""
+
+    provider: str
+    services: tuple[ServiceSpec, ...]
+    problems: tuple[Problem, ...] = ()
+    realm: str = ""
+    """What all proxies that see these services know alike, e.g. the id of the Swarm: pins are
+    made from it where no secret is configured."""

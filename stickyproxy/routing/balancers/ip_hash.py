@@ -1,0 +1,43 @@
+"""ip_hash: the client's address decides, consistently."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from stickyproxy.base.hashing import SlotTable, address_key
+from stickyproxy.routing.endpoint import Affinity, Balancer, Endpoint, Members, Pick, Request
+
+
+@dataclass(frozen=True, slots=True)
+class IpHashPolicy:
+    """A client address keeps its endpoint; a replica more among n moves about 1/(n+1) of them,
+    one less moves only its own."""
+
+    def build(self, members: Members, previous: Balancer | None) -> IpHashBalancer:
+        """Takes over the slot table of ``previous``, if that hashed addresses too."""
+        if isinstance(previous, IpHashBalancer):
+            return IpHashBalancer(members, previous.table.updated(members.accepting))
+        return IpHashBalancer(members, SlotTable(members.accepting))
+
+    def describe(self) -> str:
+        return "ip hash"
+
+
+class IpHashBalancer:
+    """Draining endpoints are not in the table: their clients have moved on."""
+
+    strips: frozenset[bytes] = frozenset()
+
+    def __init__(self, members: Members, table: SlotTable[Endpoint]) -> None:
+        self.table = table
+        self._picks = {e: Pick(e, Affinity.HASHED) for e in members.accepting}
+
+    def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:
+        """The endpoint of the client's address; the next best if that is in ``tried``; None if
+        there is none."""
+        endpoint = self.table.owner(address_key(request.client_address), tried)
+        return None if endpoint is None else self._picks[endpoint]
+
+    def __repr__(self) -> str:
+        return f"<IpHashBalancer over {len(self._picks)}>"

@@ -1,0 +1,47 @@
+"""Round robin: everybody in turn, no affinity."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from stickyproxy.routing.endpoint import Affinity, Balancer, Endpoint, Members, Pick, Request
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRobinPolicy:
+    """The endpoints take turns."""
+
+    def build(self, members: Members, previous: Balancer | None) -> RoundRobinBalancer:
+        """Goes on where ``previous`` stopped, if that took turns too."""
+        if isinstance(previous, RoundRobinBalancer):
+            return RoundRobinBalancer(members, previous.cursor)
+        # Not the random module: workers forked from one parent would all start alike.
+        return RoundRobinBalancer(members, secrets.randbelow(1 << 16))
+
+    def describe(self) -> str:
+        return "round robin"
+
+
+class RoundRobinBalancer:
+    """``cursor`` is the place of the endpoint whose turn was last."""
+
+    strips: frozenset[bytes] = frozenset()
+
+    def __init__(self, members: Members, cursor: int) -> None:
+        self.cursor = cursor
+        self._picks = [Pick(endpoint, Affinity.NONE) for endpoint in members.accepting]
+
+    def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:
+        """The next endpoint that is not in ``tried``; None if there is none."""
+        picks = self._picks
+        for _ in picks:
+            self.cursor = (self.cursor + 1) % len(picks)
+            pick = picks[self.cursor]
+            if pick.endpoint not in tried:
+                return pick
+        return None
+
+    def __repr__(self) -> str:
+        return f"<RoundRobinBalancer over {len(self._picks)}>"

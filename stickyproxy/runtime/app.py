@@ -1,0 +1,182 @@
+"""The composition root: makes the parts of one process, a proxy or a controller, joins them, and
+owns its tasks. A proxy of several processes is put together in ``supervisor``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from stickyproxy.admin import pages as admin
+from stickyproxy.base import build_info
+from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
+from stickyproxy.config.load import Config
+from stickyproxy.control.controller import Controller
+from stickyproxy.control.reload import ConfigFile, Providers, Sources
+from stickyproxy.control.server import SideServer
+from stickyproxy.dataplane.downstream.listeners import Listeners
+from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
+
+log = logging.getLogger("stickyproxy")
+
+
+class App:
+    """One proxy process. ``start`` it inside a running event loop, and ``stop`` it."""
+
+    def __init__(self, settings: Config, file: ConfigFile | None = None) -> None:
+        """``file``: where the settings come from; it is watched for changes. Raises ListenError
+        if the access log cannot be opened."""
+        self._grace_period = settings.proxy.grace_period
+        self._stop = asyncio.Event()
+        self._plane = DataPlane(plane_settings(settings))
+        self.proxy = self._plane.proxy
+        self.registry = self._plane.registry
+        self._server = self._plane.server
+        self._listeners = Listeners()
+        self._sources = Sources(settings, file, self.registry.publish)
+        self._admin = SideServer(admin.make_app(self.registry, self.proxy, self._sources.troubles))
+
+    @classmethod
+    def from_file(cls, path: Path) -> App:
+        """Configured by a file, which is watched for changes. Raises ConfigError, ListenError."""
+        file = ConfigFile(path)
+        return cls(file.load(), file)
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._sources.config
+
+    async def start(self) -> list[str]:
+        """Publish the services and open the listeners; returns their addresses. Raises
+        ListenError."""
+        self._plane.start()
+        self._sources.start()
+        try:
+            if self.config.admin is not None:
+                await self._admin.start(self.config.admin)
+            await self._sources.ready()
+            self._listeners = await Listeners.open(each.address for each in self.config.listeners)
+        except StickyproxyError:
+            await self.stop(grace=0)
+            raise
+        self._plane.accept_on(self._listeners.shares[0])
+        self._sources.watch()
+        return self._listeners.names
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Stop accepting, let requests under way finish for ``grace`` seconds (the configured
+        grace period by default), then end."""
+        if grace is None:
+            grace = self._grace_period
+        self._plane.accept_on(())
+        self._listeners.close()
+        await self._plane.drain(grace)  # routes are kept in step meanwhile
+        await self._sources.stop()
+        await self._admin.stop()
+        await self._plane.stop()
+
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT end ``run_until_signalled``, a second one the process; SIGHUP
+        reloads."""
+        on_stop_signals(self._stop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
+
+    async def run_until_signalled(self) -> None:
+        """Serve until a signal, then stop gracefully."""
+        await self._stop.wait()
+        log.info("stopping: requests under way get %g s", self._grace_period)
+        await self.stop()
+
+    def _on_hangup(self) -> None:
+        try:
+            self._plane.reopen_log()
+        except StickyproxyError as error:
+            log.error("%s", error)
+        self._sources.reload_soon()
+
+
+class ControllerApp:
+    """One controller process: it sees the Swarm, and proxies see it."""
+
+    def __init__(self, settings: Config) -> None:
+        """Raises ConfigError if ``settings`` lacks what a controller needs."""
+        tables = {"controller": settings.controller, "providers.swarm": settings.swarm}
+        missing = [ConfigProblem(name, "is required") for name in tables if tables[name] is None]
+        if settings.controller is None or missing:
+            raise ConfigError("a controller's configuration", missing)
+        if settings.swarm is not None and settings.swarm.proxy_service is None:
+            log.warning(
+                "providers.swarm.proxy_service is not set: no network is joined, and every "
+                "service counts as reachable"
+            )
+        others = {
+            "[[services]]": settings.services,
+            "[providers.controller]": settings.follow,
+            "[admin]": settings.admin,
+        }
+        for name in (name for name in others if others[name]):
+            log.warning("%s is for proxies, and ignored by a controller: remove it", name)
+        self._address = settings.controller.address
+        self._controller = Controller(settings.controller.token)
+        self._providers = Providers(
+            replace(settings, follow=None), self._controller.publish, forwards_here=False
+        )
+        self._server = SideServer(self._controller.make_app())
+        self._stop = asyncio.Event()
+
+    async def start(self) -> str:
+        """Look at the Swarm and listen; returns the address. Raises ListenError."""
+        self._providers.start()
+        try:
+            return await self._server.start(self._address)
+        except StickyproxyError:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """End; the proxies serve on."""
+        await self._providers.stop()
+        await self._server.stop()
+
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT end ``run_until_signalled``, a second one the process; SIGHUP, which
+        makes proxies reload, does nothing."""
+        on_stop_signals(self._stop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
+
+    async def run_until_signalled(self) -> None:
+        """Work until a signal."""
+        await self._stop.wait()
+        await self.stop()
+
+    def _on_hangup(self) -> None:
+        log.warning("a controller reads its file once: to take a change into use, restart it")
+
+
+def on_stop_signals(stop: asyncio.Event, end: Callable[[int], object] = os._exit) -> None:
+    """Set ``stop`` on SIGTERM and SIGINT; a second one ends the process at once, by ``end``."""
+
+    def on_signal() -> None:
+        if stop.is_set():
+            end(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+
+
+def plane_settings(settings: Config) -> PlaneSettings:
+    """The part of a configuration that is the data plane's."""
+    info = None if settings.proxy.hide_info_headers else _proxy_info()
+    return PlaneSettings(settings.proxy, settings.access_log, info)
+
+
+def _proxy_info() -> bytes:
+    host = "".join(c for c in socket.gethostname() if c.isprintable() and c.isascii())
+    return f"x-proxy-id: {host}\r\nx-server-info: {build_info.server_info()}".encode()

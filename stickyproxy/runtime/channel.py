@@ -1,0 +1,150 @@
+"""What a supervisor and its workers say to each other: pickled messages on a pair of sockets.
+
+    supervisor to worker   Begin; then, as things change: Publish, Accept, ReopenLog; at last Drain
+    worker to supervisor   Applied after each of these, Accepting and Leaving; Down; Alive
+
+Each message to a worker states how things are now, not what changed: one that is repeated does no
+harm, and a new worker is told the same as the old ones know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import socket
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+
+from stickyproxy.model.service import EndpointKey
+from stickyproxy.model.settings import AccessLogSettings, ProxySettings
+from stickyproxy.model.snapshot import Snapshot
+
+BEATS = 6
+"""Signs of life that a worker shows within its timeout."""
+
+_LENGTH = struct.Struct("!Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """What a worker has to know first."""
+
+    number: int
+    """Its name, from 1 on."""
+    log_level: int
+    proxy: ProxySettings
+    access_log: AccessLogSettings
+    info: bytes | None
+    """Header lines that are the same in all answers."""
+    shares: tuple[tuple[int, ...], ...]
+    """The listeners' file descriptors, inherited: all shares, since a worker may have to stand in
+    for another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """The state of a provider."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Accept connections on these shares of the listeners, and on no others."""
+
+    shares: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenLog:
+    """The access log was rotated away, for the so-manieth time."""
+
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Let requests under way finish for so many seconds, and end."""
+
+    grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The next of your messages has taken effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepting:
+    """I accept connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """I accept no more connections, and end when those I have are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """These endpoints, and no others, cannot be connected to."""
+
+    endpoints: frozenset[EndpointKey]
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """My event loop turns."""
+
+
+Message = (
+    Begin | Publish | Accept | ReopenLog | Drain | Applied | Accepting | Leaving | Down | Alive
+)
+
+
+def encoded(message: Message) -> bytes:
+    """The message as ``Channel.write`` takes it; worth keeping if it goes to many."""
+    data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(data)) + data
+
+
+class Channel:
+    """One end. When the other end is gone, nothing more comes and what is sent is lost."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def over(cls, sock: socket.socket) -> Channel:
+        """On one of a pair of connected sockets, which now belongs to the channel."""
+        return cls(*await asyncio.open_unix_connection(sock=sock))
+
+    def write(self, data: bytes) -> None:
+        """Send an encoded message."""
+        if not self._writer.is_closing():
+            self._writer.write(data)
+
+    def send(self, message: Message) -> None:
+        """Send a message."""
+        self.write(encoded(message))
+
+    async def flush(self) -> None:
+        """Wait until the other end has taken most of what was sent."""
+        with suppress(ConnectionError):
+            await self._writer.drain()
+
+    async def receive(self) -> Message | None:
+        """The next message; None when the other end is gone."""
+        try:
+            head = await self._reader.readexactly(_LENGTH.size)
+            data = await self._reader.readexactly(_LENGTH.unpack(head)[0])
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+        # Only our own parent or child has the other end.
+        message: Message = pickle.loads(data)  # noqa: S301
+        return message
+
+    def close(self) -> None:
+        """Close this end."""
+        self._writer.close()

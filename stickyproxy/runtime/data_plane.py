@@ -1,0 +1,121 @@
+"""The data plane of one process, put together: from accepted connection to access log.
+
+What it is told is picklable (``PlaneSettings``, and snapshots), so that it may stand in the main
+process or in a worker. It knows neither configuration files nor Docker.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from stickyproxy.control.health import Health
+from stickyproxy.control.registry import Registry
+from stickyproxy.dataplane.access_log import AccessLog
+from stickyproxy.dataplane.downstream.http1 import ClientServer, Limits
+from stickyproxy.dataplane.downstream.listeners import Server
+from stickyproxy.dataplane.exchange import Proxy
+from stickyproxy.dataplane.upstream.connection import Upstreams
+from stickyproxy.model.service import EndpointKey
+from stickyproxy.model.settings import AccessLogSettings, ProxySettings
+from stickyproxy.semantics.forwarded import TrustedProxies
+
+log = logging.getLogger("stickyproxy")
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneSettings:
+    """What a data plane has to know before it begins."""
+
+    proxy: ProxySettings
+    access_log: AccessLogSettings
+    info: bytes | None
+    """Header lines that are the same in all answers; None: no info fields at all."""
+
+
+class DataPlane:
+    """Forwards requests by the snapshots that its ``registry`` gets."""
+
+    def __init__(
+        self,
+        settings: PlaneSettings,
+        *,
+        tells_problems: bool = True,
+        health_changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``health_changed`` is called when ``down`` changes. Raises ListenError if the access log
+        cannot be opened."""
+        proxy = settings.proxy
+        self._access_log = open_access_log(settings.access_log)
+        self._upstreams = Upstreams(
+            connect_timeout=proxy.connect_timeout,
+            response_timeout=proxy.response_timeout,
+            client_timeout=proxy.client_timeout,
+            idle_timeout=proxy.upstream_idle_timeout,
+        )
+        self.proxy = Proxy(
+            info=settings.info,
+            retry_seconds=5 * proxy.connect_timeout,
+            access_log=self._access_log,
+        )
+        self._health = self.proxy.health = Health(self.proxy, health_changed)
+        self.registry = Registry(
+            self.proxy, self._upstreams, proxy.pin_secret, tells_problems=tells_problems
+        )
+        self.server = Server(
+            ClientServer(
+                self.proxy.exchange,
+                self.proxy.refuse,
+                _limits(proxy),
+                TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix),
+            )
+        )
+
+    @property
+    def down(self) -> frozenset[EndpointKey]:
+        """The endpoints that cannot be connected to."""
+        return self._health.down
+
+    def start(self) -> None:
+        """Begin, inside a running event loop."""
+        self._upstreams.start()
+
+    def accept_on(self, sockets: Iterable[socket.socket]) -> None:
+        """Serve who connects to these sockets, and to no others from now on."""
+        self.server.accept_on(sockets)
+
+    async def drain(self, grace: float) -> None:
+        """Accept nothing more and let requests under way finish for ``grace`` seconds. Snapshots
+        are followed meanwhile."""
+        cut = await self.server.drain(grace)
+        if cut:
+            log.warning("%d connections did not finish within %g s and were cut", cut, grace)
+
+    async def stop(self) -> None:
+        """End."""
+        await self._health.stop()
+        self._upstreams.close()
+        if self._access_log is not None:
+            self._access_log.close()
+
+    def reopen_log(self) -> None:
+        """Open the access log anew, after it was rotated away. Raises ListenError."""
+        if self._access_log is not None:
+            self._access_log.reopen()
+
+
+def open_access_log(settings: AccessLogSettings) -> AccessLog | None:
+    """None if it is off. Raises ListenError."""
+    return None if settings.format == "off" else AccessLog(settings.format, settings.path)
+
+
+def _limits(settings: ProxySettings) -> Limits:
+    return Limits(
+        max_head_line=settings.max_head_line,
+        max_headers=settings.max_headers,
+        head_timeout=settings.head_timeout,
+        keepalive_timeout=settings.keepalive_timeout,
+        client_timeout=settings.client_timeout,
+    )

@@ -1,0 +1,170 @@
+"""A worker process: a data plane that does what its supervisor says.
+
+It is started as ``python -m stickyproxy.runtime.worker FD`` with its end of a channel as a file
+descriptor. It ends when told to, on SIGTERM or SIGINT, and when its supervisor is gone; each time
+after the requests under way, and a second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+
+import uvloop
+
+from stickyproxy.base.errors import StickyproxyError
+from stickyproxy.runtime.channel import (
+    BEATS,
+    Accept,
+    Accepting,
+    Alive,
+    Applied,
+    Begin,
+    Channel,
+    Down,
+    Drain,
+    Leaving,
+    Message,
+    Publish,
+    ReopenLog,
+)
+from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
+
+log = logging.getLogger("stickyproxy")
+
+TELL_SECONDS = 0.1
+"""How long changes of health are collected before the supervisor is told."""
+
+
+class Worker:
+    """Follows the supervisor at the other end of the channel."""
+
+    def __init__(self, channel: Channel, begin: Begin) -> None:
+        """Raises ListenError if the access log cannot be opened."""
+        settings = PlaneSettings(begin.proxy, begin.access_log, begin.info)
+        self._plane = DataPlane(
+            settings,
+            tells_problems=False,  # the supervisor does
+            health_changed=self._on_health_changed,
+        )
+        self._shares = begin.shares
+        inherited = {fd for share in begin.shares for fd in share}
+        self._sockets = {fd: socket.socket(fileno=fd) for fd in inherited}
+        self._channel = channel
+        self._grace = begin.proxy.grace_period
+        self._heartbeat = begin.proxy.worker_timeout / BEATS
+        self._stop = asyncio.Event()
+        self._status = 0
+        self._telling: asyncio.TimerHandle | None = None
+
+    async def run(self) -> int:
+        """Work until the end; returns the exit status."""
+        self._handle_signals()
+        self._plane.start()
+        following = asyncio.create_task(self._follow(), name="supervisor")
+        beating = asyncio.create_task(self._beat(), name="heartbeat")
+        await self._stop.wait()
+        self._plane.accept_on(())
+        for sock in self._sockets.values():
+            sock.close()
+        self._channel.send(Leaving())
+        await self._plane.drain(self._grace)
+        following.cancel()
+        beating.cancel()
+        await asyncio.gather(following, beating, return_exceptions=True)
+        await self._plane.stop()
+        return self._status
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)  # meant for the supervisor
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            os._exit(1)
+        self._stop.set()
+
+    async def _follow(self) -> None:
+        """Do what the supervisor says; while draining, too, so that routes are kept in step."""
+        try:
+            while (message := await self._channel.receive()) is not None:
+                self._obey(message)
+                self._channel.send(Applied())
+            log.warning("the supervisor is gone; requests under way get %g s", self._grace)
+        except Exception:
+            log.exception("what the supervisor said cannot be done: this is a bug in stickyproxy")
+            self._status = 1
+        finally:
+            self._stop.set()
+
+    async def _beat(self) -> None:
+        """Let the supervisor know that the event loop turns."""
+        while True:
+            self._channel.send(Alive())
+            await asyncio.sleep(self._heartbeat)
+
+    def _obey(self, message: Message) -> None:
+        match message:
+            case Publish(snapshot):
+                self._plane.registry.publish(snapshot)
+            case Accept(shares) if not self._stop.is_set():
+                self._plane.accept_on(
+                    self._sockets[fd] for share in shares for fd in self._shares[share]
+                )
+                self._channel.send(Accepting())
+            case ReopenLog():
+                self._reopen_log()
+            case Drain(grace):
+                self._grace = grace
+                self._stop.set()
+
+    def _on_health_changed(self) -> None:
+        if self._telling is None:
+            loop = asyncio.get_running_loop()
+            self._telling = loop.call_later(TELL_SECONDS, self._tell_health)
+
+    def _tell_health(self) -> None:
+        self._telling = None
+        self._channel.send(Down(self._plane.down))
+
+    def _reopen_log(self) -> None:
+        try:
+            self._plane.reopen_log()
+        except StickyproxyError as error:
+            log.error("%s", error)
+
+
+async def _work(sock: socket.socket) -> int:
+    channel = await Channel.over(sock)
+    begin = await channel.receive()
+    if not isinstance(begin, Begin):
+        return 0  # the supervisor ended before it said anything
+    logging.basicConfig(
+        level=begin.log_level,
+        format=f"%(asctime)s %(levelname)s worker {begin.number}: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        return await Worker(channel, begin).run()
+    finally:
+        channel.close()
+
+
+def main() -> int:
+    """Work; returns the exit status, 0 after a graceful end."""
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_work(socket.socket(fileno=int(sys.argv[1]))))
+    except StickyproxyError as error:
+        log.error("%s", error)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

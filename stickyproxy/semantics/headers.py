@@ -1,0 +1,173 @@
+"""What happens to header fields on their way through: pure functions and tables, no I/O.
+
+Names are classified once and remembered by their exact bytes, so that the loop over a message's
+fields costs one dict look-up each. Sources: RFC 9110 section 7.6.1 (hop-by-hop fields), RFC 9112
+section 3.2 (target and Host).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+
+class Kind:
+    """What is done with a field. ``PASS`` is falsy: the common case tests cheapest. Not an enum:
+    looking up a member of one takes longer than all that is done with the field."""
+
+    PASS = 0
+    DROP = 1
+    CONNECTION = 2  # dropped, and so are the fields it names
+    COOKIE = 3
+    FORWARDED = 4  # dropped from untrusted clients, extended from trusted proxies
+    UPGRADE = 5
+    TRANSFER_ENCODING = 6
+    CONTENT_LENGTH = 7
+    SET_COOKIE = 8
+    HOST = 9
+    INFO = 10  # our own response fields: an endpoint's are replaced by ours
+
+
+_HOP_BY_HOP = {
+    b"connection": Kind.CONNECTION,
+    b"keep-alive": Kind.DROP,
+    b"proxy-connection": Kind.DROP,
+    b"te": Kind.DROP,
+    b"trailer": Kind.DROP,
+    b"transfer-encoding": Kind.TRANSFER_ENCODING,
+    b"upgrade": Kind.UPGRADE,
+}
+
+_FORWARDED = (
+    b"forwarded",
+    b"x-forwarded-for",
+    b"x-forwarded-proto",
+    b"x-forwarded-host",
+    b"x-forwarded-port",
+    b"x-real-ip",
+    b"x-request-id",
+)
+
+_REQUEST = {
+    **_HOP_BY_HOP,
+    **dict.fromkeys(_FORWARDED, Kind.FORWARDED),
+    b"host": Kind.HOST,
+    b"cookie": Kind.COOKIE,
+    b"content-length": Kind.CONTENT_LENGTH,
+    b"http2-settings": Kind.DROP,  # belongs to an h2c upgrade, which is never forwarded
+    b"proxy": Kind.DROP,  # CGI-style apps read it as HTTP_PROXY (CVE-2016-5385)
+}
+
+_RESPONSE = {
+    **_HOP_BY_HOP,
+    b"content-length": Kind.CONTENT_LENGTH,
+    b"set-cookie": Kind.SET_COOKIE,
+    b"x-request-id": Kind.INFO,
+    b"x-proxy-id": Kind.INFO,
+    b"x-server-info": Kind.INFO,
+    b"x-upstream-addr": Kind.INFO,
+    b"x-upstream-response-time": Kind.INFO,
+}
+
+# A Connection field that names one of these is lying or attacking: they frame the message.
+_NEVER_HOP_BY_HOP = frozenset((b"host", b"content-length", b"transfer-encoding", b"cookie"))
+
+_REMEMBERED_NAMES = 1024
+_REMEMBERED_LINES = 1024
+_REMEMBERED_LINE = 128
+"""Bytes of the longest line that is remembered."""
+
+
+class Classifier(dict[bytes, int]):
+    """Field name as received -> Kind. Spellings are remembered up to a bound, so that a client
+    that invents names cannot grow it."""
+
+    def __init__(self, kinds: dict[bytes, int]) -> None:
+        super().__init__(kinds)
+        self._kinds = kinds
+
+    def __missing__(self, name: bytes) -> int:
+        lower = name.lower()
+        kind = self._kinds.get(lower, Kind.PASS)
+        # CGI-style apps cannot tell "_" from "-": X_Forwarded_For would pass for the real one, and
+        # Content_Length for what frames the message.
+        if kind == Kind.PASS and b"_" in lower and lower.replace(b"_", b"-") in self._kinds:
+            kind = Kind.DROP
+        if len(self) < _REMEMBERED_NAMES:
+            self[name] = kind
+        return kind
+
+
+REQUEST_KINDS = Classifier(_REQUEST)
+RESPONSE_KINDS = Classifier(_RESPONSE)
+
+
+class LineClassifier(dict[bytes, int]):
+    """Field line as received -> Kind. An app's answers have most of their lines in common: those
+    are not even taken apart."""
+
+    def __init__(self, names: Classifier) -> None:
+        super().__init__()
+        self._names = names
+
+    def __missing__(self, line: bytes) -> int:
+        kind = self._names[line.partition(b":")[0]]
+        if len(line) <= _REMEMBERED_LINE:
+            if len(self) >= _REMEMBERED_LINES:
+                self.clear()
+            self[line] = kind
+        return kind
+
+
+RESPONSE_LINES = LineClassifier(RESPONSE_KINDS)
+
+
+@lru_cache(256)
+def named_in_connection(value: bytes) -> frozenset[bytes]:
+    """Lower-case names of the fields that a Connection field marks as hop-by-hop."""
+    tokens = {token.strip(b" \t").lower() for token in value.split(b",")}
+    return frozenset(tokens - _NEVER_HOP_BY_HOP - {b"", b"close", b"keep-alive", b"upgrade"})
+
+
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(?::[0-9]{0,5})?", re.ASCII)
+
+
+def normalise_host(host: bytes) -> bytes | None:
+    """Host without case, port or trailing dot; None if it is not a host at all."""
+    match = _HOST.fullmatch(host)
+    if match is None:
+        return None
+    return match[1].lower().removesuffix(b".")
+
+
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def split_absolute(target: bytes) -> tuple[bytes, bytes] | None:
+    """(authority, origin-form target) of an absolute-form request target (RFC 9112 section
+    3.2.2); None if it is not one for http(s) or carries user information."""
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None or b"@" in match[1]:
+        return None
+    authority, rest = match[1], match[2]
+    return authority, rest if rest.startswith(b"/") else b"/" + rest
+
+
+def printable(value: bytes, limit: int = 200) -> str:
+    """``value`` fit to be shown in an error text: escaped, and cut at ``limit`` characters."""
+    text = value.decode("latin-1").encode("unicode_escape").decode("ascii")
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+# --- small things rendered over and over ----------------------------------------------------
+
+_MILLISECONDS = tuple(f"{ms / 1000:.3f}".encode() for ms in range(1000))
+
+
+def seconds(elapsed: float) -> bytes:
+    """Seconds with milliseconds, e.g. ``0.004``."""
+    ms = int(elapsed * 1000)
+    return _MILLISECONDS[ms] if 0 <= ms < 1000 else b"%.3f" % elapsed

@@ -1,0 +1,240 @@
+"""admin/pages.py and control/report.py: what is shown, and ``stickyproxy services``
+against a running proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from stickyproxy.base.addresses import Address
+from stickyproxy.config.load import Config, Listener, SwarmSettings
+from stickyproxy.control import report
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.model.settings import AccessLogSettings
+from stickyproxy.model.snapshot import Problem, Snapshot
+from stickyproxy.runtime.app import App
+
+SHOP = ServiceSpec(
+    "shop",
+    ("shop.local",),
+    (EndpointSpec("t1", "10.0.0.1:80"), EndpointSpec("t2", "10.0.0.2:80", draining=True)),
+    context_root="/app",
+    sticky_session_cookie="session",
+)
+BAD = Problem(
+    "bad", '"80a" is not a port', "com.docker.lb.port", '"80a"', "docker service ...", fatal=True
+)
+
+
+class TestReport:
+    def test_as_text(self) -> None:
+        found = report.rows([Snapshot("swarm", (SHOP,), (BAD,))], [BAD])
+        assert report.as_text(found).splitlines() == [
+            "bad: not published",
+            '  error      com.docker.lb.port "80a" is not a port',
+            "  try        docker service ...",
+            "shop: published",
+            "  hosts      shop.local/app",
+            "  policy     cookie session, else round robin",
+            "  endpoints  1/2 usable: 10.0.0.1:80, 10.0.0.2:80 (draining)",
+        ]
+
+    @pytest.mark.parametrize(
+        ("endpoints", "fatal", "state"),
+        [
+            (SHOP.endpoints, False, "published"),
+            (SHOP.endpoints, True, "published by its last good labels"),
+            ((), True, "not reachable"),
+            ((), False, "no endpoint"),
+        ],
+    )
+    def test_states(self, endpoints: tuple[EndpointSpec, ...], fatal: bool, state: str) -> None:
+        service = ServiceSpec("shop", ("shop.local",), endpoints)
+        problem = Problem("shop", "is odd", fatal=fatal)
+        [row] = report.rows([Snapshot("swarm", (service,))], [problem])
+        assert row["state"] == state
+
+    def test_what_is_about_the_proxies_themselves(self) -> None:
+        """Nobody wants their service to be published."""
+        found = report.rows([], [Problem("lb", "joining a network failed: it is full")])
+        assert report.as_text(found).splitlines() == [
+            "lb: the proxies' own",
+            "  warning    joining a network failed: it is full",
+        ]
+
+    def test_live_states_count(self) -> None:
+        [row] = report.rows([Snapshot("swarm", (SHOP,))], [], lambda *_: "down")
+        assert {endpoint["state"] for endpoint in row["endpoints"]} == {"down"}
+
+    def test_nothing(self) -> None:
+        assert report.as_text(report.rows([], [])) == "(no services)"
+
+    def test_many_endpoints(self) -> None:
+        many = tuple(EndpointSpec(f"t{n}", f"10.0.0.{n}:80") for n in range(30))
+        found = report.rows([Snapshot("swarm", (ServiceSpec("a", ("a.b",), many),))], [])
+        assert report.as_text(found).endswith("10.0.0.19:80, and 10 more")
+
+
+class TestConflicts:
+    def test_one_host_with_two_policies(self) -> None:
+        other = ServiceSpec("canary", ("shop.local",), context_root="/app")
+        [problem] = report.conflicts([SHOP, other])
+        assert problem.service == "shop"
+        assert "shares shop.local/app with service canary" in problem.reason
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            ServiceSpec("b", ("shop.local",)),
+            ServiceSpec("b", ("b.local",), context_root="/app"),
+            ServiceSpec("b", ("shop.local",), context_root="/app", sticky_session_cookie="session"),
+        ],
+    )
+    def test_sharing_in_peace(self, other: ServiceSpec) -> None:
+        assert list(report.conflicts([SHOP, other])) == []
+
+    @pytest.mark.parametrize(
+        ("one", "other", "overruled"),
+        [
+            ({"context_root_rewrite": True}, {}, "context_root_rewrite holds"),
+            ({"websocket_endpoints": ("/ws",)}, {}, "websocket_endpoints holds"),
+            ({"hash_cookie_ttl": 60.0}, {"hash_cookie_ttl": 5.0}, "hash_cookie_ttl holds"),
+            ({"hash_cookie_path": "/"}, {}, "hash_cookie_path holds"),
+            (
+                {"context_root_rewrite": True, "websocket_endpoints": ()},
+                {},
+                "context_root_rewrite and websocket_endpoints hold",
+            ),
+            ({"websocket_endpoints": ("/a", "/b")}, {"websocket_endpoints": ("/b", "/a")}, ""),
+        ],
+    )
+    def test_one_policy_with_differing_options(
+        self, one: dict[str, Any], other: dict[str, Any], overruled: str
+    ) -> None:
+        common: dict[str, Any] = {
+            "hosts": ("shop.local",),
+            "context_root": "/app",
+            "hash_cookie": "user",
+        }
+        services = [ServiceSpec("a", **common | one), ServiceSpec("b", **common | other)]
+        found = [problem.reason for problem in report.conflicts(services)]
+        assert len(found) == bool(overruled)
+        assert all(f"with service a, whose {overruled} for both" in reason for reason in found)
+
+    def test_two_default_services(self) -> None:
+        services = [
+            ServiceSpec("a", (), default_backend=True),
+            ServiceSpec("b", (), default_backend=True, ip_hash=True),
+        ]
+        [problem] = report.conflicts(services)
+        assert "shares (any other host) with service a" in problem.reason
+
+    def test_a_void_redirect(self) -> None:
+        other = ServiceSpec("b", ("b.local",), redirects=(("shop.local", "http://b.local"),))
+        [problem] = report.conflicts([SHOP, other])
+        assert problem.service == "b"
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[tuple[App, str]]:
+    """A proxy with SHOP and BAD, and the text of its admin address."""
+    address = f"unix:{tmp_path}/admin.sock"
+    app = App(
+        Config(
+            listeners=(Listener(Address("127.0.0.1", 0)),),
+            access_log=AccessLogSettings(format="off"),
+            admin=Address.parse(address),
+        )
+    )
+    await app.start()
+    app.registry.publish(Snapshot("swarm", (SHOP,), (BAD,), "realm"))
+    yield app, address
+    await app.stop(grace=0)
+
+
+async def get(address: str, path: str, **headers: str) -> tuple[str, str]:
+    """(content type, body)."""
+    connector = aiohttp.UnixConnector(address.removeprefix("unix:"))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get(f"http://admin{path}", headers=headers) as answer,
+    ):
+        assert answer.status == 200
+        return answer.content_type, await answer.text()
+
+
+class TestAdmin:
+    async def test_services(self, running: tuple[App, str]) -> None:
+        kind, text = await get(running[1], "/services")
+        assert kind == "text/plain"
+        assert "shop: published" in text
+        assert "bad: not published" in text
+        for path, accept in (("/services?format=json", "*/*"), ("/services", "application/json")):
+            kind, text = await get(running[1], path, Accept=accept)
+            assert kind == "application/json"
+            assert [row["service"] for row in json.loads(text)["services"]] == ["bad", "shop"]
+
+    async def test_a_provider_that_is_out_of_touch(self, tmp_path: Path) -> None:
+        address = f"unix:{tmp_path}/admin.sock"
+        app = App(
+            Config(
+                listeners=(Listener(Address("127.0.0.1", 0)),),
+                access_log=AccessLogSettings(format="off"),
+                admin=Address.parse(address),
+                swarm=SwarmSettings(f"unix://{tmp_path}/none.sock"),
+            )
+        )
+        await app.start()
+        text = (await get(address, "/services"))[1]
+        await app.stop(grace=0)
+        assert text.startswith("(swarm): out of touch\n  error      there is no engine at unix://")
+
+    async def test_table(self, running: tuple[App, str]) -> None:
+        assert (await get(running[1], "/table"))[1].startswith("shop.local\n  /app -> shop, cookie")
+
+    async def test_healthz(self, running: tuple[App, str]) -> None:
+        assert (await get(running[1], "/healthz"))[1] == "ok\n"
+
+    async def test_the_command(self, running: tuple[App, str]) -> None:
+        status, text = await services("--admin", running[1])
+        assert status == 0
+        assert text == (await get(running[1], "/services"))[1]
+        status, text = await services("--admin", running[1], "--json")
+        assert [row["service"] for row in json.loads(text)] == ["bad", "shop"]
+
+    async def test_the_command_without_a_proxy(self, tmp_path: Path) -> None:
+        status, text = await services("--admin", f"unix:{tmp_path}/none.sock")
+        assert status == 1
+        assert "no proxy answers" in text
+
+    async def test_the_command_without_an_engine(self, tmp_path: Path) -> None:
+        status, text = await services("--engine", f"unix://{tmp_path}/none.sock")
+        assert status == 1
+        assert "there is no engine at" in text
+
+    async def test_the_command_asks_the_engine_that_docker_would(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/other.sock")
+        status, text = await services("--engine")
+        assert status == 1
+        assert f"there is no engine at unix://{tmp_path}/other.sock" in text
+
+
+async def services(*arguments: str) -> tuple[int, str]:
+    """(exit status, output) of ``stickyproxy services``."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "stickyproxy", "services", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()

@@ -1,0 +1,598 @@
+"""config/load.py: the example is true, each problem is told with its place, nothing else
+escapes."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import tomllib
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stickyproxy.base.addresses import Address
+from stickyproxy.base.errors import ConfigError
+from stickyproxy.config.load import TABLES, Config, Listener, SwarmSettings, load, parse
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.model.settings import AccessLogSettings, ProxySettings
+
+EXAMPLE = Path(__file__).parent.parent.parent / "config.example.toml"
+
+TABLE = r"(?m)^#?\[+{}\]+$"
+"""The line that a table begins with; commented out if the example does without it."""
+
+GROUPS = ("providers",)
+"""Tables of tables."""
+
+
+def problems(text: str) -> dict[str, str]:
+    """{place: reason} of what is wrong with a configuration."""
+    try:
+        parse(text)
+    except ConfigError as error:
+        found = error.problems
+    else:
+        return {}
+    reasons = {problem.place: problem.reason for problem in found}
+    assert len(reasons) == len(found) > 0, "one reason for each place"
+    return reasons
+
+
+def service(**keys: str) -> str:
+    """The text of a [[services]] table; values are TOML."""
+    keys = {"name": '"shop"', "hosts": '["shop.local"]'} | keys
+    return "\n[[services]]\n" + "\n".join(f"{key} = {value}" for key, value in keys.items())
+
+
+def endpoints(text: str, port: str = "80") -> list[str]:
+    """The canonical addresses of the endpoints listed in ``text``, which is TOML."""
+    [shop] = parse(service(port=port, endpoints=text)).services
+    assert all(endpoint.id == endpoint.address for endpoint in shop.endpoints)
+    return [endpoint.address for endpoint in shop.endpoints]
+
+
+class TestExample:
+    def test_loads(self) -> None:
+        demo = ServiceSpec(
+            name="demo",
+            hosts=("demo.local",),
+            endpoints=tuple(EndpointSpec(a, a) for a in ("127.0.0.1:9001", "127.0.0.1:9002")),
+            sticky_session_cookie="session",
+        )
+        assert load(EXAMPLE) == Config(
+            listeners=(Listener(Address("127.0.0.1", 8080)),), services=(demo,)
+        )
+
+    @pytest.mark.parametrize(
+        ("table", "key"),
+        [(table, key) for table in TABLES for key in TABLES[table].model_fields],
+    )
+    def test_mentions_every_key(self, table: str, key: str) -> None:
+        if not table or table in GROUPS:
+            name = f"{table}.{key}".removeprefix(".")
+            assert name in GROUPS or re.search(TABLE.format(re.escape(name)), EXAMPLE.read_text())
+        else:
+            assert key in example_keys(table)
+
+    @pytest.mark.parametrize("table", [table for table in TABLES if table and table not in GROUPS])
+    def test_mentions_nothing_else(self, table: str) -> None:
+        assert set(example_keys(table)) == set(TABLES[table].model_fields)
+
+    @pytest.mark.parametrize("table", ["proxy", "access_log"])
+    def test_what_is_commented_out_is_the_default(self, table: str) -> None:
+        keys = example_keys(table)
+        for secret in {"secret", "secret_file"} & keys.keys():
+            del keys[secret]  # has no default
+        text = f"[{table}]\n" + "\n".join(f"{key} = {value}" for key, value in keys.items())
+        assert parse(text) == Config()
+
+    def test_the_swarm_table_shows_defaults(self) -> None:
+        keys = example_keys("providers.swarm")
+        for example in ("tls_ca", "tls_cert", "tls_key", "service_cluster", "proxy_service"):
+            del keys[example]
+        text = "[providers.swarm]\n" + "\n".join(f"{key} = {keys[key]}" for key in keys)
+        assert parse(text) == Config(swarm=SwarmSettings())
+
+    @pytest.mark.parametrize("table", ["admin", "controller", "providers.controller"])
+    def test_tables_not_in_use_can_be_used_as_shown(self, table: str) -> None:
+        keys = example_keys(table)
+        keys.pop("token_file", None)
+        text = f"[{table}]\n" + "\n".join(f"{key} = {keys[key]}" for key in keys)
+        assert parse(text) != Config()
+
+    @pytest.mark.parametrize("key", TABLES["services"].model_fields)
+    def test_each_key_of_a_service_can_be_used_as_shown(self, key: str) -> None:
+        keys = {key: example_keys("services")[key]}
+        if key.startswith("hash_cookie_"):
+            keys["hash_cookie"] = '"user"'
+        assert problems(service(**keys)) == {}
+
+
+def example_keys(table: str) -> dict[str, str]:
+    """{key: value} of a table of the example, settings commented out included."""
+    parts = re.split(TABLE.format(r"([\w.]+)"), EXAMPLE.read_text())
+    body = parts[parts.index(table) + 1]
+    return dict(re.findall(r"(?m)^#?(\w+) = (.+)$", body))
+
+
+class TestDefaults:
+    def test_nothing_is_required(self) -> None:
+        assert parse("") == Config()
+        assert parse("listeners = []\n[proxy]\n[access_log]") == Config()
+
+    def test_values(self) -> None:
+        config = Config()
+        assert [str(listener.address) for listener in config.listeners] == ["0.0.0.0:80"]
+        assert config.access_log == AccessLogSettings(format="text", path="-")
+        assert config.proxy == ProxySettings(
+            trusted_proxies=(),
+            trust_unix=False,
+            hide_info_headers=False,
+            pin_secret=None,
+            connect_timeout=3,
+            response_timeout=60,
+            client_timeout=60,
+            keepalive_timeout=75,
+            head_timeout=15,
+            upstream_idle_timeout=4,
+            grace_period=30,
+            worker_timeout=30,
+            max_head_line=8190,
+            max_headers=128,
+        )
+
+    def test_config_can_travel_and_be_compared(self) -> None:
+        config = load(EXAMPLE)
+        assert pickle.loads(pickle.dumps(config)) == config
+        assert hash(config) == hash(load(EXAMPLE))
+
+
+class TestProxy:
+    def test_every_setting_arrives(self) -> None:
+        text = """
+            [proxy]
+            hide_info_headers = true
+            connect_timeout = "1s"
+            response_timeout = "2s"
+            client_timeout = "7s"
+            keepalive_timeout = "3s"
+            head_timeout = "4s"
+            upstream_idle_timeout = "5s"
+            grace_period = "6s"
+            worker_timeout = "8s"
+            max_head_line = 1024
+            max_headers = 16
+        """
+        assert parse(text).proxy == ProxySettings(
+            hide_info_headers=True,
+            connect_timeout=1,
+            response_timeout=2,
+            client_timeout=7,
+            keepalive_timeout=3,
+            head_timeout=4,
+            upstream_idle_timeout=5,
+            grace_period=6,
+            worker_timeout=8,
+            max_head_line=1024,
+            max_headers=16,
+        )
+
+    def test_access_log(self) -> None:
+        log = parse('access_log = {format = "json", path = "/var/log/x"}').access_log
+        assert log == AccessLogSettings("json", "/var/log/x")
+
+    def test_trusted_proxies(self) -> None:
+        text = '["10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "::1", "unix:"]'
+        proxy = parse(f"[proxy]\ntrusted_proxies = {text}").proxy
+        networks = ("10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32", "::1/128")
+        assert proxy.trusted_proxies == tuple(map(ip_network, networks))
+        assert proxy.trust_unix
+
+    def test_secret(self) -> None:
+        proxy = parse('[proxy]\nsecret = "höchst geheim"').proxy
+        assert proxy.pin_secret == "höchst geheim".encode()
+        assert "geheim" not in repr(proxy)
+
+    def test_secret_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "secret"
+        file.write_bytes(b"  very\xff secret\r\n")
+        assert parse(f"[proxy]\nsecret_file = '{file}'").proxy.pin_secret == b"very\xff secret"
+
+    @pytest.mark.parametrize(
+        ("content", "reason"), [(b" \n", "is empty: write some"), (b"x" * 9999, "is too large")]
+    )
+    def test_useless_secret_file(self, tmp_path: Path, content: bytes, reason: str) -> None:
+        file = tmp_path / "secret"
+        file.write_bytes(content)
+        assert reason in problems(f"[proxy]\nsecret_file = '{file}'")["proxy.secret_file"]
+
+    def test_one_secret(self, tmp_path: Path) -> None:
+        file = tmp_path / "secret"
+        file.write_text("x")
+        assert problems(f"[proxy]\nsecret = 'x'\nsecret_file = '{file}'") == {
+            "proxy.secret_file": "cannot be combined with secret: remove one of the two"
+        }
+
+
+NAMES = st.from_regex(r"[a-z]([a-z0-9_]{0,9}\.x)?", fullmatch=True)
+HOSTS = st.none() | st.ip_addresses().map(str) | NAMES
+PATHS = st.from_regex(r"(/[a-z.:]{1,9}){1,9}", fullmatch=True)
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        ("text", "address", "canonical"),
+        [
+            ("127.0.0.1:80", Address("127.0.0.1", 80), "127.0.0.1:80"),
+            ("[::1]:80", Address("::1", 80), "[::1]:80"),
+            ("[2001:DB8:0::1]:080", Address("2001:db8::1", 80), "[2001:db8::1]:80"),
+            ("LocalHost:0", Address("localhost", 0), "localhost:0"),
+            ("my_app.:8080", Address("my_app", 8080), "my_app:8080"),
+            (":80", Address(None, 80), ":80"),
+            ("unix:/run/x.sock", Address(path="/run/x.sock"), "unix:/run/x.sock"),
+            ("unix:///run/x.sock", Address(path="/run/x.sock"), "unix:/run/x.sock"),
+        ],
+    )
+    def test_parse(self, text: str, address: Address, canonical: str) -> None:
+        assert Address.parse(text) == address
+        assert str(address) == canonical
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("", '"" has no port: write ":8080"'),
+            ("127.0.0.1", '"127.0.0.1" has no port: write "127.0.0.1:8080"'),
+            ("[::1]", '"[::1]" has no port: write "[::1]:8080"'),
+            ("::1", '"::1" is ambiguous: write IPv6 in brackets'),
+            ("::1:80", '"::1:80" is ambiguous: write IPv6 in brackets'),
+            ("127.0.0.1:", '"127.0.0.1:" has no valid port: write a number from 1 to 65535'),
+            ("127.0.0.1:65536", '"127.0.0.1:65536" has no valid port'),
+            ("127.0.0.1:http", '"127.0.0.1:http" has no valid port'),
+            ("127.0.0.1:80\n", '"127.0.0.1:80\\n" has no valid port'),
+            ("127.0.0.1:٨٠", "has no valid port"),
+            ("http://a.b:80", '"http://a.b:80" is a URL, not an address: remove "http://"'),
+            ("10.0.0.300:80", '"10.0.0.300" is not an IPv4 address'),
+            ("*.a.b:80", '"*.a.b" is not a host name'),
+            ("a b:80", '"a b" is not a host name'),
+            ("[::1:80", '"[::1" is not a host name'),
+            ("unix:", '"unix:" is not a socket: write it like "unix:/run/app.sock"'),
+            ("unix:x.sock", '"unix:x.sock" is not a socket'),
+            ("unix:/run/", '"unix:/run/" is not a socket'),
+            ("unix:/a b", '"unix:/a b" is not a socket'),
+            ("unix:/a\0b", '"unix:/a\\u0000b" is not a socket'),
+            ("unix:/" + "x" * 107, "is too long for a socket: use at most 107 bytes"),
+            ("/run/x.sock", '"/run/x.sock" lacks its kind: write "unix:/run/x.sock"'),
+        ],
+    )
+    def test_refused(self, text: str, reason: str) -> None:
+        with pytest.raises(ValueError, match=re.escape(reason)):
+            Address.parse(text)
+
+    @given(st.builds(Address, HOSTS, st.integers(0, 65535)) | st.builds(Address, path=PATHS))
+    def test_round_trip(self, address: Address) -> None:
+        assert Address.parse(str(address)) == address
+
+    @given(st.text(st.sampled_from("a1.:[]/*- ") | st.characters()))
+    def test_any_text_is_an_address_or_a_value_error(self, text: str) -> None:
+        try:
+            address = Address.parse(text)
+        except ValueError:
+            return
+        assert Address.parse(str(address)) == address
+        assert all("!" <= character <= "~" for character in str(address))
+
+
+class TestServices:
+    def test_endpoints_are_canonical(self) -> None:
+        text = '["127.0.0.1:09001", "[0::1]:1", "App_1.local.:80", "unix:/run/x.sock"]'
+        assert endpoints(text) == [
+            "127.0.0.1:9001", "[::1]:1", "app_1.local:80", "unix:/run/x.sock",
+        ]  # fmt: skip
+
+    def test_port_completes_endpoints(self) -> None:
+        assert endpoints('["10.0.0.5", "a:81", "[::1]", "unix:/x"]', port="8080") == [
+            "10.0.0.5:8080", "a:81", "[::1]:8080", "unix:/x",
+        ]  # fmt: skip
+
+    def test_no_endpoints_are_allowed(self) -> None:
+        assert endpoints("[]") == []
+        assert parse(service()).services == (ServiceSpec("shop", ("shop.local",)),)
+
+    def test_options_are_those_of_labels(self) -> None:
+        [shop] = parse(service(hosts='"a.local, b.local"', ip_hash='"true"')).services
+        assert shop == ServiceSpec("shop", ("a.local", "b.local"), ip_hash=True)
+
+    @pytest.mark.parametrize(
+        ("written", "reason"),
+        [
+            ("127.0.0.1", '"127.0.0.1" has no port: write "127.0.0.1:8080", or set port for'),
+            ("[::1]", '"[::1]" has no port: write "[::1]:8080", or set port for the service'),
+            ("::1", '"::1" is ambiguous'),
+            (":80", '":80" cannot be connected to: write it like "10.0.0.5:8080"'),
+            ("a:0", '"a:0" cannot be connected to'),
+            ("a:b", '"a:b" has no valid port'),
+            ("http://a", '"http://a" is a URL, not an address: remove "http://"'),
+            ("/run/x.sock", 'write "unix:/run/x.sock"'),
+            ("", 'is empty: write e.g. "10.0.0.5:8080"'),
+        ],
+    )
+    def test_bad_endpoint(self, written: str, reason: str) -> None:
+        found = problems(service(endpoints=f'["a:1", "{written}"]'))
+        assert list(found) == ["services[0] (shop).endpoints[1]"]
+        assert reason in found["services[0] (shop).endpoints[1]"]
+
+    def test_a_bad_port_is_said_once(self) -> None:
+        assert problems(service(port="0", endpoints='["10.0.0.5", "10.0.0.6"]')) == {
+            "services[0] (shop).port": "0 is not a port: write a number from 1 to 65535"
+        }
+
+    @pytest.mark.parametrize("port", ["80", '"80"'])
+    def test_the_same_endpoint_twice(self, port: str) -> None:
+        assert problems(service(port=port, endpoints='["A:80", "b:80", "a", "x y", 5]')) == {
+            "services[0] (shop).endpoints[3]": '"x y" is not a host name: use letters, digits, '
+            'hyphens and dots, or an address such as "192.0.2.1" or "[2001:db8::1]"',
+            "services[0] (shop).endpoints[4]": "5 is not text: write it in quotes, "
+            'like "10.0.0.5:8080"',
+            "services[0] (shop).endpoints[2]": '"a:80" is the same as endpoints[0]: remove one',
+        }
+
+    def test_the_same_name_twice(self) -> None:
+        """Reported even when something else is wrong."""
+        assert problems(service() + service(name='"other"') + service(ip_hash="5")) == {
+            "services[2] (shop).ip_hash": "5 is neither true nor false: write one of them",
+            "services[2] (shop).name": '"shop" is the name of services[0] too: rename one',
+        }
+
+
+class TestProblems:
+    @pytest.mark.parametrize(
+        ("text", "place", "reason"),
+        [
+            ("proxi = 1", "proxi", 'unknown key "proxi" (did you mean "proxy"?)'),
+            ("zzz = 1", "zzz", "(known: listeners, proxy, access_log, services, admin, "),
+            ('"a b" = 1', '"a b"', 'unknown key "a b" (known:'),
+            ("[proxy]\nsecrets = 1", "proxy.secrets", '(did you mean "secret"?)'),
+            ("[[listeners]]\nadress = ':80'\naddress = ':81'", "listeners[0].adress", '"address"?'),
+            ("[[services]]\nhosts = ['a']", "services[0].name", "is required"),
+            (service(name="''"), "services[0].name", 'is empty: write e.g. "shop"'),
+            (service(name="'a b'"), "services[0].name", '"a b" is not a service name: use'),
+            (service(name="5"), "services[0].name", "5 is not text: write it in quotes"),
+            (service(hosts="[]"), "services[0] (shop).hosts", "is required: name at least one"),
+            (service(hosts="['a', 'b c']"), "services[0] (shop).hosts[1]", '"b c" is not a host'),
+            (service(sticky_sesion_cookie="'x'"), "services[0] (shop).sticky_sesion_cookie",
+             'unknown key "sticky_sesion_cookie" (did you mean "sticky_session_cookie"?)'),
+            (service(endpoints="'a:1'"), "services[0] (shop).endpoints", '"a:1" is not a list'),
+            ("[[listeners]]", "listeners[0].address", "is required"),
+            ("[[listeners]]\naddress = 80", "listeners[0].address", "80 is not text: write it"),
+            ("listeners = [':80']", "listeners[0]", '":80" is not a table'),
+            ("listeners = [{address = ':80'}, {address = ':080'}]", "listeners[1].address",
+             '":80" is the address of listeners[0] too: remove one'),
+            ("[services]\nname = 'x'", "services", "tables of a list have [[double brackets]]"),
+            ("[[proxy]]", "proxy", "a single table has [single brackets]"),
+            ("proxy = 5", "proxy", "5 is not a table"),
+            ("[proxy]\ntrusted_proxies = 'unix:'", "proxy.trusted_proxies", "is not a list"),
+            ("[proxy]\ntrusted_proxies = ['::1', 'x']", "proxy.trusted_proxies[1]",
+             '"x" is not a network: write it like "10.0.0.0/8"'),
+            ("[proxy]\ntrusted_proxies = ['10.0.0.1/8']", "proxy.trusted_proxies[0]",
+             '"10.0.0.1/8" has bits set beyond its prefix: write "10.0.0.0/8"'),
+            ("[proxy]\ntrusted_proxies = ['unix:/x']", "proxy.trusted_proxies[0]",
+             'write "unix:" for peers on all of them'),
+            ("[proxy]\nhide_info_headers = 'yes'", "proxy.hide_info_headers",
+             '"yes" is neither true nor false: write one of them, without quotes'),
+            ("[proxy]\nsecret = ''", "proxy.secret", "is empty: write"),
+            ("[proxy]\nsecret_file = '/nowhere/x'", "proxy.secret_file",
+             '"/nowhere/x" cannot be read (No such file or directory): name a readable file'),
+            ("[proxy]\nconnect_timeout = 3", "proxy.connect_timeout", '3 has no unit: write "3s"'),
+            ("[proxy]\ngrace_period = '0s'", "proxy.grace_period", '"0s" would time out at once'),
+            ("[proxy]\nmax_headers = 1", "proxy.max_headers", "1 is too small: write at least 16"),
+            ("[proxy]\nmax_headers = true", "proxy.max_headers", "true is not a whole number"),
+            ("[proxy]\nmax_head_line = 65537", "proxy.max_head_line", "write at most 65536"),
+            ("[proxy]\nmax_head_line = '8190'", "proxy.max_head_line", "digits, without quotes"),
+            ("[access_log]\nformat = 'xml'", "access_log.format",
+             '"xml" is not known: write "off", "text" or "json"'),
+            ("[access_log]\npath = ''", "access_log.path", "is empty: write"),
+            ('[access_log]\npath = "a\\nb"', "access_log.path", '"a\\nb" holds a control'),
+        ],
+    )  # fmt: skip
+    def test_with_place_and_reason(self, text: str, place: str, reason: str) -> None:
+        found = problems(text)
+        assert list(found) == [place]
+        assert reason in found[place]
+
+    def test_all_at_once(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            parse("zzz = 1\n[proxy]\nmax_headers = 1\n[[services]]\nname = 'shop'", "x.toml")
+        assert str(caught.value).splitlines() == [
+            "x.toml: proxy.max_headers: 1 is too small: write at least 16",
+            "x.toml: services[0] (shop).hosts: is required: name at least one host, "
+            "or set default_backend to answer for any",
+            'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, services, '
+            "admin, providers, controller)",
+        ]
+
+
+class TestReading:
+    @pytest.mark.parametrize(
+        ("text", "place", "reason"),
+        [
+            ("a = 1\nb = x", "line 2, column 5", "is not valid TOML: Invalid value"),
+            ("a = ", "end of document", "is not valid TOML: Invalid value"),
+            ("a = 1\na = 2", "end of document", "is not valid TOML: Cannot overwrite a value"),
+            ("a = " + "9" * 5000, "", "is not valid TOML: Exceeds the limit"),
+            ("a = " + "[" * 100_000, "", "is not valid TOML: lists or tables nested too deeply"),
+        ],
+    )
+    def test_syntax_errors(self, text: str, place: str, reason: str) -> None:
+        found = problems(text)
+        assert list(found) == [place]
+        assert found[place].startswith(reason)
+
+    def test_a_number_too_long_to_print(self) -> None:
+        text = "[proxy]\nmax_headers = 0x" + "f" * 9999
+        assert problems(text)["proxy.max_headers"].startswith("a number of this size is too large")
+
+    def test_missing_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "none.toml"
+        with pytest.raises(ConfigError) as caught:
+            load(path)
+        assert str(caught.value) == f"{path}: cannot be read: No such file or directory"
+
+    def test_what_is_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+            load(tmp_path)
+        with pytest.raises(ConfigError, match="cannot be read: embedded null byte"):
+            load("a\0b")
+
+    def test_other_encodings(self, tmp_path: Path) -> None:
+        path = tmp_path / "config.toml"
+        path.write_bytes(b"# caf\xe9")
+        with pytest.raises(ConfigError, match="cannot be read: byte 5 is not UTF-8"):
+            load(str(path))
+        path.write_text("# Windows writes such a mark\r\n", "utf-8-sig")
+        assert load(str(path)) == Config()
+
+
+# --- nothing but ConfigError ----------------------------------------------------------------
+
+TEXT = st.text(
+    st.sampled_from("a1.-_*/:;,=?#% \r\n\0[]") | st.characters(exclude_categories=["Cs"]),
+    max_size=12,
+)
+VALUES = st.recursive(
+    TEXT | st.integers() | st.floats() | st.booleans() | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=2),
+    max_leaves=5,
+)
+KEYS = st.sampled_from(sorted({key for model in TABLES.values() for key in model.model_fields}))
+SECTIONS = st.dictionaries(KEYS | TEXT, VALUES, max_size=4)
+
+
+def toml(value: object) -> str:
+    """A value as TOML text."""
+    match value:
+        case str():
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case bool():
+            return "true" if value else "false"
+        case list():
+            return f"[{', '.join(map(toml, value))}]"
+        case dict():
+            return (
+                "{" + ", ".join(f"{toml(key)} = {toml(item)}" for key, item in value.items()) + "}"
+            )
+        case _:
+            return str(value)
+
+
+@given(SECTIONS, SECTIONS, st.lists(SECTIONS, max_size=2), st.lists(SECTIONS, max_size=2))
+def test_whatever_stands_in_the_tables(
+    proxy: dict[str, object],
+    access_log: dict[str, object],
+    listeners: list[dict[str, object]],
+    services: list[dict[str, object]],
+) -> None:
+    document = {
+        "proxy": proxy, "access_log": access_log, "listeners": listeners, "services": services,
+    }  # fmt: skip
+    text = "\n".join(f"{key} = {toml(value)}" for key, value in document.items())
+    assert tomllib.loads(text).keys() == document.keys(), "the test writes TOML"
+    for place, reason in problems(text).items():
+        assert f"{place}{reason}".isprintable()
+        assert "Input should" not in reason, "pydantic's words"
+
+
+@given(SECTIONS)
+def test_whatever_stands_at_the_top(document: dict[str, object]) -> None:
+    problems("\n".join(f"{toml(key)} = {toml(value)}" for key, value in document.items()))
+
+
+@given(st.text(st.sampled_from("[]{}=.,'\"\n#a1- ") | st.characters()))
+def test_whatever_the_file_holds(text: str) -> None:
+    problems(text)
+
+
+class TestSwarm:
+    def test_nothing_by_default(self) -> None:
+        config = parse("")
+        assert (config.admin, config.swarm, config.follow, config.controller) == (None,) * 4
+
+    def test_whole_table(self, tmp_path: Path) -> None:
+        pem = tmp_path / "a.pem"
+        pem.write_text("")
+        keys = f"tls_ca = '{pem}'\ntls_cert = '{pem}'\ntls_key = '{pem}'\n"
+        config = parse(
+            f"[providers.swarm]\nendpoint = 'tcp://manager:2376'\n{keys}"
+            "poll_interval = '1s'\nservice_cluster = 'eu'\nattach_networks = false\n"
+            "networks = ['shop_*']\nrelease_networks_after = '1m'\nproxy_service = 'lb'"
+        )
+        assert config.swarm == SwarmSettings(
+            endpoint="tcp://manager:2376",
+            poll_interval=1.0,
+            tls_ca=str(pem),
+            tls_cert=str(pem),
+            tls_key=str(pem),
+            service_cluster="eu",
+            attach_networks=False,
+            networks=("shop_*",),
+            release_networks_after=60.0,
+            proxy_service="lb",
+        )
+
+    @pytest.mark.parametrize(
+        ("text", "place", "reason"),
+        [
+            ("[providers.swarn]", "providers.swarn", 'did you mean "swarm"?'),
+            ("[providers.swarm]\nendpont = 1", "providers.swarm.endpont", '"endpoint"?'),
+            ("[providers.swarm]\nendpoint = '/x'", "providers.swarm.endpoint", 'like "unix:///'),
+            ("[providers.swarm]\nendpoint = 'tcp://h'", "providers.swarm.endpoint", "no port"),
+            ("[providers.swarm]\ntls_ca = '/none'", "providers.swarm.tls_ca", "readable file"),
+            ("[providers.swarm]\npoll_interval = '0s'", "providers.swarm.poll_interval", "more"),
+            ("[controller]\naddress = ':1'", "controller.token_file", "is required"),
+            ("[providers.controller]\ntoken = 'a'", "providers.controller.url", "is required"),
+            (
+                "[providers.controller]\ntoken = 'a'\nurl = 'https://c'",
+                "providers.controller.url",
+                'like "http://controller:8082"',
+            ),
+        ],
+    )
+    def test_problems(self, text: str, place: str, reason: str) -> None:
+        found = problems(text)
+        assert list(found) == [place]
+        assert reason in found[place]
+
+    @pytest.mark.parametrize(
+        ("keys", "place", "reason"),
+        [
+            ("tls_cert tls_key", "tls_cert", "needs tls_ca"),
+            ("tls_ca tls_cert", "tls_key", "is required with tls_cert"),
+            ("tls_ca tls_key", "tls_key", "without tls_cert"),
+        ],
+    )
+    def test_tls_is_whole_or_not_at_all(
+        self, tmp_path: Path, keys: str, place: str, reason: str
+    ) -> None:
+        """Else the engine would not be verified, or not let us in."""
+        pem = tmp_path / "a.pem"
+        pem.write_text("")
+        lines = "".join(f"{key} = '{pem}'\n" for key in keys.split())
+        found = problems(f"[providers.swarm]\n{lines}")
+        assert list(found) == [f"providers.swarm.{place}"]
+        assert reason in found[f"providers.swarm.{place}"]
+
+    def test_tls_without_a_certificate_of_ours(self, tmp_path: Path) -> None:
+        (tmp_path / "a.pem").write_text("")
+        config = parse(f"[providers.swarm]\ntls_ca = '{tmp_path}/a.pem'")
+        assert config.swarm is not None
+        assert config.swarm.tls_cert is None
+
+    def test_a_token_may_come_from_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text("s3cret\n")
+        config = parse(f"[controller]\naddress = ':1'\ntoken_file = '{tmp_path}/token'")
+        assert config.controller is not None
+        assert config.controller.token == b"s3cret"
+        assert "s3cret" not in repr(config)

@@ -1,0 +1,329 @@
+"""control/controller.py and providers/controller.py: what is published on one side arrives
+on the other, whatever happens between them. Real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stickyproxy.base.addresses import Address
+from stickyproxy.config import codec
+from stickyproxy.config.load import FollowSettings
+from stickyproxy.control.controller import Controller
+from stickyproxy.control.server import SideServer
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.model.snapshot import Problem, Snapshot
+from stickyproxy.providers.controller import ControllerProvider
+
+TOKEN = b"s3cret"
+
+
+def snapshot(*names: str) -> Snapshot:
+    """A snapshot of services with these names."""
+    services = tuple(
+        ServiceSpec(
+            name,
+            (f"{name}.local",),
+            (EndpointSpec("t1", "10.0.0.1:80", draining=True),),
+            redirects=(("a.example", "http://b.example"),),
+            hash_cookie_ttl=60.0,
+        )
+        for name in names
+    )
+    return Snapshot("swarm", services, (Problem("x", "is odd", fatal=True),), "realm-1")
+
+
+class Plane:
+    """A controller on a free port, and proxies that follow it."""
+
+    def __init__(self) -> None:
+        self.controller = Controller(TOKEN)
+        self.server = SideServer(self.controller.make_app())
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen; on the same port as before, if there was one."""
+        bound = await self.server.start(Address("127.0.0.1", self.port))
+        self.port = int(bound.rpartition(":")[2])
+
+    async def restart(self) -> None:
+        """Another controller in the place of this one."""
+        await self.server.stop()
+        self.controller = Controller(TOKEN)
+        self.server = SideServer(self.controller.make_app())
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+class Follower:
+    """A provider that runs, and what it published."""
+
+    def __init__(self, url: str, refuses: str = "", **settings: Any) -> None:
+        """``refuses``: a snapshot with this service cannot be published."""
+        self.published: asyncio.Queue[Snapshot] = asyncio.Queue()
+
+        def publish(found: Snapshot) -> None:
+            assert refuses not in names(found)
+            self.published.put_nowait(found)
+
+        self.provider = ControllerProvider(
+            FollowSettings(**{"url": url, "token": TOKEN} | settings), publish
+        )
+        self._task = asyncio.create_task(self.provider.run())
+
+    async def next(self) -> Snapshot:
+        """What is published next."""
+        async with asyncio.timeout(20):
+            return await self.published.get()
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+@pytest.fixture
+async def plane() -> AsyncIterator[Plane]:
+    plane = Plane()
+    await plane.start()
+    yield plane
+    await plane.server.stop()
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+def follow(stack: AsyncExitStack, url: str, **settings: Any) -> Follower:
+    follower = Follower(url, **settings)
+    stack.push_async_callback(follower.stop)
+    return follower
+
+
+def names(found: Snapshot) -> list[str]:
+    return [service.name for service in found.services]
+
+
+class TestFollowing:
+    async def test_the_whole_state_arrives(self, plane: Plane, stack: AsyncExitStack) -> None:
+        plane.controller.publish(snapshot("shop"))
+        found = await follow(stack, plane.url).next()
+        assert found.provider == "controller"
+        assert found.services == snapshot("shop").services
+        assert found.problems == snapshot("shop").problems
+        assert found.realm == "realm-1", "so that all proxies make the same pins"
+
+    async def test_changes_arrive(self, plane: Plane, stack: AsyncExitStack) -> None:
+        plane.controller.publish(snapshot("a"))
+        followers = [follow(stack, plane.url) for _ in range(3)]
+        for follower in followers:
+            assert names(await follower.next()) == ["a"]
+        plane.controller.publish(snapshot("a", "b"))
+        for follower in followers:
+            assert names(await follower.next()) == ["a", "b"]
+
+    async def test_the_first_state_may_come_late(self, plane: Plane, stack: AsyncExitStack) -> None:
+        follower = follow(stack, plane.url)
+        async with asyncio.timeout(5), aiohttp.ClientSession() as session:
+            assert (await ask(session, plane))[0] == 503
+        plane.controller.publish(snapshot())
+        assert names(await follower.next()) == []
+
+    async def test_a_controller_that_is_killed_and_comes_back_is_not_noticed(
+        self, plane: Plane, stack: AsyncExitStack
+    ) -> None:
+        plane.controller.publish(snapshot("a"))
+        follower = follow(stack, plane.url)
+        await follower.next()
+        await plane.restart()
+        plane.controller.publish(snapshot("a"))
+        await plane.start()
+        plane.controller.publish(snapshot("b"))
+        assert names(await follower.next()) == ["b"], "the same state again is no change"
+
+    async def test_refusals_are_retried_and_publish_nothing(self, stack: AsyncExitStack) -> None:
+        asked: asyncio.Queue[str] = asyncio.Queue()
+
+        async def refuse(request: web.Request) -> web.Response:
+            asked.put_nowait(request.headers["Authorization"])
+            return web.Response(status=401, text="no")
+
+        app = web.Application()
+        app.router.add_get("/v1/snapshot", refuse)
+        server = SideServer(app)
+        stack.push_async_callback(server.stop)
+        follower = follow(stack, f"http://{await server.start(Address('127.0.0.1', 0))}")
+        async with asyncio.timeout(10):
+            assert [await asked.get() for _ in range(2)] == ["Bearer s3cret"] * 2
+        assert follower.published.empty()
+        assert not follower.provider.ready.is_set()
+
+    async def test_what_keeps_it_out_of_touch_is_told_whenever_it_changes(
+        self, plane: Plane, stack: AsyncExitStack
+    ) -> None:
+        said = Said()
+        logger = logging.getLogger("stickyproxy")
+        logger.addHandler(said)
+        stack.callback(logger.removeHandler, said)
+        await plane.server.stop()
+        follower = follow(stack, plane.url, token=b"wrong")
+        async with asyncio.timeout(20):
+            assert "cannot connect" in await said.messages.get()
+            assert "cannot connect" in follower.provider.trouble
+            await plane.restart()
+            await plane.start()
+            assert " 401 " in await said.messages.get()
+            assert " 401 " in follower.provider.trouble
+
+
+class Said(logging.Handler):
+    """What is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: asyncio.Queue[str] = asyncio.Queue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a message."""
+        self.messages.put_nowait(record.getMessage())
+
+
+class TestCache:
+    async def test_a_proxy_starts_from_it(
+        self, plane: Plane, stack: AsyncExitStack, tmp_path: Path
+    ) -> None:
+        cache = str(tmp_path / "snapshot.json")
+        plane.controller.publish(snapshot("a"))
+        first = follow(stack, plane.url, cache_file=cache)
+        before = await first.next()
+        await written(tmp_path / "snapshot.json", codec.encode(snapshot("a")))
+        await first.stop()
+        await plane.server.stop()
+
+        second = follow(stack, plane.url, cache_file=cache)
+        assert await second.next() == before
+        assert second.provider.ready.is_set()
+        assert os.listdir(tmp_path) == ["snapshot.json"]
+
+    async def test_the_controller_knows_better(
+        self, plane: Plane, stack: AsyncExitStack, tmp_path: Path
+    ) -> None:
+        cache = tmp_path / "snapshot.json"
+        cache.write_bytes(codec.encode(snapshot("old")))
+        plane.controller.publish(snapshot("new"))
+        follower = follow(stack, plane.url, cache_file=str(cache))
+        assert names(await follower.next()) == ["old"]
+        assert names(await follower.next()) == ["new"]
+
+    @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff", b'{"provider": 1}'])
+    async def test_a_broken_one_is_passed_over(
+        self, plane: Plane, stack: AsyncExitStack, tmp_path: Path, content: bytes
+    ) -> None:
+        cache = tmp_path / "snapshot.json"
+        cache.write_bytes(content)
+        plane.controller.publish(snapshot("a"))
+        assert names(await follow(stack, plane.url, cache_file=str(cache)).next()) == ["a"]
+
+    async def test_one_that_cannot_be_written_stops_nothing(
+        self, plane: Plane, stack: AsyncExitStack, tmp_path: Path
+    ) -> None:
+        plane.controller.publish(snapshot("a"))
+        follower = follow(stack, plane.url, cache_file=str(tmp_path / "none" / "x.json"))
+        assert names(await follower.next()) == ["a"]
+        plane.controller.publish(snapshot("b"))
+        assert names(await follower.next()) == ["b"]
+
+    async def test_one_that_cannot_be_published_stops_nothing(
+        self, plane: Plane, stack: AsyncExitStack, tmp_path: Path
+    ) -> None:
+        cache = tmp_path / "snapshot.json"
+        cache.write_bytes(codec.encode(snapshot("old")))
+        follower = Follower(plane.url, cache_file=str(cache), refuses="old")
+        stack.push_async_callback(follower.stop)
+        plane.controller.publish(snapshot("new"))
+        assert names(await follower.next()) == ["new"]
+        await written(cache, codec.encode(snapshot("new")))
+
+    async def test_what_writes_have_left_behind_is_removed(
+        self, plane: Plane, stack: AsyncExitStack, tmp_path: Path
+    ) -> None:
+        cache = tmp_path / "snapshot.json"
+        old, new = tmp_path / ".snapshot.json.old", tmp_path / ".snapshot.json.new"
+        for file in (old, new):
+            file.touch()
+        os.utime(old, (1, 1))
+        plane.controller.publish(snapshot("a"))
+        await follow(stack, plane.url, cache_file=str(cache)).next()
+        assert new.exists(), "another proxy may be writing it"
+        assert not old.exists()
+
+
+async def written(path: Path, content: bytes) -> None:
+    """Wait until that is in the file."""
+
+    def is_there() -> bool:
+        return path.exists() and path.read_bytes() == content
+
+    async with asyncio.timeout(20):
+        while not is_there():  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.01)
+
+
+async def ask(
+    session: aiohttp.ClientSession, plane: Plane, token: bytes = TOKEN, **query: str
+) -> tuple[int, str, bytes]:
+    """(status, version, body) of one request."""
+    headers = {"Authorization": f"Bearer {token.decode()}"}
+    async with session.get(f"{plane.url}/v1/snapshot", params=query, headers=headers) as answer:
+        return answer.status, answer.headers.get("Snapshot-Version", ""), await answer.read()
+
+
+class TestProtocol:
+    async def test_versions(self, plane: Plane) -> None:
+        plane.controller.publish(snapshot("a"))
+        async with aiohttp.ClientSession() as session:
+            status, version, body = await ask(session, plane, after="unknown", wait="5")
+            assert (status, codec.decode(body)) == (200, snapshot("a"))
+            assert (await ask(session, plane, after=version))[0] == 304
+            assert (await ask(session, plane, after=version, wait="0.01"))[0] == 304
+            assert (await ask(session, plane))[1] == version
+
+    async def test_refusals(self, plane: Plane) -> None:
+        async with aiohttp.ClientSession() as session:
+            assert (await ask(session, plane, token=b""))[0] == 401
+            assert (await ask(session, plane, token=b"s3cre"))[0] == 401
+            assert (await ask(session, plane, wait="soon"))[0] == 400
+            assert (await ask(session, plane, wait="nan"))[0] == 503
+            async with session.get(f"{plane.url}/healthz") as answer:
+                assert answer.status == 200
+
+
+class TestCodec:
+    def test_the_same_state_is_the_same_version(self) -> None:
+        data = codec.encode(snapshot("a"))
+        assert codec.decode(data) == snapshot("a")
+        assert codec.version(data) == codec.version(codec.encode(codec.decode(data)))
+        assert codec.version(data) != codec.version(codec.encode(snapshot("b")))
+
+    def test_other_versions_of_the_program(self) -> None:
+        old = b'{"provider": "swarm", "services": [{"name": "a", "hosts": ["a.local"], "new": 1}]}'
+        assert codec.decode(old) == Snapshot("swarm", (ServiceSpec("a", ("a.local",)),))
+
+    @given(data=st.binary(max_size=50))
+    def test_anything_else_is_refused(self, data: bytes) -> None:
+        with pytest.raises(ValueError, match="not a snapshot"):
+            codec.decode(data)

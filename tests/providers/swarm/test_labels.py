@@ -1,0 +1,257 @@
+"""providers/swarm/labels.py: what each label means, what is said of a wrong one, and that
+nothing else escapes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stickyproxy.model.service import ServiceSpec
+from stickyproxy.model.snapshot import Problem
+from stickyproxy.providers.swarm.labels import (
+    KNOWN,
+    PREFIX,
+    Declaration,
+    LabelOptions,
+    lookalikes,
+    on_containers,
+    parse_service,
+)
+
+
+def declared(**labels: str) -> Declaration:
+    """What a service on demo.local, port 80, with these labels declares."""
+    values = {"hosts": "demo.local", "port": "80"} | labels
+    found = parse_service("shop", {PREFIX + key: values[key] for key in values})
+    assert found is not None
+    return found
+
+
+def reasons(**labels: str) -> dict[str, str]:
+    """{label without prefix: reason} of the problems."""
+    found = declared(**labels).problems
+    return {problem.label.removeprefix(PREFIX): problem.reason for problem in found}
+
+
+def options(**labels: str) -> LabelOptions:
+    """The options of a service whose labels can be used."""
+    found = declared(**labels).options
+    assert found is not None
+    return found
+
+
+class TestWhatIsAccepted:
+    def test_the_seeds(self) -> None:
+        seed = declared(port="8080", sticky_session_cookie="session")
+        assert seed.problems == ()
+        assert seed.options is not None
+        assert seed.options.port == 8080
+        assert seed.options.spec("demo", ()) == ServiceSpec(
+            "demo", ("demo.local",), sticky_session_cookie="session"
+        )
+
+    @pytest.mark.parametrize(
+        ("label", "text", "value"),
+        [
+            ("hosts", "a.example, B.example", ("a.example", "b.example")),
+            ("network", "front", "front"),
+            ("context_root", "/shop/", "/shop"),
+            ("context_root_rewrite", "true", True),
+            ("ip_hash", "1", True),
+            ("websocket_endpoints", "/ws,/live", ("/ws", "/live")),
+            ("redirects", "a.example,http://b.example", (("a.example", "http://b.example"),)),
+            ("default_backend", "t", True),
+            ("backend_mode", " VIP ", "vip"),
+            ("backend_mode", "task", "task"),
+            ("service_cluster", "eu", "eu"),
+            ("ssl_cert", "demo.local.cert", "demo.local.cert"),
+            ("ssl_backend_tls_verify", "false", False),
+            ("hash_cookie", "user", "user"),
+            ("hash_header", "X-User", "X-User"),
+            ("hash_query", "user", "user"),
+            ("hash_source_ip", "true", True),
+        ],
+    )
+    def test_each_label(self, label: str, text: str, value: object) -> None:
+        assert getattr(options(**{label: text}), label) == value
+
+    def test_a_service_without_labels_of_ours_is_none_of_ours(self) -> None:
+        assert parse_service("shop", {"com.docker.stack.namespace": "shop"}) is None
+        assert parse_service("shop", {}) is None
+
+
+class TestPort:
+    @pytest.mark.parametrize("ports", [(8080,), (8080, 8080)])
+    def test_is_inferred_from_the_only_one(self, ports: tuple[int, ...]) -> None:
+        found = parse_service("shop", {PREFIX + "hosts": "demo.local"}, ports)
+        assert found is not None
+        assert found.options is not None
+        assert found.options.port == 8080
+
+    @pytest.mark.parametrize(("ports", "word"), [((), "listens on"), ((80, 81), "one of 80, 81")])
+    def test_is_required_otherwise(self, ports: tuple[int, ...], word: str) -> None:
+        found = parse_service("shop", {PREFIX + "hosts": "demo.local"}, ports)
+        assert found is not None
+        [problem] = found.problems
+        assert found.options is None
+        assert problem.fatal
+        assert problem.label == PREFIX + "port"
+        assert word in problem.reason
+        assert problem.remedy.startswith("docker service update --label-add com.docker.lb.port=")
+
+    def test_what_is_written_counts(self) -> None:
+        assert options(port="81").port == 81
+
+
+class TestProblems:
+    def test_all_are_found_at_once(self) -> None:
+        found = declared(port="80a", ip_hash="yes", stiky_session_cookie="x", ssl_key="k")
+        assert found.options is None
+        assert {p.label.removeprefix(PREFIX) for p in found.problems} == {
+            "port",
+            "ip_hash",
+            "stiky_session_cookie",
+            "ssl_key",
+        }
+        assert all(problem.service == "shop" and problem.fatal for problem in found.problems)
+
+    @pytest.mark.parametrize(
+        ("bad", "change"),
+        [
+            ({"hosts": "a b"}, "--label-add com.docker.lb.hosts=shop.example.com"),
+            ({"ip_hash": "x"}, "--label-rm com.docker.lb.ip_hash"),
+        ],
+    )
+    def test_what_to_try_can_be_typed(self, bad: dict[str, str], change: str) -> None:
+        [problem] = declared(**bad).problems
+        assert problem.remedy == f"docker service update {change} shop"
+
+    def test_a_slip_of_the_finger_is_said_once(self) -> None:
+        """Not also that the label is missing which it stands for."""
+        found = parse_service("shop", {PREFIX + "host": "demo.local", PREFIX + "prot": "80"})
+        assert found is not None
+        assert [p.label.removeprefix(PREFIX) for p in found.problems] == ["host", "prot"]
+
+    def test_bad_value(self) -> None:
+        [problem] = declared(port="80a").problems
+        assert problem == Problem(
+            "shop",
+            '"80a" is not a port: write a number from 1 to 65535',
+            "com.docker.lb.port",
+            '"80a"',
+            "docker service update --label-add com.docker.lb.port=8080 shop",
+            fatal=True,
+        )
+        assert str(problem).startswith('service shop: com.docker.lb.port: "80a" is not a port')
+
+    def test_typo(self) -> None:
+        [problem] = declared(stiky_session_cookie="session").problems
+        assert "did you mean com.docker.lb.sticky_session_cookie?" in problem.reason
+        assert problem.remedy == (
+            "docker service update --label-rm com.docker.lb.stiky_session_cookie "
+            "--label-add com.docker.lb.sticky_session_cookie=session shop"
+        )
+
+    def test_unknown_label_like_none(self) -> None:
+        [reason] = reasons(zzz="1").values()
+        assert reason.startswith("is not a known label (known: ")
+
+    def test_no_host(self) -> None:
+        assert "name at least one host" in reasons(hosts="")["hosts"]
+
+    @pytest.mark.parametrize("label", ["network", "ssl_cert", "service_cluster"])
+    @pytest.mark.parametrize("value", ["", "a b", "é"])
+    def test_names(self, label: str, value: str) -> None:
+        assert label in reasons(**{label: value})
+
+    def test_backend_mode(self) -> None:
+        assert 'write "task" or "vip"' in reasons(backend_mode="dns")["backend_mode"]
+
+    def test_no_secret_of_the_terminal(self) -> None:
+        found = parse_service("shop", {PREFIX + "\x1b[2J": "\x1b]0;x\x07"})
+        assert found is not None
+        text = "".join(f"{problem} {problem.value}" for problem in found.problems)
+        assert text.isprintable()
+
+
+class TestNotServedYet:
+    @pytest.mark.parametrize("label", ["ssl_only", "ssl_passthrough", "ssl_backend"])
+    def test_a_service_that_would_go_in_the_clear_is_not_published(self, label: str) -> None:
+        found = declared(**{label: "true"})
+        assert found.options is None
+        [problem] = found.problems
+        assert problem.label == PREFIX + label
+        assert problem.reason.startswith("is not served yet")
+
+    def test_certificates_are_reported(self) -> None:
+        found = declared(ssl_cert="cert", ssl_key="key")
+        assert found.options is not None
+        assert [problem.fatal for problem in found.problems] == [False, False]
+
+    def test_what_is_off_is_not_reported(self) -> None:
+        assert declared(ssl_only="false", ssl_passthrough="0").problems == ()
+
+
+class TestTraps:
+    @pytest.mark.parametrize("affinity", ["sticky_session_cookie", "hash_cookie", "hash_header"])
+    def test_vip_with_affinity(self, affinity: str) -> None:
+        found = declared(backend_mode="vip", **{affinity: "x"})
+        assert found.options is not None
+        [problem] = found.problems
+        assert "no session sticks" in problem.reason
+
+    def test_vip_alone_is_fine(self) -> None:
+        assert declared(backend_mode="vip").problems == ()
+
+    @pytest.mark.parametrize(
+        "label", ["com.docker.lb_hosts", "com.docker.ld.hosts", "Com.Docker.LB.port"]
+    )
+    def test_lookalikes(self, label: str) -> None:
+        [problem] = lookalikes("shop", {label: "x"})
+        assert problem.label == label
+        assert not problem.fatal
+
+    @pytest.mark.parametrize(
+        "label",
+        ["com.docker.stack.namespace", "com.docker.stack.image", "com.docker.compose.project"],
+    )
+    def test_labels_of_others(self, label: str) -> None:
+        assert list(lookalikes("shop", {label: "x"})) == []
+
+    def test_own_labels_are_no_lookalikes(self) -> None:
+        assert list(lookalikes("shop", {PREFIX + key: "x" for key in KNOWN})) == []
+
+    def test_labels_of_containers(self) -> None:
+        problem = on_containers("shop", {PREFIX + "port": "80", PREFIX + "hosts": "a.example"})
+        assert problem is not None
+        assert problem.label == PREFIX + "hosts"
+        assert "deploy" in problem.reason
+        assert on_containers("shop", {"other": "x"}) is None
+
+
+KEYS = st.one_of(st.sampled_from(KNOWN), st.text(max_size=30))
+
+
+class TestAnyText:
+    @given(
+        labels=st.dictionaries(KEYS, st.text(max_size=60), max_size=6),
+        ports=st.lists(st.integers(1, 65535), max_size=3),
+    )
+    def test_becomes_options_or_problems(self, labels: dict[str, str], ports: list[int]) -> None:
+        found = parse_service("shop", {PREFIX + key: labels[key] for key in labels}, ports)
+        if not labels:
+            assert found is None
+            return
+        assert found is not None
+        assert (found.options is None) == any(problem.fatal for problem in found.problems)
+        for problem in found.problems:
+            assert str(problem).isprintable()
+            assert problem.value.isprintable()
+        if found.options is not None:
+            assert found.options.port is not None
+
+    @given(labels=st.dictionaries(st.text(max_size=40), st.text(max_size=20), max_size=4))
+    def test_of_others_is_harmless(self, labels: dict[str, str]) -> None:
+        for problem in lookalikes("shop", labels):
+            assert str(problem).isprintable()

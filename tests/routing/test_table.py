@@ -1,0 +1,198 @@
+"""routing/table.py: which route answers, and what a new table takes over from the one before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from stickyproxy.base.errors import InvalidHost
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.routing.endpoint import Endpoint, EndpointState
+from stickyproxy.routing.table import Cluster, RoutingTable, build
+
+ONE, TWO = EndpointSpec("one", "10.0.0.1:80"), EndpointSpec("two", "10.0.0.2:80")
+SHOP = ServiceSpec("shop", ("shop.local",), (ONE, TWO))
+
+
+class CountingPool:
+    """Says how often it was closed."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def make(service: str, spec: EndpointSpec) -> Endpoint:
+    return Endpoint(service, spec, b"", CountingPool())
+
+
+def table(*services: ServiceSpec, previous: RoutingTable | None = None) -> RoutingTable:
+    return build(services, make, previous)
+
+
+def answering(table: RoutingTable, host: bytes, target: bytes = b"/") -> str | None:
+    """The name of the cluster; None if there is no route."""
+    route = table.match(host, target)
+    if route is None:
+        return None
+    assert route.cluster is not None
+    return route.cluster.name
+
+
+def cluster(table: RoutingTable) -> Cluster:
+    [only] = table.clusters()
+    return only
+
+
+def closed(endpoint: Endpoint) -> int:
+    assert isinstance(endpoint.pool, CountingPool)
+    return endpoint.pool.closed
+
+
+class TestMatch:
+    @pytest.mark.parametrize("host", [b"shop.local", b"SHOP.local:8080", b"shop.local."])
+    def test_a_host_in_any_spelling(self, host: bytes) -> None:
+        assert answering(table(SHOP), host) == "shop"
+
+    def test_nobody_claims_the_host(self) -> None:
+        assert answering(table(SHOP), b"other.local") is None
+
+    def test_default_backend(self) -> None:
+        anything = replace(SHOP, name="any", hosts=(), default_backend=True)
+        assert answering(table(SHOP, anything), b"other.local") == "any"
+        assert answering(table(SHOP, anything), b"shop.local") == "shop"
+
+    @pytest.mark.parametrize("host", [b"*.shop.local", b"a b", b"shop.local:port"])
+    def test_no_host_at_all(self, host: bytes) -> None:
+        with pytest.raises(InvalidHost):
+            table(SHOP).match(host, b"/")
+
+    def test_nearest_wildcard_and_exact_names_first(self) -> None:
+        found = table(
+            replace(SHOP, name="wide", hosts=("*.local",)),
+            replace(SHOP, name="near", hosts=("*.shop.local",)),
+            replace(SHOP, name="exact", hosts=("a.shop.local",)),
+        )
+        assert answering(found, b"a.shop.local") == "exact"
+        assert answering(found, b"b.a.shop.local") == "near"
+        assert answering(found, b"shop.local") == "wide"
+        assert answering(found, b"local") is None
+
+    @pytest.mark.parametrize(
+        ("target", "name"),
+        [
+            (b"/", "shop"),
+            (b"/api", "api"),
+            (b"/api?q", "api"),
+            (b"/api/", "api"),
+            (b"/apis", "shop"),
+            (b"/api/v2/x", "v2"),
+        ],
+    )
+    def test_longest_context_root_on_a_segment_boundary(self, target: bytes, name: str) -> None:
+        api = replace(SHOP, name="api", context_root="/api")
+        v2 = replace(SHOP, name="v2", context_root="/api/v2")
+        assert answering(table(SHOP, v2, api), b"shop.local", target) == name
+
+    def test_services_that_share_a_route_are_one_cluster(self) -> None:
+        other = replace(SHOP, name="blue", endpoints=(ONE,))
+        found = cluster(table(SHOP, other))
+        assert found.name == "blue+shop"
+        assert [(each.service, each.id) for each in found.endpoints] == [
+            ("blue", "one"),
+            ("shop", "one"),
+            ("shop", "two"),
+        ]
+
+    def test_a_redirect(self) -> None:
+        found = table(replace(SHOP, redirects=(("old.local", "https://new.example"),)))
+        route = found.match(b"old.local", b"/x")
+        assert route is not None
+        assert (route.cluster, route.redirect) == (None, b"https://new.example")
+
+    def test_a_service_goes_before_a_redirect_of_its_host(self) -> None:
+        found = table(replace(SHOP, redirects=(("shop.local", "https://new.example"),)))
+        assert answering(found, b"shop.local") == "shop"
+
+
+class TestRoute:
+    @pytest.mark.parametrize(
+        ("target", "seen"), [(b"/api", b"/"), (b"/api/x", b"/x"), (b"/api?q", b"/?q")]
+    )
+    def test_rewriting(self, target: bytes, seen: bytes) -> None:
+        found = table(replace(SHOP, context_root="/api", context_root_rewrite=True))
+        route = found.match(b"shop.local", target)
+        assert route is not None
+        assert route.rewrite
+        assert route.rewritten(target) == seen
+
+    def test_who_may_upgrade(self) -> None:
+        found = table(replace(SHOP, websocket_endpoints=("/ws",)))
+        route = found.match(b"shop.local", b"/ws")
+        assert route is not None
+        assert route.may_upgrade(b"/ws?x=1")
+        assert not route.may_upgrade(b"/ws/x")
+
+
+class TestTakingOver:
+    def test_an_equal_service_keeps_its_cluster(self) -> None:
+        before = table(SHOP)
+        after = table(replace(SHOP), previous=before)
+        assert cluster(after) is cluster(before)
+        assert [closed(each) for each in cluster(after).endpoints] == [0, 0]
+
+    def test_a_changed_service_keeps_the_endpoints_that_stay(self) -> None:
+        before = cluster(first := table(SHOP))
+        after = cluster(table(replace(SHOP, endpoints=(TWO,)), previous=first))
+        assert after is not before
+        assert after.endpoints == (before.endpoints[1],)
+        assert [closed(each) for each in before.endpoints] == [1, 0]
+
+    def test_another_address_is_another_endpoint(self) -> None:
+        before = cluster(first := table(SHOP))
+        moved = replace(SHOP, endpoints=(replace(ONE, address="10.0.0.9:80"), TWO))
+        after = cluster(table(moved, previous=first))
+        assert after.endpoints[0] is not before.endpoints[0]
+        assert [closed(each) for each in before.endpoints] == [1, 0]
+
+    def test_draining_and_back(self) -> None:
+        first = table(SHOP)
+        draining = replace(SHOP, endpoints=(replace(ONE, draining=True), TWO))
+        second = table(draining, previous=first)
+        assert cluster(second).endpoints[0].state is EndpointState.DRAINING
+        third = table(SHOP, previous=second)
+        assert cluster(third).endpoints[0].state is EndpointState.USABLE
+        assert cluster(third).endpoints[0] is cluster(first).endpoints[0]
+
+    def test_a_service_that_is_gone(self) -> None:
+        before = cluster(first := table(SHOP))
+        assert list(table(previous=first).clusters()) == []
+        assert [closed(each) for each in before.endpoints] == [1, 1]
+
+
+def test_dump() -> None:
+    found = table(
+        replace(SHOP, endpoints=(ONE, replace(TWO, draining=True))),
+        ServiceSpec(
+            "api",
+            ("shop.local",),
+            context_root="/api",
+            context_root_rewrite=True,
+            ip_hash=True,
+            redirects=(("old.local", "https://new.example"),),
+        ),
+    )
+    assert found.dump().splitlines() == [
+        "old.local",
+        "  / -> 302 https://new.example",
+        "shop.local",
+        "  /api (stripped) -> api, ip hash",
+        "    (no endpoints)",
+        "  / -> shop, round robin",
+        "    10.0.0.1:80",
+        "    10.0.0.2:80 draining",
+    ]
+    assert table().dump() == "(no services)"
