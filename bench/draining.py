@@ -27,23 +27,18 @@ from typing import Any
 
 import uvloop
 
-from stickyproxy import proxy, upstream
-from stickyproxy.app import App
-from stickyproxy.config import AccessLogSettings, Address, Config, Listener
-from stickyproxy.errors import UpstreamClosed
-from stickyproxy.model import (
-    Balancer,
-    EndpointSpec,
-    EndpointState,
-    Members,
-    Pick,
-    Request,
-    ServiceSpec,
-    Snapshot,
-)
-from stickyproxy.request import ClientRequest
-from stickyproxy.table import Cluster
-from stickyproxy.upstream import UpstreamConnection
+from stickyproxy.base.addresses import Address
+from stickyproxy.base.errors import UpstreamClosed
+from stickyproxy.config.load import Config, Listener
+from stickyproxy.dataplane import exchange
+from stickyproxy.dataplane.upstream import connection
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.model.settings import AccessLogSettings
+from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.routing.endpoint import Balancer, EndpointState, Members, Pick, Request
+from stickyproxy.routing.table import Cluster
+from stickyproxy.runtime.app import App
+from stickyproxy.semantics.request import ClientRequest
 
 _UNACKED = 24
 """Where tcpi_unacked stands in Linux's struct tcp_info."""
@@ -66,7 +61,7 @@ class SafeBalancer:
         return self._usable.pick(request, tried) or self._all.pick(request, tried)
 
 
-class ShownUnread(UpstreamConnection):
+class ShownUnread(connection.UpstreamConnection):
     """Knows whether its endpoint read the whole of the latest request before it closed.
 
     Linux resets a connection that nobody accepted, or that is closed with unread bytes; a FIN comes
@@ -86,7 +81,7 @@ class ShownUnread(UpstreamConnection):
         super().connection_lost(exc)
 
 
-class ResendingExchange(proxy.Exchange):
+class ResendingExchange(exchange.Exchange):
     """Sends again what was not read."""
 
     __slots__ = ()
@@ -173,8 +168,8 @@ def main() -> None:
     document = _read(path)
     ResendingExchange.only_if_leaving = document.get("leaving", False)
     if document["resend"]:
-        upstream.UpstreamConnection = ShownUnread  # type: ignore[misc]
-        proxy.Exchange = ResendingExchange  # type: ignore[misc]
+        connection.UpstreamConnection = ShownUnread  # type: ignore[misc]
+        exchange.Exchange = ResendingExchange  # type: ignore[misc]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(path))
 
