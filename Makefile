@@ -16,10 +16,12 @@ BENCH_PYTHON ?= $(shell /usr/bin/python3 -c 'import ensurepip, sys, venv; \
 	&& echo /usr/bin/python3 || echo $(PYTHON))
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
+SERVERS_VENV := .venv-servers
+SERVERS_READY := $(SERVERS_VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help demo swarm swarm-cost test test-swarm fuzz fuzz-parsers lint fmt docs bench \
-	bench-affinity bench-pick bench-hostile clean
+	bench-affinity bench-pick bench-hostile bench-stopping bench-rolling clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -44,6 +46,10 @@ $(DOCS_READY): $(READY)
 
 $(BENCH_READY): pyproject.toml constraints.txt bench/requirements.txt bench/install.sh
 	@bench/install.sh $(BENCH_PYTHON) $(BENCH_VENV)
+	@touch $@
+
+$(SERVERS_READY): pyproject.toml constraints.txt bench/servers/requirements.txt bench/servers/install.sh
+	@bench/servers/install.sh $(BENCH_PYTHON) $(SERVERS_VENV)
 	@touch $@
 
 demo: $(READY) ## the proxy with five demo replicas on 127.0.0.1:8080
@@ -97,5 +103,12 @@ bench-pick: $(READY) ## time per pick and per rebuild of each policy
 bench-hostile: $(BENCH_READY) ## what others feel while somebody attacks, next to nginx and HAProxy
 	$(BENCH_VENV)/bin/python -m bench.hostile $(if $(QUICK),--quick) $(ARGS)
 
+bench-stopping: $(SERVERS_READY) ## what servers do with connections when they stop (6 minutes; QUICK=1: 1)
+	$(SERVERS_VENV)/bin/python -m bench.stopping $(if $(QUICK),--rounds 2) $(ARGS)
+
+bench-rolling: $(SERVERS_READY) ## what fails while they are replaced behind stickyproxy (10 minutes)
+	$(SERVERS_VENV)/bin/python -m bench.rolling $(if $(QUICK),--rounds 1) $(ARGS)
+
 clean: ## remove what make made
-	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build site *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) $(SERVERS_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build \
+		site *.egg-info
