@@ -22,8 +22,8 @@ from contextlib import suppress
 from typing import TypeVar
 from weakref import WeakSet
 
-from stickyproxy.connector import wire
 from stickyproxy.base.errors import ConnectError, NetworkUnavailable, OutOfResources
+from stickyproxy.connector import wire
 
 PATIENCE = 10.0
 """Seconds that connecting waits for a connector to come, or to come back; after that it fails at
