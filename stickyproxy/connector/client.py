@@ -51,11 +51,19 @@ _T = TypeVar("_T")
 class Connectors:
     """The way into networks that this process is not on."""
 
-    def __init__(self, directory: str, leaving: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        directory: str,
+        leaving: Callable[[str], None] | None = None,
+        *,
+        patience: float = PATIENCE,
+    ) -> None:
         """``directory``: where the connectors have their sockets. ``leaving``: called with the name
-        of a network whose connector wants to end, and would like idle connections to be closed."""
+        of a network whose connector wants to end, and would like idle connections to be closed.
+        ``patience``: see PATIENCE."""
         self._directory = directory
         self._leaving = leaving
+        self._patience = patience
         self._networks: dict[str, _Network] = {}
 
     async def connect(self, network: str, host: str, port: int, seconds: float) -> socket.socket:
@@ -64,7 +72,8 @@ class Connectors:
         connector that is wanting."""
         found = self._networks.get(network)
         if found is None:
-            found = self._networks[network] = _Network(network, self._directory, self._leaving)
+            found = _Network(network, self._directory, self._leaving, self._patience)
+            self._networks[network] = found
         return await found.connect(host, port, seconds)
 
     def close(self) -> None:
@@ -78,11 +87,16 @@ class _Network:
     """Its connector, be it there or not."""
 
     def __init__(
-        self, name: str, directory: str, leaving: Callable[[str], None] | None = None
+        self,
+        name: str,
+        directory: str,
+        leaving: Callable[[str], None] | None,
+        patience: float,
     ) -> None:
         self.name = name
         self._directory = directory
         self._leaving = leaving
+        self._patience = patience
         self._channel: _Channel | None = None
         self._old: set[_Channel] = set()
         """Of no use for new connections, but those that were made live by them."""
@@ -157,7 +171,7 @@ class _Network:
                 self._trouble = str(error)
                 if self._missing_since is None:
                     self._missing_since = loop.time()
-                if loop.time() - self._missing_since >= PATIENCE:
+                if loop.time() - self._missing_since >= self._patience:
                     self._look_at = loop.time() + longest
                     raise
                 await asyncio.sleep(pause)

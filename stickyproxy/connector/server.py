@@ -443,6 +443,9 @@ With --ping: ask the connector that runs there whether it does (exit status 0).
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit status: 0 done, 1 it failed, 2 wrong usage."""
+    if "--help" in arguments:
+        sys.stdout.write(USAGE)
+        return 0
     try:
         path, grace, is_ping = _options(list(arguments))
     except (ValueError, IndexError) as error:
@@ -465,6 +468,7 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     connector.stop_by(reader)
+    _say(f"opens connections for who may open {path}")
     connector.run()
     connector.close()
     return 0
