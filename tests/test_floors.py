@@ -26,14 +26,14 @@ MAY_IMPORT = {
     "__main__": {"cli", "connector"},
     "cli": {
         *("runtime", "admin", "control", "providers"),
-        *("dataplane", "routing", "semantics", "config", "demo"),
+        *("dataplane", "connector", "routing", "semantics", "config", "demo"),
     },
     "runtime": {
         *("admin", "control", "providers"),
         *("dataplane", "routing", "semantics", "config"),
     },
     "admin": {"control"},
-    "providers": {"config"},
+    "providers": {"config", "connector"},
     "control": {"routing", "config"},
     "dataplane": {"connector", "routing", "semantics"},
     "connector": set(),

@@ -22,6 +22,7 @@ from stickyproxy.base.errors import ListenError, StickyproxyError
 from stickyproxy.cli.diagnosis import found_by_engine, found_by_proxy
 from stickyproxy.config import load as config
 from stickyproxy.config.load import Config, Listener, SwarmSettings
+from stickyproxy.connector import server as connector
 from stickyproxy.control import report
 from stickyproxy.demo.app import DemoOptions, DemoReplica
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
@@ -90,6 +91,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_config(controller)
     controller.set_defaults(command=_controller)
+
+    opener = commands.add_parser(
+        "connector",
+        help="open connections on a network for the proxies on this node",
+        description="Open TCP connections on the network that this container is on, for the "
+        "proxies that share a directory with it, and hand them over. Proxies in a Swarm create "
+        "services of this by themselves.",
+    )
+    opener.add_argument("--network", metavar="NAME", required=True, help="what it is asked for by")
+    opener.add_argument(
+        "--directory", metavar="DIR", required=True, help="where it has its socket, NAME.sock"
+    )
+    opener.add_argument(
+        "--grace",
+        metavar="SECONDS",
+        default="30",
+        help="how long connections may go on after SIGTERM (default: 30)",
+    )
+    opener.add_argument("--ping", action="store_true", help="ask the one that runs there")
+    opener.set_defaults(command=_connector)
 
     services = commands.add_parser(
         "services",
@@ -244,6 +265,13 @@ async def _control_until_signalled(app: ControllerApp) -> None:
     address = await app.start()
     logging.getLogger("stickyproxy").info("%s controls from %s", build_info.server_info(), address)
     await app.run_until_signalled()
+
+
+def _connector(options: argparse.Namespace) -> int:
+    """As without this parser: see ``__main__``."""
+    where = ["--network", options.network, "--directory", options.directory]
+    ping = ["--ping"] if options.ping else []
+    return connector.main([*where, "--grace", options.grace, *ping])
 
 
 def _services(options: argparse.Namespace) -> int:

@@ -58,6 +58,9 @@ class Listener:
     """Port 0 means any free one."""
 
 
+JoinBy = Literal["connector", "service"]
+
+
 @dataclass(frozen=True, slots=True)
 class SwarmSettings:
     """The Swarm whose labelled services are published; times are in seconds."""
@@ -74,6 +77,9 @@ class SwarmSettings:
     """Publish only services of this cluster, or of none; None: all."""
     attach_networks: bool = True
     """Join the networks that published services are on."""
+    join_by: JoinBy = "service"
+    """How those are joined that cannot be attached to a running container: by a connector, or by
+    updating the proxies' service, which replaces its tasks."""
     networks: tuple[str, ...] = ()
     """Names or patterns (``shop_*``) of networks that may be joined; empty: all."""
     release_networks_after: float = 300.0
@@ -441,6 +447,7 @@ class _SwarmTable(_Table):
     tls_key: Annotated[str, PlainValidator(_file)] | None = Field(None, validate_default=True)
     service_cluster: Annotated[str, PlainValidator(_service_name)] | None = None
     attach_networks: StrictBool = _SWARM.attach_networks
+    join_by: JoinBy = _SWARM.join_by
     networks: tuple[Annotated[str, PlainValidator(_network_pattern)], ...] = ()
     release_networks_after: Timeout = _SWARM.release_networks_after
     proxy_service: Annotated[str, PlainValidator(_service_name)] | None = None

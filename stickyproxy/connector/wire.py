@@ -17,6 +17,9 @@ from __future__ import annotations
 
 import struct
 
+DIRECTORY = "/run/stickyproxy"
+"""Where proxies and connectors meet: a volume that is mounted there in both."""
+
 VERSION = 1
 """Sent in READY. A connector outlives updates of the proxy, so this changes seldom."""
 

@@ -36,6 +36,7 @@ from requests.exceptions import RequestException
 from stickyproxy.base.errors import ProviderError
 from stickyproxy.config.load import SwarmSettings
 from stickyproxy.model.snapshot import Problem, Snapshot
+from stickyproxy.providers.swarm.connectors import ConnectorChange, ConnectorPlanner
 from stickyproxy.providers.swarm.networks import Change, NetworkPlanner
 from stickyproxy.providers.swarm.reader import (
     Json,
@@ -228,6 +229,31 @@ class Engine:
         finally:
             with suppress(*_ERRORS):
                 client.remove_container(usher, force=True)
+
+    def place(self, change: ConnectorChange) -> dict[str, str]:
+        """Create, update and remove connectors; returns the names of those that the engine refused,
+        with what it said."""
+        client = self._client
+        if client is None:
+            return {}
+        refused: dict[str, str] = {}
+
+        def attempt(name: str, method: str, path: str, body: Json | None = None) -> None:
+            url = f"{client.base_url}/v{client.api_version}/services/{path}"
+            try:
+                response = client.request(method, url, json=body, timeout=ENGINE_TIMEOUT)
+                client._raise_for_status(response)
+            except _ERRORS as error:
+                refused[name] = _explained(self._settings.endpoint, error)
+
+        for spec in change.create:
+            attempt(spec["Name"], "POST", "create", spec)
+        for each in change.update:
+            path = f"{each.service}/update?version={each.version}&registryAuthFrom=previous-spec"
+            attempt(each.spec["Name"], "POST", path, each.spec)
+        for service in change.remove:
+            attempt(name_of(service), "DELETE", service["ID"])
+        return refused
 
     def _update_service(self, client: APIClient, change: Change, service: str) -> None:
         """One update for all networks. The specification goes back as it came but for them, so
@@ -514,11 +540,12 @@ class SwarmProvider:
         self._publish = publish
         self._engine = Engine(settings, forwards_here=forwards_here)
         self._planner = NetworkPlanner(settings)
+        self._connectors = ConnectorPlanner(settings, self._planner.may_join)
         self._reader = SwarmReader(settings.service_cluster, self._planner.may_join)
         self._reading: Reading | None = None
         self._view: View | None = None
         self._told: tuple[Problem, ...] = ()
-        """Problems of the planner that have been published."""
+        """Problems of the planners that have been published."""
         self._woken = asyncio.Event()
         self._failures = 0
         self.trouble = ""
@@ -580,9 +607,13 @@ class SwarmProvider:
         """Publish what was read, and what was not possible."""
         if self._reading is None:
             return
-        self._told = self._planner.problems()
+        self._told = self._problems()
         snapshot = self._reading.snapshot
         self._publish(replace(snapshot, problems=snapshot.problems + self._told))
+
+    def _problems(self) -> tuple[Problem, ...]:
+        service = self._view.standpoint.service if self._view else ""
+        return self._planner.problems() + self._connectors.problems(service)
 
     def _failed(self, error: ProviderError) -> float:
         """Nothing is published: what was, serves on."""
@@ -609,17 +640,25 @@ class SwarmProvider:
         change = self._planner.plan(
             view.listing, view.standpoint, self._reading.wanted, time.monotonic()
         )
-        if self._planner.problems() != self._told:
+        connectors = self._connectors.plan(
+            view.listing, view.standpoint, self._reading.wanted, time.monotonic()
+        )
+        if self._problems() != self._told:
             self._tell()
-        if change is None:
-            return
-        log.info("swarm: %s", change)
-        try:
-            await worker.run(lambda: self._engine.apply(change, view.standpoint))
-        except ProviderError as error:
-            self._planner.failed(change, str(error), time.monotonic())
+        if change is not None:
+            log.info("swarm: %s", change)
+            try:
+                await worker.run(lambda: self._engine.apply(change, view.standpoint))
+            except ProviderError as error:
+                self._planner.failed(change, str(error), time.monotonic())
+                self._tell()
+        if connectors is not None:
+            log.info("swarm: %s", connectors)
+            for name, reason in (await worker.run(lambda: self._engine.place(connectors))).items():
+                self._connectors.failed(name, reason)
             self._tell()
-        self._on_event()  # look at once what came of it
+        if change is not None or connectors is not None:
+            self._on_event()  # look at once what came of it
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

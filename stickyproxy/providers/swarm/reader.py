@@ -22,6 +22,10 @@ Json = dict[str, Any]
 
 PROVIDER = "swarm"
 
+CONNECTOR_NETWORK = "com.stickyproxy.connector.network"
+CONNECTOR_PROXY = "com.stickyproxy.connector.proxy"
+"""Labels of a connector: the id of its network, and the name of the proxies' service."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -180,6 +184,8 @@ class _Way:
 
     network: str = ""
     """Id of an overlay; empty: at the node's address."""
+    via: str = ""
+    """Name of the network, if it takes a connector to reach it."""
     published: bool = False
     """True: at the port that the task publishes on its node (``mode=host``)."""
     blocked: bool = False
@@ -203,6 +209,7 @@ class _Swarm:
         self.own = next((s for s in listing.services if name_of(s) == standpoint.service), None)
         """The proxies' own service."""
         self._networks = {network["Id"]: network for network in listing.networks}
+        self._connected = _connected(listing, standpoint.service)
         self._names = frozenset(network.get("Name") for network in listing.networks)
         self._nodes = {node["ID"]: node for node in listing.nodes}
         self._tasks: dict[str, list[Json]] = {}
@@ -235,6 +242,8 @@ class _Swarm:
             return _Way(blocked=True, problems=_without_vip(name, why, fatal=True))
         reachable = self.standpoint.networks
         if reachable is not None and network["Id"] not in reachable:
+            if network["Id"] in self._connected:
+                return _Way(network["Id"], via=str(network["Name"]))
             return _Way(network["Id"], blocked=True, problems=(self._apart(name, network),))
         return _Way(network["Id"])
 
@@ -320,7 +329,8 @@ class _Swarm:
             running = any(_is_running(task) for task in tasks)
             if not address or not running:
                 return ()
-            return (EndpointSpec(service["ID"], _joined(address, options.port or 0)),)
+            address = _joined(address, options.port or 0)
+            return (EndpointSpec(service["ID"], address, network=way.via),)
         found = (self._endpoint(task, options.port or 0, way) for task in tasks)
         return tuple(sorted((each for each in found if each), key=lambda each: each.id))
 
@@ -339,7 +349,7 @@ class _Swarm:
         if not address or not port:
             return None
         draining = task["DesiredState"] != "running"
-        return EndpointSpec(task["ID"], _joined(address, port), draining)
+        return EndpointSpec(task["ID"], _joined(address, port), draining, way.via)
 
     def odd_addresses(self, name: str, way: _Way, tasks: Sequence[Json]) -> Iterator[Problem]:
         """Nodes that do not know themselves by an address at which a proxy finds them."""
@@ -382,6 +392,20 @@ def name_of(service: Json) -> str:
     """The name of a service; its id if it is too odd to have one."""
     spec = service.get("Spec")
     return str((isinstance(spec, dict) and spec.get("Name")) or service.get("ID"))
+
+
+def labels_of(service: Json) -> Mapping[str, str]:
+    """The labels of a service; none if it is too odd to have any."""
+    spec = service.get("Spec")
+    marks = spec.get("Labels") if isinstance(spec, dict) else None
+    return marks if isinstance(marks, dict) else {}
+
+
+def _connected(listing: Listing, proxy: str) -> frozenset[str]:
+    """Ids of the networks that the proxies of a service have connectors for."""
+    marks = map(labels_of, listing.services)
+    ours = (each for each in marks if proxy and each.get(CONNECTOR_PROXY) == proxy)
+    return frozenset(each.get(CONNECTOR_NETWORK, "") for each in ours)
 
 
 def _declared(
