@@ -315,8 +315,10 @@ class TestEnd:
         self, tmp_path: Path, connectors: Connectors, greeter: tuple[str, int]
     ) -> None:
         with RunningConnector(tmp_path) as running:
-            sock = await connectors.connect(NETWORK, *greeter, LONG)
-            reader, writer = await asyncio.open_connection(sock=sock)
+            # No name for the socket here: it is the transport that keeps it.
+            reader, writer = await asyncio.open_connection(
+                sock=await connectors.connect(NETWORK, *greeter, LONG)
+            )
             assert await reader.readexactly(5) == b"hello"
             running.end(signal.SIGKILL)
             assert await reader.read(1) == b""

@@ -87,6 +87,8 @@ class ConnectorChange:
 
 @dataclass(slots=True)
 class _Attempt:
+    name: str
+    """Of the connector."""
     due: float
     """When it may be tried again."""
     pause: float
@@ -100,8 +102,10 @@ class ConnectorPlanner:
         """``may_join``: whether a network may be joined at all."""
         self._enabled = settings.attach_networks and settings.join_by == "connector"
         self._may_join = may_join
-        self._attempts: dict[tuple[str, str], _Attempt] = {}
-        """By what is to be done, and the name of the connector."""
+        self._attempts: dict[str, _Attempt] = {}
+        """By the id of a network, to create or update its connector; by that of a service, to
+        remove it. The former stay for as long as the network is needed: if somebody else removes
+        what is created here, the two should not go on for ever at full speed."""
         self._seen: dict[str, float] = {}
         """Network -> when its connector was last listed."""
         self._wanting = ""
@@ -124,30 +128,27 @@ class ConnectorPlanner:
         self._seen |= dict.fromkeys(there, now)
         needed = {} if own is None else self._needed(own, listing, standpoint, wanted)
         self._wanting = "" if own is None or not needed else _why_not(own)
-        create: list[Json] = []
-        update: list[Replacement] = []
+        create: dict[str, Json] = {}
+        update: dict[str, Replacement] = {}
         if own is not None and not self._wanting:
             names = {name_of(service) for service in listing.services}
             for network, shown in needed.items():
                 if network not in there and network not in self._seen:
-                    create.append(connector_spec(own, shown, names))
+                    create[network] = connector_spec(own, shown, names)
                 elif network in there and (late := _outdated(there[network], own, shown)):
-                    update.append(late)
+                    update[network] = late
         if own is not None:
             surplus += [service for n, service in there.items() if n not in needed]
-        due = self._due(
-            {("create", str(spec["Name"])) for spec in create}
-            | {("update", str(each.spec["Name"])) for each in update}
-            | {("remove", name_of(service)) for service in surplus},
-            now,
+        remove = {str(service["ID"]): service for service in surplus}
+        self._attempts = {k: a for k, a in self._attempts.items() if k in needed or k in remove}
+        for network in there.keys() & self._attempts.keys() - update.keys():
+            self._attempts[network].error = ""
+        change = ConnectorChange(
+            tuple(s for n, s in create.items() if self._is_due(n, s["Name"], now)),
+            tuple(u for n, u in update.items() if self._is_due(n, u.spec["Name"], now)),
+            tuple(s for n, s in remove.items() if self._is_due(n, name_of(s), now)),
         )
-        if not due:
-            return None
-        return ConnectorChange(
-            tuple(spec for spec in create if ("create", spec["Name"]) in due),
-            tuple(each for each in update if ("update", each.spec["Name"]) in due),
-            tuple(service for service in surplus if ("remove", name_of(service)) in due),
-        )
+        return change if str(change) else None
 
     def _needed(
         self,
@@ -171,29 +172,35 @@ class ConnectorPlanner:
             needed[network] = shown
         return needed
 
-    def _due(self, todo: set[tuple[str, str]], now: float) -> set[tuple[str, str]]:
-        """What of it is to be tried now; that is noted."""
+    def _is_due(self, key: str, name: str, now: float) -> bool:
+        """Whether to try it now; that is noted."""
         first, most = RETRY
-        self._attempts = {key: a for key, a in self._attempts.items() if key in todo}
-        due = {key for key in todo if key not in self._attempts or now >= self._attempts[key].due}
-        for key in due:
-            attempt = self._attempts.setdefault(key, _Attempt(now, first / 2))
-            attempt.pause = min(2 * attempt.pause, most)
-            attempt.due = now + attempt.pause
-        return due
+        attempt = self._attempts.get(key)
+        if attempt is None:
+            self._attempts[key] = _Attempt(name, now + first, first)
+            return True
+        if now < attempt.due:
+            return False
+        attempt.name = name
+        attempt.pause = min(2 * attempt.pause, most)
+        attempt.due = now + attempt.pause
+        return True
 
     def failed(self, name: str, reason: str) -> None:
         """The engine refused. That somebody else was faster is no failure."""
         if any(words in reason for words in _FASTER):
             return
-        for key, attempt in self._attempts.items():
-            if key[1] == name:
+        for attempt in self._attempts.values():
+            if attempt.name == name:
                 attempt.error = reason
 
     def problems(self, service: str) -> tuple[Problem, ...]:
         """What could not be done, and why. ``service``: the proxies'."""
-        failures = [(*key, a.error) for key, a in sorted(self._attempts.items()) if a.error]
-        problems = [Problem(service, f"cannot {verb} {n}: {why}") for verb, n, why in failures]
+        failures = sorted((a.name, a.error) for a in self._attempts.values() if a.error)
+        problems = [
+            Problem(service, f"service {name} cannot be created, updated or removed: {why}")
+            for name, why in failures
+        ]
         if self._wanting:
             remedy = f"docker service update --mount-add {_MOUNT} {service}"
             problems.append(Problem(service, self._wanting, remedy=remedy))

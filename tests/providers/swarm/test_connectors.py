@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -156,7 +157,8 @@ class TestCreating:
         assert cluster.plan("net-a", after=RETRY[0] / 2) is not None
         assert cluster.plan("net-a", after=RETRY[0]) is None, "the pause doubles"
         [problem] = cluster.planner.problems("lb")
-        assert "cannot create stickyproxy-net-a: the engine is on strike" in str(problem)
+        assert "stickyproxy-net-a cannot be created" in problem.reason
+        assert problem.reason.endswith("the engine is on strike")
         cluster.apply(cluster.plan("net-a", after=RETRY[1]))
         cluster.plan("net-a")
         assert cluster.planner.problems("lb") == ()
@@ -170,6 +172,27 @@ class TestCreating:
         assert cluster.plan("net-a", after=SETTLE / 2) is None
         cluster.apply(cluster.plan("net-a", after=SETTLE))
         assert cluster.connectors == {"stickyproxy-net-a": "net-a"}
+
+    def test_slower_and_slower_if_somebody_removes_it_every_time(self) -> None:
+        cluster = Cluster()
+        made = []
+        for _ in range(600):
+            change = cluster.plan("net-a", after=1.0)
+            if change is not None:
+                made.append(cluster.now)
+                cluster.apply(change)
+                cluster.plan("net-a", after=0.0)  # it is there
+                cluster.services.clear()
+        pauses = [later - earlier for earlier, later in pairwise(made)]
+        assert pauses == sorted(pauses)
+        assert len(made) < 10
+
+    def test_at_full_speed_if_the_network_comes_and_goes(self) -> None:
+        cluster = Cluster()
+        for _ in range(10):
+            cluster.apply(cluster.plan("net-a", after=10.0))
+            cluster.apply(cluster.plan(after=10.0))
+        assert cluster.connectors == {}
 
     def test_no_volume(self) -> None:
         cluster = Cluster()
@@ -310,7 +333,8 @@ class TestUpdating:
         cluster.apply(cluster.plan("net-a"))
         marks = cluster.services["stickyproxy-net-a"]["Spec"]["Labels"]
         del marks[CONNECTOR_REVISION], marks[CONNECTOR_SPEC]
-        assert cluster.plan("net-a") is not None
+        cluster.apply(cluster.plan("net-a", by=cluster.manager()))
+        assert cluster.plan("net-a") is None
 
 
 class TestSpecification:
