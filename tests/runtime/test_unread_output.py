@@ -90,10 +90,10 @@ def whole(received: bytes) -> list[bytes]:
     lines = received.split(b"\n")[:-1]
     form = re.compile(
         rb'127\.0\.0\.1 - - \[[^]]{26}\] "GET (/x){40} HTTP/1\.1" 404 \d+ "-" "-" '
-        rb'- "-" "-" \d+\.\d{3} none [0-9a-f]{32} \d+\.\d{3}'
+        rb'- "-" "-" \d+\.\d{3} none [0-9a-f]{32} \d+\.\d{3} no-route'
     )
     assert [each for each in lines if not form.fullmatch(each)] == []
-    ids = {each.split()[-2] for each in lines}
+    ids = {each.split()[-3] for each in lines}
     assert len(ids) == len(lines)
     return lines
 
