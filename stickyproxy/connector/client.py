@@ -2,7 +2,7 @@
 
     Connectors   all of them, as one process uses them
     _Network     one network's: finds its connector, waits for it, tells why there is none
-    _ConnectorLink   a connection to one connector process: requests out, descriptors in
+    _Link        a connection to one connector process: requests out, descriptors in
 
 A process has one channel to each connector that it needs, and any number of requests on it at a
 time. What comes back is an ordinary connected socket; only its end is tied to the connector: when
@@ -97,10 +97,10 @@ class _Network:
         self._directory = directory
         self._leaving = leaving
         self._patience = patience
-        self._channel: _ConnectorLink | None = None
-        self._old: set[_ConnectorLink] = set()
+        self._channel: _Link | None = None
+        self._old: set[_Link] = set()
         """Of no use for new connections, but those that were made live by them."""
-        self._search: asyncio.Task[_ConnectorLink] | None = None
+        self._search: asyncio.Task[_Link] | None = None
         self._missing_since: float | None = None
         self._look_at = 0.0
         """When, after patience is spent, it may be looked for again."""
@@ -140,7 +140,7 @@ class _Network:
 
     # --- finding it ---
 
-    async def _find(self, loop: asyncio.AbstractEventLoop, deadline: float) -> _ConnectorLink:
+    async def _find(self, loop: asyncio.AbstractEventLoop, deadline: float) -> _Link:
         """The channel to use. Raises NetworkUnavailable."""
         if self._search is None:
             if loop.time() < self._look_at:
@@ -155,12 +155,12 @@ class _Network:
         except TimeoutError:
             raise NetworkUnavailable(self._trouble or f"{self._it()} does not answer") from None
 
-    def _found(self, search: asyncio.Task[_ConnectorLink]) -> None:
+    def _found(self, search: asyncio.Task[_Link]) -> None:
         self._search = None
         if not search.cancelled():
             search.exception()  # whoever waited has been told
 
-    async def _look(self) -> _ConnectorLink:
+    async def _look(self) -> _Link:
         """Look until it is there, or patience is spent. Raises NetworkUnavailable."""
         loop = asyncio.get_running_loop()
         pause, longest = LOOK_SECONDS
@@ -184,7 +184,7 @@ class _Network:
                     self._old.discard(old)
                 return channel
 
-    async def _open(self) -> _ConnectorLink:
+    async def _open(self) -> _Link:
         """A channel to who has the network's name in the directory at present."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.setblocking(False)
@@ -194,7 +194,7 @@ class _Network:
         except (OSError, ValueError) as error:
             sock.close()
             raise NetworkUnavailable(self._why(error)) from error
-        channel = _ConnectorLink(sock, self)
+        channel = _Link(sock, self)
         try:
             async with asyncio.timeout(READY_SECONDS):
                 version = await channel.ready
@@ -227,19 +227,19 @@ class _Network:
 
     # --- what becomes of it ---
 
-    def _retire(self, channel: _ConnectorLink) -> None:
+    def _retire(self, channel: _Link) -> None:
         """Ask it for nothing any more, but notice its end."""
         if self._channel is channel:
             self._channel = None
         self._old.add(channel)
 
-    def leaving(self, channel: _ConnectorLink) -> None:
+    def leaving(self, channel: _Link) -> None:
         """It wants to end as soon as nothing goes through it."""
         self._retire(channel)
         if self._leaving is not None:
             self._leaving(self.name)
 
-    def lost(self, channel: _ConnectorLink) -> None:
+    def lost(self, channel: _Link) -> None:
         """It has ended."""
         self._old.discard(channel)
         if self._channel is channel:
@@ -260,7 +260,7 @@ _LOST = -1
 _SILENT = -2
 
 
-class _ConnectorLink:
+class _Link:
     """One connection to a connector."""
 
     def __init__(self, sock: socket.socket, network: _Network) -> None:
