@@ -373,6 +373,8 @@ class Exchange:
         if verdict is Verdict.GIVE_UP:
             self._reply(self._failure(error))
             return
+        if request.length:
+            self.stream.keep_body()
         failures.ask_anew = verdict is Verdict.SAME_ENDPOINT
         if verdict is Verdict.OTHER_ENDPOINT:
             failures.tried = (*failures.tried, pick.endpoint)
