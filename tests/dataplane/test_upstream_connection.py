@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 from stickyproxy.dataplane.turns import Turns
-from stickyproxy.dataplane.upstream.connection import UpstreamConnection
+from stickyproxy.dataplane.upstream.connection import SweepLimits, UpstreamConnection
 from stickyproxy.semantics.response import ResponseHead
 
 ONES = b"1\r\nx\r\n" * 100
@@ -21,10 +21,12 @@ class Home:
 
     def __init__(self) -> None:
         self.turns = Turns()
+        self.lost = asyncio.Event()
 
     def put(self, connection: UpstreamConnection) -> None: ...
 
-    def forget(self, connection: UpstreamConnection) -> None: ...
+    def forget(self, connection: UpstreamConnection) -> None:
+        self.lost.set()
 
 
 class Stuttering:
@@ -88,3 +90,39 @@ async def test_a_client_that_stutters_gives_its_connection_no_more_than_one_turn
             await asyncio.sleep(0)
         transport.abort()
     assert not faults
+
+
+class Tunnel:
+    """One whose client has gone."""
+
+    def from_upstream(self, data: bytes) -> None: ...
+
+    def upstream_lost(self) -> None: ...
+
+    def pause_client(self) -> None: ...
+
+    def resume_client(self) -> None: ...
+
+
+async def test_a_closed_tunnel_does_not_wait_for_ever_for_an_endpoint_that_takes_nothing() -> None:
+    """Not even if what it has not taken is too little to count as not keeping up."""
+    home = Home()
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with theirs:
+        transport, connection = await asyncio.get_running_loop().create_connection(
+            lambda: UpstreamConnection(home), sock=ours
+        )
+        connection.switch(Tunnel())
+        connection.send_body(bytes(60_000))
+        await asyncio.sleep(0)
+        assert not connection.writing_paused
+        connection.close()
+        limits = SweepLimits(idle=1, response=3, client=1)
+        for _ in range(3):
+            connection.sweep(limits)
+        await asyncio.sleep(0)
+        assert not home.lost.is_set()  # it may still take the rest
+        connection.sweep(limits)
+        async with asyncio.timeout(1):
+            await home.lost.wait()

@@ -351,7 +351,8 @@ class UpstreamConnection(asyncio.Protocol):
                 if self.idle_sweeps > limits.idle:
                     self.retire()
             case State.TUNNEL:  # may be silent for as long as it likes, unless somebody waits
-                stuck = self.writing_paused and self.idle_sweeps > limits.response
+                waits = self.writing_paused or self.transport.is_closing()
+                stuck = waits and self.idle_sweeps > limits.response
                 if stuck or (self._client_slow and self.idle_sweeps > limits.client):
                     self.transport.abort()
             case State.CLOSED:  # it had a sweep's time to take the rest
