@@ -63,7 +63,8 @@ class Stuttering:
 
 
 async def test_a_client_that_stutters_gives_its_connection_no_more_than_one_turn() -> None:
-    """Many others wait in line. Every resume added a turn, and those left over came when the connection had another request."""
+    """Many others wait in line. Every resume added a turn, and those left over came when the
+    connection had another request."""
     loop = asyncio.get_running_loop()
     faults: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: faults.append(context))
@@ -110,7 +111,7 @@ async def test_a_closed_tunnel_does_not_wait_for_ever_for_an_endpoint_that_takes
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     with theirs:
-        transport, connection = await asyncio.get_running_loop().create_connection(
+        _, connection = await asyncio.get_running_loop().create_connection(
             lambda: UpstreamConnection(home), sock=ours
         )
         connection.switch(Tunnel())

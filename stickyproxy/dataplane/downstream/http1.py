@@ -136,6 +136,7 @@ class ClientConnection(RequestHandler):
         if self._timer is not None:
             self._timer.cancel()
         self._heads = None  # it knows how to make us another parser
+        self._body = None  # it knows the handler
         handler, self._handler = self._handler, None
         tunnel, self._tunnel = self._tunnel, None
         super().connection_lost(exc)

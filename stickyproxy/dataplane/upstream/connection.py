@@ -296,7 +296,7 @@ class UpstreamConnection(asyncio.Protocol):
         failed meanwhile."""
         self._turn_comes = False
         receiver, reader = self.receiver, self._reader
-        if receiver is None or self._client_slow or not reader.pending:
+        if receiver is None or self._client_slow:
             return
         try:
             reader.resume(receiver)
