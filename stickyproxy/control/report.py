@@ -112,6 +112,11 @@ def _problems(problems: Iterable[Problem]) -> list[Json]:
     ]
 
 
+def has_errors(found: Iterable[Mapping[str, Any]]) -> bool:
+    """True if a provider is out of touch, or a service is not published as declared."""
+    return any(problem["fatal"] for row in found for problem in row["problems"])
+
+
 def as_text(found: Iterable[Mapping[str, Any]]) -> str:
     """The rows for a terminal."""
     return "\n".join(line for row in found for line in _lines(row)) or "(no services)"

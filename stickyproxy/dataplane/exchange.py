@@ -182,8 +182,13 @@ class Exchange:
             self._break_off()
 
     def refuse(self, error: BadRequest) -> None:
-        """Answer a request that must not be forwarded."""
-        self._reply(replies.refusal(error))
+        """Answer a request that must not be forwarded. One in a protocol that nobody speaks here is
+        what a health check sends that has no admin page to ask."""
+        awaited = self._proxy.table.awaited
+        if awaited and error.status == 505:
+            self._reply(replies.starting(awaited, last=True))
+        else:
+            self._reply(replies.refusal(error))
 
     def body(self, data: bytes) -> None:
         """Pass a piece of the body on, as fast as the endpoint takes it."""
@@ -262,9 +267,10 @@ class Exchange:
         Raises BadRequest."""
         request = self.request
         assert request is not None
-        route = self._proxy.table.match(request.host, request.target)
+        table = self._proxy.table
+        route = table.match(request.host, request.target)
         if route is None:
-            return replies.unknown(request)
+            return replies.starting(table.awaited) if table.awaited else replies.unknown(request)
         cluster = route.cluster
         if cluster is None:
             return replies.redirect(request, route.redirect or b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stickyproxy.base.errors import (
@@ -64,6 +65,20 @@ def unknown(request: ClientRequest) -> Reply:
     path = printable(request.target.partition(b"?")[0])
     text = f'no service is published for host "{host}" and path "{path}"'
     return Reply(404, text, Outcome.NO_ROUTE)
+
+
+def starting(awaited: Sequence[str], *, last: bool = False) -> Reply:
+    """Nobody answers for this host and path yet. Why the providers are silent concerns only those
+    who run the proxy: the log and the admin page say it."""
+    silent = " and the ".join(_SOURCES.get(name, name) for name in awaited)
+    verb = "has" if len(awaited) == 1 else "have"
+    text = (
+        f"starting: not all services are known yet, because the {silent} {verb} not been heard of"
+    )
+    return Reply(503, text, Outcome.NO_ROUTE, _SOON, last=last)
+
+
+_SOURCES = {"swarm": "Swarm"}
 
 
 def redirect(request: ClientRequest, destination: bytes) -> Reply:

@@ -71,8 +71,14 @@ class RoutingTable:
     """Which route answers for a host and a target."""
 
     def __init__(
-        self, hosts: dict[bytes, tuple[Route, ...]], default: tuple[Route, ...] = ()
+        self,
+        hosts: dict[bytes, tuple[Route, ...]],
+        default: tuple[Route, ...] = (),
+        awaited: tuple[str, ...] = (),
     ) -> None:
+        self.awaited = awaited
+        """The providers that have not said yet what they know: where there is no route now, there
+        may be one soon."""
         self._hosts = {host: hosts[host] for host in hosts if not host.startswith(b"*.")}
         self._wildcards = {host[2:]: hosts[host] for host in hosts if host.startswith(b"*.")}
         """By the part behind ``*.``."""

@@ -35,6 +35,8 @@ class PlaneSettings:
     access_log: AccessLogSettings
     info: bytes | None
     """Header lines that are the same in all responses; None: no info fields at all."""
+    providers: tuple[str, ...] = ()
+    """Names of those that will publish snapshots, besides the static one."""
 
 
 class DataPlane:
@@ -65,7 +67,11 @@ class DataPlane:
             self.proxy.on_finish = self._access_log.write
         self._health = self.proxy.health = Health(self.proxy, health_changed)
         self.registry = Registry(
-            self.proxy, self._upstreams, proxy.pin_secret, tells_problems=tells_problems
+            self.proxy,
+            self._upstreams,
+            proxy.pin_secret,
+            awaits=settings.providers,
+            tells_problems=tells_problems,
         )
         self._clients = ClientServer(
             partial(Exchange, self.proxy),

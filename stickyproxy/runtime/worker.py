@@ -45,7 +45,7 @@ class Worker:
 
     def __init__(self, channel: Channel, begin: Begin) -> None:
         """Raises ListenError if the access log cannot be opened."""
-        settings = PlaneSettings(begin.proxy, begin.access_log, begin.info)
+        settings = PlaneSettings(begin.proxy, begin.access_log, begin.info, begin.providers)
         self._plane = DataPlane(
             settings,
             tells_problems=False,  # the supervisor does
