@@ -81,17 +81,19 @@ def socket_path(text: str) -> str:
     return path
 
 
-def canonical_host(text: str) -> str:
-    """``host_name`` without wildcards: one host, which may be connected to. Raises ValueError."""
+def canonical_host(text: str, *, as_written: str = "") -> str:
+    """``host_name`` without wildcards: one host, which may be connected to. Raises ValueError.
+    ``as_written``: what messages show, if the text is a part of that."""
+    whole = as_written or text
     if not text.isascii():
-        raise ValueError(f"{shown(text)} is not ASCII: write it in punycode (xn--...)")
+        raise ValueError(f"{shown(whole)} is not ASCII: write it in punycode (xn--...)")
     if text.startswith("[") and text.endswith("]") and is_ipv6(text[1:-1]):
         return f"[{IPv6Address(text[1:-1]).compressed}]"
     host = text.lower().removesuffix(".")
     if len(host) > 253 or not _DNS_NAME.fullmatch(host):
-        raise bad_host(text)
+        raise bad_host(whole)
     if host.rpartition(".")[2].isdigit() and not _is_ipv4(host):  # as browsers tell them apart
-        raise ValueError(f"{shown(text)} is not an IPv4 address: write four numbers from 0 to 255")
+        raise ValueError(f"{shown(whole)} is not an IPv4 address: write four numbers from 0 to 255")
     return host
 
 

@@ -11,7 +11,7 @@ import math
 import re
 from urllib.parse import quote as percent_encode
 
-from stickyproxy.base.text import shown
+from stickyproxy.base.text import Misspelt, shown
 
 # --- durations ------------------------------------------------------------------------------
 
@@ -36,7 +36,7 @@ def duration(value: object) -> float:
         return seconds
     number = value if isinstance(value, str) else shown(value)
     if re.fullmatch(_NUMBER, number):
-        raise ValueError(f'{shown(value)} has no unit: write "{number}s"')
+        raise Misspelt(f'{shown(value)} has no unit: write "{number}s"', f"{number}s")
     raise ValueError(
         f'{shown(value)} is not a duration: write it like "250ms", "3s", "1m30s" or "2h"'
     )
@@ -72,7 +72,9 @@ def cookie_lifetime(value: object) -> float:
     seconds = duration(value)
     if seconds % 1:
         whole = math.ceil(seconds)
-        raise ValueError(f'{shown(value)} is not in whole seconds: write e.g. "{whole}s"')
+        raise Misspelt(
+            f'{shown(value)} is not in whole seconds: write e.g. "{whole}s"', f"{whole}s"
+        )
     return seconds
 
 
@@ -81,6 +83,11 @@ def cookie_lifetime(value: object) -> float:
 # What Go's strconv.ParseBool accepts, since that is what Interlock read its labels with.
 _BOOLEANS = dict.fromkeys(("true", "t", "1"), True) | dict.fromkeys(("false", "f", "0"), False)
 
+_MEANT = dict.fromkeys(("yes", "y", "on", "enable", "enabled"), "true") | dict.fromkeys(
+    ("no", "n", "off", "disable", "disabled"), "false"
+)
+"""What is not taken for one of these, but is not hard to guess."""
+
 
 def boolean(value: object) -> bool:
     """True or false, native or as label text. Raises ValueError."""
@@ -88,7 +95,10 @@ def boolean(value: object) -> bool:
         return value
     if isinstance(value, str) and (word := value.strip().lower()) in _BOOLEANS:
         return _BOOLEANS[word]
-    raise ValueError(f"{shown(value)} is neither true nor false: write one of them")
+    message = f"{shown(value)} is neither true nor false: write one of them"
+    if isinstance(value, str) and (meant := _MEANT.get(value.strip().lower())):
+        raise Misspelt(message, meant)
+    raise ValueError(message)
 
 
 def port_number(value: object) -> int:
@@ -97,7 +107,10 @@ def port_number(value: object) -> int:
     if isinstance(number, str) and re.fullmatch("[0-9]{1,9}", number.strip()):
         number = int(number)
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 65535:
-        raise ValueError(f"{shown(value)} is not a port: write a number from 1 to 65535")
+        message = f"{shown(value)} is not a port: write a number from 1 to 65535"
+        if isinstance(number, str) and (found := re.fullmatch(":?([0-9]{1,5})(/tcp)?", number)):
+            raise Misspelt(message, found[1])
+        raise ValueError(message)
     return number
 
 
@@ -154,7 +167,8 @@ def url_path(value: object) -> str:
     """The path of a URL. Raises ValueError."""
     path = text(value)
     if not path.startswith("/"):
-        raise ValueError(f'{shown(path)} does not start with "/": write {shown("/" + path)}')
+        message = f'{shown(path)} does not start with "/": write {shown("/" + path)}'
+        raise Misspelt(message, "/" + path)
     refuse_characters(path, "?#", "a path")
     return path
 

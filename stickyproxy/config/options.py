@@ -31,7 +31,7 @@ from pydantic import (
 )
 
 from stickyproxy.base.addresses import bad_host, canonical_host, is_ipv6
-from stickyproxy.base.text import shown
+from stickyproxy.base.text import Misspelt, shown
 from stickyproxy.base.values import (
     boolean,
     cookie_path,
@@ -74,6 +74,14 @@ def explain(
         else:
             context = detail.get("ctx", {})
             yield location, _reason(detail["type"], detail["input"], context) or detail["msg"]
+
+
+def corrections(error: ValidationError) -> Iterator[tuple[Location, str]]:
+    """(location, value as it was meant) of what is only misspelt."""
+    for detail in error.errors(include_url=False):
+        wrong = detail.get("ctx", {}).get("error")
+        if isinstance(wrong, Misspelt):
+            yield detail["loc"], wrong.correction
 
 
 _TYPE_ERRORS = {
@@ -146,9 +154,10 @@ def host_name(text: str) -> str:
         raise bad_host(text)
     surplus = [shown(part) for part in parts.group("scheme", "port", "path") if part]
     if surplus:
-        raise ValueError(f"{shown(text)} is more than a host name: remove {' and '.join(surplus)}")
+        message = f"{shown(text)} is more than a host name: remove {' and '.join(surplus)}"
+        raise Misspelt(message, parts["host"].lower())
     if text.startswith("*."):
-        return "*." + canonical_host(text[2:])
+        return "*." + canonical_host(text[2:], as_written=text)
     return canonical_host(text)
 
 

@@ -71,15 +71,17 @@ def unknown(request: ClientRequest) -> Reply:
 def starting(awaited: Sequence[str], *, last: bool = False) -> Reply:
     """Nobody answers for this host and path yet. Why the providers are silent concerns only those
     who run the proxy: the log and the admin page say it."""
-    silent = " and the ".join(_SOURCES.get(name, name) for name in awaited)
-    verb = "has" if len(awaited) == 1 else "have"
-    text = (
-        f"starting: not all services are known yet, because the {silent} {verb} not been heard of"
+    silent = " and ".join(_SOURCES.get(name, name) for name in awaited)
+    return Reply(
+        503,
+        f"starting: not all services are known yet; waiting for {silent}",
+        Outcome.NO_ROUTE,
+        _SOON,
+        last=last,
     )
-    return Reply(503, text, Outcome.NO_ROUTE, _SOON, last=last)
 
 
-_SOURCES = {"swarm": "Swarm"}
+_SOURCES = {"swarm": "the Swarm", "controller": "the controller"}
 
 
 def redirect(request: ClientRequest, destination: bytes) -> Reply:

@@ -77,13 +77,8 @@ async def says_it_is_starting(site: Site, program: Program, provider: str, reaso
     answer = await asked(port, get(host="shop.local"))
     assert answer.status == 503
     assert answer.header("retry-after") == b"1"
-    assert (
-        answer.body
-        == (
-            f"starting: not all services are known yet, because the {provider} has not been heard "
-            "of\n"
-        ).encode()
-    )
+    waiting = f"starting: not all services are known yet; waiting for the {provider}\n"
+    assert answer.body == waiting.encode()
     status, said = await site.ready()
     assert status == 503
     assert said.startswith("not ready: ")
