@@ -33,7 +33,7 @@ from stickyproxy.config.options import (
     nearest,
 )
 from stickyproxy.model.snapshot import Problem
-from stickyproxy.providers.swarm.hints import LabelChange, Finding, Tally, with_hints
+from stickyproxy.providers.swarm.hints import Finding, LabelChange, Tally, with_hints
 
 PREFIX = "com.docker.lb."
 
