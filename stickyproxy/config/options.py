@@ -224,6 +224,7 @@ class _Place(BaseModel):
     port: Port | None = None
     context_root: ContextRoot = "/"
     context_root_rewrite: Boolean = False
+    share: Boolean = False
 
     @field_validator("hosts")
     @classmethod
@@ -311,6 +312,7 @@ class ServiceOptions(_PlaceAndPolicy):
             policy=self.policy(),
             websocket_endpoints=self.websocket_endpoints,
             redirects=self.redirects,
+            share=self.share,
             default_backend=self.default_backend,
         )
 

@@ -91,9 +91,12 @@ def _hosts(service: ServiceSpec) -> list[str]:
 
 
 def _state(endpoints: Sequence[Mapping[str, str]], problems: Sequence[Problem]) -> str:
-    broken = any(problem.fatal for problem in problems)
+    broken = [problem for problem in problems if problem.fatal]
+    whole = [problem for problem in broken if not problem.partial]
     if not endpoints:
-        return "not reachable" if broken else "no endpoint"
+        return "not reachable" if whole else "no endpoint"
+    if broken and not whole:
+        return "published in part"
     if broken:
         return "published by its last good labels"
     return "published"
@@ -151,8 +154,8 @@ def _endpoints(endpoints: Sequence[Mapping[str, str]]) -> str:
 
 
 def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
-    """Services that claim one place and cannot all have it: their endpoints are merged, but what
-    holds there is what the first by name says."""
+    """Services that share a place without having said so, or that ask for different things there:
+    their endpoints are merged, and what holds is what the first by name says."""
     by_place: dict[tuple[str, str], list[ServiceSpec]] = {}
     ordered = sorted(services, key=lambda service: service.name)
     for service in ordered:
@@ -163,12 +166,16 @@ def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
         place = host if root == "/" else host + root
         for other in others:
             overruled = _overruled(first, other)
-            if overruled and (first.name, other.name) not in reported:
+            meant = first.share and other.share
+            if (overruled or not meant) and (first.name, other.name) not in reported:
                 reported.add((first.name, other.name))
-                reason = (
-                    f"shares {place} with service {first.name}, whose {overruled}: "
-                    "give both the same"
-                )
+                reason = f"shares {place} with service {first.name}"
+                if overruled:
+                    reason += f", whose {overruled}: give both the same"
+                else:
+                    reason += ": requests go to the endpoints of both"
+                if not meant:
+                    reason += "; if that is meant, set share to true on both"
                 yield Problem(other.name, reason)
     taken = {host for host, _ in by_place}
     for service in ordered:

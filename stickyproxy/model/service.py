@@ -77,6 +77,8 @@ class ServiceSpec:
     """Paths that may upgrade; None: all."""
     redirects: tuple[tuple[str, str], ...] = ()
     """(source host, destination URL prefix): a 302 to destination + request target."""
+    share: bool = False
+    """Meant to share its hosts with other services that say so too."""
     default_backend: bool = False
     """Also serves hosts that no service claims."""
 

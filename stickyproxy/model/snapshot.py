@@ -22,6 +22,8 @@ class Problem:
     """A command that fixes it; empty if there is none."""
     fatal: bool = False
     """True if because of it the service is not published as declared."""
+    partial: bool = False
+    """True if because of it one of its hosts is missing, and nothing else."""
 
     def __str__(self) -> str:
         about = f"service {self.service}: {self.label}".removesuffix(": ")
