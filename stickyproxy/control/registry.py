@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from stickyproxy.base import hashing
@@ -56,9 +56,12 @@ class Registry:
         *,
         awaits: Iterable[str] = (),
         tells_problems: bool = True,
+        rebuilt: Callable[[], None] = lambda: None,
     ) -> None:
         """``awaits``: the providers that will publish; until all of them have, unknown is not
-        absent. ``tells_problems``: log them. Of processes with the same snapshots, one should."""
+        absent. ``tells_problems``: log them. Of processes with the same snapshots, one should.
+        ``rebuilt`` is called when there is a new table."""
+        self._rebuilt = rebuilt
         self._awaits = tuple(awaits)
         self._proxy = proxy
         self._pools = pools
@@ -111,6 +114,7 @@ class Registry:
             for cluster in old.clusters():
                 for endpoint in cluster.endpoints:
                     endpoint.pool.close()
+        self._rebuilt()
         log.debug("routing table:\n%s", self._proxy.table.dump())
 
     def _report(self) -> None:

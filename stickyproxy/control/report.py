@@ -12,12 +12,16 @@ from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.routing.balancers import OPTIONS, policy_for
 from stickyproxy.routing.builder import DEFAULT_HOST
-from stickyproxy.routing.endpoint import declared_facts, state_of
+from stickyproxy.routing.endpoint import EndpointState, declared_facts, state_of
 from stickyproxy.routing.table import RoutingTable
 
 Json = dict[str, Any]
 StateOf = Callable[[str, EndpointSpec], str]
 """The state of an endpoint of a service, in a few words."""
+
+
+NOT_REACHABLE = "not reachable"
+"""The state of an endpoint that may be used, but has never taken a connection."""
 
 
 def declared_state(_service: str, endpoint: EndpointSpec) -> str:
@@ -28,7 +32,9 @@ def declared_state(_service: str, endpoint: EndpointSpec) -> str:
 def states_in(table: RoutingTable) -> StateOf:
     """The states of endpoints as a table has them."""
     live = {
-        (endpoint.service, endpoint.id): endpoint.state.value
+        (endpoint.service, endpoint.id): NOT_REACHABLE
+        if endpoint.unreached and endpoint.state is EndpointState.USABLE
+        else endpoint.state.value
         for cluster in table.clusters()
         for endpoint in cluster.endpoints
     }

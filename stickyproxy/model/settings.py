@@ -39,6 +39,8 @@ class ProxySettings:
     """How long a client may take to send the head of a request."""
     upstream_idle_timeout: float = 4.0
     """How long an idle connection to an endpoint is kept for reuse."""
+    probe_new_endpoints: bool = True
+    """Connect once to each endpoint that is new, before a request does."""
     grace_period: float = 30.0
     """How long requests under way may last after SIGTERM."""
     max_head: int = 32768

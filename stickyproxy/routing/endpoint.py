@@ -82,6 +82,7 @@ class Endpoint:
         "service",
         "state",
         "target",
+        "unreached",
     )
 
     def __init__(self, service: str, spec: EndpointSpec, pin: bytes, pool: Connections) -> None:
@@ -98,6 +99,8 @@ class Endpoint:
         self.state = state_of(self.facts)
         self.has_connected = False
         """True once it has taken a connection."""
+        self.unreached = False
+        """True while it has taken none, though it was tried."""
 
     def note(self, facts: Facts) -> bool:
         """From now on this is known. True if that changes the state: then the balancers of all

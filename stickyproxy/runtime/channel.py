@@ -101,6 +101,8 @@ class Down:
     """These endpoints, and no others, cannot be connected to."""
 
     endpoints: frozenset[EndpointKey]
+    silent: frozenset[EndpointKey] = frozenset()
+    """These have never been reached, but are used for want of others."""
 
 
 @dataclass(frozen=True, slots=True)

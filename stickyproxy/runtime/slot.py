@@ -48,6 +48,8 @@ class WorkerSlot:
         """True while a worker runs here that accepts connections."""
         self.down: frozenset[EndpointKey] = frozenset()
         """The endpoints that this worker cannot connect to."""
+        self.silent: frozenset[EndpointKey] = frozenset()
+        """Those that it has never reached, if it is the one that tries."""
         self._begin = begin
         self._changed = changed
         self._process: Process | None = None
@@ -142,7 +144,7 @@ class WorkerSlot:
             await asyncio.gather(*conversation, return_exceptions=True)
             channel.close()
             self._process = None
-            self.down = frozenset()
+            self.down = self.silent = frozenset()
             self._in_step.set()
             self._set_accepting(False)
 
@@ -194,8 +196,8 @@ class WorkerSlot:
                     self._set_accepting(True)
                 case Leaving():
                     self._set_accepting(False)
-                case Down(endpoints):
-                    self.down = endpoints
+                case Down(endpoints, silent):
+                    self.down, self.silent = endpoints, silent
 
     async def _watch(self) -> None:
         """Kill the worker when it is frozen: its connections would wait for ever."""

@@ -218,6 +218,8 @@ class Supervisor:
         working = [slot for slot in self._slots if slot.accepting]
         down = sum((service, endpoint.id) in slot.down for slot in working)
         if not down:
+            if any((service, endpoint.id) in slot.silent for slot in working):
+                return report.NOT_REACHABLE
             return report.declared_state(service, endpoint)
         if down == len(working):
             return EndpointState.DOWN.value

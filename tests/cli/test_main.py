@@ -174,6 +174,7 @@ def document(
             f'address = "{listener}"',
             "[proxy]",
             f"workers = {workers}",
+            "probe_new_endpoints = false",  # which would be one more connection
             *proxy,
             "[access_log]",
             *access_log,
