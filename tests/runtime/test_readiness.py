@@ -11,7 +11,8 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ async def start() -> AsyncIterator[StartProgram]:
     """Starts programs."""
     async with programs() as start:
         yield start
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder for everybody; those of pytest are their owner's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
 
 
 class Site:
@@ -118,12 +127,9 @@ class TestEngine:
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
     @pytest.mark.skipif(shutil.which("setpriv") is None, reason="there is no setpriv")
-    async def test_that_this_user_may_not_use(self, tmp_path: Path) -> None:
-        path = tmp_path / "docker.sock"
-        for folder in tmp_path.parents[:2]:
-            os.chmod(folder, 0o755)  # the socket is to be found, but not to be opened
-        os.chmod(tmp_path, 0o777)
-        site = Site(tmp_path, swarm(path))
+    async def test_that_this_user_may_not_use(self, public: Path) -> None:
+        path = public / "docker.sock"
+        site = Site(public, swarm(path))
         drop = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
         probe = await asyncio.create_subprocess_exec(*drop, sys.executable, "-c", "import aiohttp")
         if await probe.wait():
