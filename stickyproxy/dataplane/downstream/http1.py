@@ -24,6 +24,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from stickyproxy.base import sockets
 from stickyproxy.base.errors import BadRequest
+from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.body import ENOUGH, RequestBody
 from stickyproxy.dataplane.downstream.heads import (
     TARGET_LIMIT_IS_LOWER_BY,
@@ -59,6 +60,7 @@ class ClientServer(web.Server):
         limits: Limits,
         trusted_proxies: TrustedProxies,
         turns: Turns,
+        descriptors: Descriptors,
     ) -> None:
         super().__init__(serve)  # type: ignore[arg-type]  # we call it, not aiohttp
         self.serve = serve
@@ -66,6 +68,7 @@ class ClientServer(web.Server):
         self.limits = limits
         self.trusted_proxies = trusted_proxies
         self.turns = turns
+        descriptors.may_shed(self.shed)
         self.loop = asyncio.get_running_loop()
         self.draining = False
         self._parser_options: dict[str, Any] = {
