@@ -146,8 +146,8 @@ def controller_url(value: object) -> str:
     text = visible_text(value, "http://controller:8082")
     if "@" in text:
         raise ValueError(
-            "a controller is not asked by name and password: remove what is before the @, and share "
-            "a token (token_file)"
+            "a controller is not asked by name and password: remove what is before the @, and "
+            "share a token (token_file)"
         )
     if text.startswith("http://"):
         address = Address.parse(text.removeprefix("http://").removesuffix("/"))

@@ -77,8 +77,8 @@ class DataPlane:
             self.proxy.refuse,
             _limits(proxy),
             TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix),
-            turns,
-            descriptors,
+            turns=turns,
+            descriptors=descriptors,
         )
         self.server = Server(self._clients, descriptors)
 

@@ -61,6 +61,7 @@ class ResponseHead:
         kinds = RESPONSE_LINES
         kept = self.lines
         named: frozenset[bytes] = frozenset()
+        closes = False
         try:
             for line in lines[1:]:
                 kind = kinds[line]
@@ -78,7 +79,8 @@ class ResponseHead:
                     self._note_coding(line.partition(b":")[2].strip(b" \t"))
                 elif kind == Kind.CONNECTION:
                     options = connection_options(line.partition(b":")[2])
-                    self.keep_alive = options.persists(self.keep_alive)
+                    closes = closes or options.closes
+                    self.keep_alive = options.persists(self.keep_alive) and not closes
                     self.switches = self.switches or options.upgrade
                     named |= options.named
                 elif kind == Kind.INFO:

@@ -109,9 +109,10 @@ class HeadReader:
         except HttpProcessingError as error:
             raise _bad_request(error, limits) from None
         if not messages:
-            if end < len(data):  # the preface of HTTP/2 is two heads to the parser
+            tail = (self._last + data[max(at, end - 4) : end])[-4:]
+            if tail == b"\r\n\r\n":  # the preface of HTTP/2 is two heads to the parser
                 raise BadRequest(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
-            self._last = (self._last + data[at:end])[-3:]
+            self._last = tail[-3:]
             return None
         self.size = 0
         self._last = self._line = b""

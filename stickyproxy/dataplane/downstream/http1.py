@@ -59,6 +59,7 @@ class ClientServer(web.Server):
         refuse: Refuse,
         limits: Limits,
         trusted_proxies: TrustedProxies,
+        *,
         turns: Turns,
         descriptors: Descriptors,
     ) -> None:
