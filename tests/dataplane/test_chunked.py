@@ -161,7 +161,7 @@ BAD = {
     "blank before": b" 3\r\nabc\r\n",
     "blank behind": b"3 \r\nabc\r\n",
     "tab behind": b"3\t\r\nabc\r\n",
-    "full-width digit": "３\r\nabc\r\n".encode(),
+    "full-width digit": "\uff13\r\nabc\r\n".encode(),
     "16 digits": b"0000000000000003\r\nabc\r\n",
     "larger than 64 bits": b"10000000000000003\r\nabc\r\n",
     "bare LF after the size": b"3\nabc\r\n",

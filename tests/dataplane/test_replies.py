@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from stickyproxy.base.errors import (
@@ -38,7 +40,7 @@ class Head:
     def __init__(self, host: bytes, target: bytes, method: str) -> None:
         self.method = method
         self.target = target
-        self.fields = ((b"Host", host),)
+        self.fields: Sequence[tuple[bytes, bytes]] = ((b"Host", host),)
 
     def header(self, name: str) -> bytes | None:
         raise NotImplementedError
@@ -52,7 +54,7 @@ def request(
 
 NOT_FOUND = 'no service is published for host "shop.local" and path "/cart"'
 SHOP = "service shop"
-FAILED = {
+FAILED: dict[Exception, tuple[int, str, str]] = {
     ConnectError("refused"): (502, f"{SHOP}: no endpoint accepts connections", "retries-spent"),
     UpstreamClosed("gone"): (502, f"{SHOP}: the endpoint gave no usable answer", "upstream-reset"),
     UpstreamProtocolError("odd"): (
@@ -105,15 +107,9 @@ REPLIES = [
 ]
 
 
-@pytest.mark.parametrize(("reply", "status", "text", "outcome", "fields", "last"), REPLIES)
-def test_replies(
-    reply: Reply,
-    status: int,
-    text: str,
-    outcome: Outcome,
-    fields: tuple[bytes, ...],
-    last: bool,
-) -> None:
+@pytest.mark.parametrize("row", REPLIES, ids=lambda row: str(row[0].status))
+def test_replies(row: tuple[Reply, int, str, Outcome, tuple[bytes, ...], bool]) -> None:
+    reply, status, text, outcome, fields, last = row
     assert (reply.status, reply.text, reply.outcome) == (status, text, outcome)
     assert (reply.fields, reply.last) == (fields, last)
     assert reply.body() == text.encode() + b"\n"

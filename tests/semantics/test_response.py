@@ -59,7 +59,7 @@ class TestStatusLine:
             b"HTTP/1.1 200 O\nK",
             b"HTTP/1.1 200 O\rK",
             b"HTTP/1.1 200 OK\x7f",
-            "HTTP/1.1 ２00 OK".encode(),
+            "HTTP/1.1 \uff1200 OK".encode(),
         ],
     )
     def test_malformed(self, line: bytes) -> None:
@@ -102,7 +102,7 @@ class TestFraming:
             ((b"Content-Length: 1, 1",), "not a number"),
             ((b"Content-Length: 0x1",), "not a number"),
             ((b"Content-Length: 1_0",), "not a number"),
-            (("Content-Length: ５".encode(),), "not a number"),
+            (("Content-Length: \uff15".encode(),), "not a number"),
             ((b"Content-Length: 9223372036854775808",), "not a number"),
             ((b"Content-Length: 18446744073709551615",), "not a number"),
             ((b"Content-Length: 00000000000000000001",), "not a number"),

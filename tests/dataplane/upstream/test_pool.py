@@ -122,7 +122,7 @@ class TestTake:
         await served(connection)
         await peer.stop()
         async with asyncio.timeout(TIMEOUT):
-            while connection.state is not State.CLOSED:
+            while connection.state is not State.CLOSED:  # noqa: ASYNC110 (nobody is told)
                 await asyncio.sleep(0)
         assert pool.take(replayable=True) is None
         assert repr(pool).endswith(" 0 idle of 0>")
