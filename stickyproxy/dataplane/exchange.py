@@ -126,6 +126,7 @@ class Exchange:
         "_proxy",
         "_reused",
         "_route",
+        "_strips",
         "_upstream",
         "failures",
         "id",
@@ -140,6 +141,10 @@ class Exchange:
         "tunnel",
     )
 
+    _route: Route
+    _strips: frozenset[bytes]
+    """Cookies whose pins the endpoint must not see."""
+
     def __init__(self, proxy: Proxy, stream: ClientStream) -> None:
         self._proxy = proxy
         self.stream = stream
@@ -149,9 +154,8 @@ class Exchange:
         """None if it could not be parsed, or must not be forwarded."""
         self.service = ""
         """The service asked for."""
-        self._route: Route | None = None
         self.pick: Pick | None = None
-        """The latest one; ``_route`` is of the same table."""
+        """The latest one; ``_route`` and ``_strips`` are of the same table."""
         self.relay: Relay | None = None
         """The latest attempt's."""
         self._upstream: UpstreamConnection | None = None
@@ -276,12 +280,13 @@ class Exchange:
             return replies.redirect(request, route.redirect or b"")
         self.service = cluster.name
         failures = self.failures
-        pick = cluster.balancer.pick(request, () if failures is None else failures.tried)
+        balancer = cluster.balancer
+        pick = balancer.pick(request, failures.tried if failures else ())
         if pick is None:
             if failures is not None:
                 return self._failure(failures.error)
             return replies.nobody(cluster.name)
-        self._route, self.pick = route, pick
+        self._route, self._strips, self.pick = route, balancer.strips, pick
         pool: Pool = pick.endpoint.pool  # type: ignore[assignment]
         if failures is not None and failures.ask_anew:
             return pool
@@ -316,27 +321,33 @@ class Exchange:
         request, route, pick = self.request, self._route, self.pick
         assert request is not None
         assert pick is not None
-        assert route is not None
-        assert route.cluster is not None
         self._upstream, self._reused = upstream, reused
         failures = self.failures
-        attempts = () if failures is None else failures.attempts
-        relay = self.relay = Relay(self, request, pick, self._proxy.info, attempts)
+        relay = self.relay = Relay(
+            self, request, pick, self._proxy.info, failures.attempts if failures else ()
+        )
         if started is not None:
             relay.started = started
         if request.upgrade is not None and not route.may_upgrade(request.target):
             request.upgrade = None
         target = route.rewritten(request.target) if route.rewrite else request.target
-        head = request.upstream_head(target, route.cluster.balancer.strips)
-        if not request.length:
-            upstream.send_head(head, relay, body_follows=False)
-        elif (body := self.stream.body_at_hand()) is not None:
-            if request.length == UNKNOWN:
-                body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
-            upstream.send_head(head + body, relay, body_follows=False)
+        head = request.upstream_head(target, self._strips)
+        if request.length:
+            self._send_with_body(upstream, head, relay, request.length)
         else:
+            upstream.send_head(head, relay, body_follows=False)
+
+    def _send_with_body(
+        self, upstream: UpstreamConnection, head: bytes, relay: Relay, length: int
+    ) -> None:
+        body = self.stream.body_at_hand()
+        if body is None:
             upstream.send_head(head, relay, body_follows=True)
             self.stream.start_body()
+            return
+        if length == UNKNOWN:
+            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+        upstream.send_head(head + body, relay, body_follows=False)
 
     # --- relay.AwaitsResponse ---
 

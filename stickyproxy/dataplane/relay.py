@@ -107,7 +107,9 @@ class Relay:
         status = head.status
         fields = head.lines
         length = head.length
-        if status == 101:
+        if status == 200 and length >= 0:
+            pass  # most of them
+        elif status == 101:
             self._check_switch(head)
             fields = [*_without_length(fields), *head.upgrade]
             length = 0
@@ -116,7 +118,20 @@ class Relay:
             length = 0
         elif length < 0:
             length = 0 if self.bodiless or status == 304 else UNKNOWN
-        self._add_own_fields(head, fields)
+        pick = self._pick
+        if self._info is None:
+            fields += head.info
+        else:
+            contacted = (
+                self._all_contacted()
+                if self._attempts
+                else pick.endpoint.address_lines + seconds(self.head_seconds)
+            )
+            fields += (b"x-request-id: " + self._request.id, self._info, contacted)
+        issue = pick.cookies
+        if issue is not None and (head.set_cookies or issue.due):
+            values = issue.values(head.set_cookies, self._request.secure)
+            fields += [b"Set-Cookie: " + value for value in values]
         self._stream.send_head(status, head.reason, fields, length)
         self.status = status
         if status == 101 and (exchange := self._exchange) is not None:
@@ -158,21 +173,9 @@ class Relay:
         if not (head.switches and head.upgrade):
             raise UpstreamProtocolError("its 101 does not say what it switches to")
 
-    def _add_own_fields(self, head: ResponseHead, fields: list[bytes]) -> None:
-        pick = self._pick
-        if self._info is None:
-            fields += head.info
-        else:
-            if self._attempts:
-                last = Attempt(pick.endpoint.address, self.head_seconds)
-                contacted = upstream_lines((*self._attempts, last))
-            else:
-                contacted = pick.endpoint.address_lines + seconds(self.head_seconds)
-            fields += (b"x-request-id: " + self._request.id, self._info, contacted)
-        issue = pick.cookies
-        if issue is not None and (head.set_cookies or issue.due):
-            values = issue.values(head.set_cookies, self._request.secure)
-            fields += [b"Set-Cookie: " + value for value in values]
+    def _all_contacted(self) -> bytes:
+        last = Attempt(self._pick.endpoint.address, self.head_seconds)
+        return upstream_lines((*self._attempts, last))
 
 
 def _without_length(fields: list[bytes]) -> list[bytes]:

@@ -17,8 +17,8 @@ from stickyproxy.dataplane.access_log import AccessLog
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.accept import Server
 from stickyproxy.dataplane.downstream.heads import Limits
-from stickyproxy.dataplane.downstream.http1 import ClientServer
 from stickyproxy.dataplane.downstream.listeners import Listener
+from stickyproxy.dataplane.downstream.server import ClientServer
 from stickyproxy.dataplane.exchange import Exchange, Proxy
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.pool import Upstreams

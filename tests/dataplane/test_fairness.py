@@ -17,8 +17,8 @@ from stickyproxy.base.errors import BadRequest
 from stickyproxy.dataplane.chunked import CHUNKS_PER_TURN
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.heads import Limits
-from stickyproxy.dataplane.downstream.http1 import ClientServer
 from stickyproxy.dataplane.downstream.ports import ClientStream
+from stickyproxy.dataplane.downstream.server import ClientServer
 from stickyproxy.dataplane.exchange import Exchange
 from stickyproxy.dataplane.turns import PER_TURN, Turns
 from stickyproxy.dataplane.upstream.pool import Upstreams

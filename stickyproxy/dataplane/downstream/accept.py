@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable, Iterable
 
 from stickyproxy.dataplane.descriptors import Descriptors
-from stickyproxy.dataplane.downstream.http1 import ClientServer
 from stickyproxy.dataplane.downstream.listeners import Listener
+from stickyproxy.dataplane.downstream.server import ClientServer
 from stickyproxy.model.listener import ListenerSpec
 
 log = logging.getLogger("stickyproxy")
