@@ -15,17 +15,16 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from email.utils import formatdate
-from functools import lru_cache
 from typing import Protocol
 
 from stickyproxy.base.errors import BadRequest, ConnectError, OutOfResources
 from stickyproxy.dataplane import replies
+from stickyproxy.dataplane.attempt import Attempt, upstream_lines
 from stickyproxy.dataplane.downstream.ports import ClientStream
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
-from stickyproxy.dataplane.relay import Attempt, Relay, upstream_lines
+from stickyproxy.dataplane.relay import Relay
 from stickyproxy.dataplane.replies import REASONS, Reply
-from stickyproxy.dataplane.retry import Attempted, Verdict, decide
+from stickyproxy.dataplane.retry import Attempted, Failures, Verdict, decide
 from stickyproxy.dataplane.tunnel import UpgradeTunnel
 from stickyproxy.dataplane.upstream.connection import UpstreamConnection
 from stickyproxy.dataplane.upstream.pool import Pool
@@ -49,11 +48,6 @@ def _request_ids() -> Iterator[bytes]:
 
 
 _next_request_id = _request_ids().__next__
-
-
-@lru_cache(1)
-def _date_line(second: int) -> bytes:
-    return b"Date: " + formatdate(second, usegmt=True).encode()
 
 
 class WatchesConnects(Protocol):
@@ -90,30 +84,6 @@ class Proxy:
     def refuse(self, stream: ClientStream, error: BadRequest) -> None:
         """Answer what could not even be parsed."""
         Exchange(self, stream).refuse(error)
-
-
-class Failures:
-    """The attempts of a request that failed."""
-
-    __slots__ = ("ask_anew", "attempts", "deaths", "error", "tried")
-
-    def __init__(self) -> None:
-        self.attempts: tuple[Attempt, ...] = ()
-        """Endpoints that were contacted in vain."""
-        self.tried: tuple[Endpoint, ...] = ()
-        """Those that are not to be picked again."""
-        self.deaths = 0
-        """New connections that ended under this request."""
-        self.ask_anew = False
-        """The next attempt needs a new connection."""
-        self.error: Exception = RuntimeError("no attempt has failed")
-        """What the latest one failed with."""
-
-    def note(self, error: Exception, attempt: Attempt, *, died: bool) -> None:
-        """Another attempt has failed. ``died``: a new connection ended under it."""
-        self.error = error
-        self.attempts = (*self.attempts, attempt)
-        self.deaths += died
 
 
 class Exchange:
@@ -422,20 +392,13 @@ class Exchange:
     def _reply(self, reply: Reply) -> None:
         """Send a response of our own."""
         self.reply = reply
-        request, info = self.request, self._proxy.info
+        request, info, stream = self.request, self._proxy.info, self.stream
         body = reply.body()
-        fields = [
-            _date_line(int(time.time())),
-            b"Content-Type: text/plain; charset=utf-8",
-            b"Content-Length: %d" % len(body),
-            b"X-Content-Type-Options: nosniff",
-            *reply.fields,
-        ]
+        fields = reply.head_fields(len(body))
         if info is not None:
             fields += (b"x-request-id: " + (request.id if request else self.id), info)
             if self.failures is not None:
                 fields.append(upstream_lines(self.failures.attempts))
-        stream = self.stream
         bodiless = stream.method == "HEAD"
         length = 0 if bodiless else len(body)
         stream.send_head(reply.status, REASONS[reply.status], fields, length, last=reply.last)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from stickyproxy.base.errors import UpstreamProtocolError
+from stickyproxy.dataplane.attempt import Attempt, upstream_lines
 from stickyproxy.dataplane.downstream.ports import ClientStream
 from stickyproxy.routing.endpoint import Pick
 from stickyproxy.semantics.headers import RESPONSE_LINES, seconds
@@ -19,23 +20,6 @@ from stickyproxy.semantics.request import UNKNOWN, ClientRequest
 from stickyproxy.semantics.response import ResponseHead
 
 monotonic = time.monotonic
-
-
-class Attempt:
-    """An endpoint that was contacted and did not answer: its address and how long it took."""
-
-    __slots__ = ("address", "seconds")
-
-    def __init__(self, address: str, elapsed: float) -> None:
-        self.address = address
-        self.seconds = elapsed
-
-
-def upstream_lines(attempts: Sequence[Attempt]) -> bytes:
-    """The two fields that list the endpoints contacted, without the last line end."""
-    addresses = ", ".join(attempt.address for attempt in attempts).encode()
-    times = b", ".join(seconds(attempt.seconds) for attempt in attempts)
-    return b"x-upstream-addr: %b\r\nx-upstream-response-time: %b" % (addresses, times)
 
 
 class AwaitsResponse(Protocol):

@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 
 from stickyproxy.base.errors import UpstreamClosed, UpstreamProtocolError
+from stickyproxy.dataplane.attempt import Attempt, upstream_lines
 from stickyproxy.dataplane.downstream.ports import ClientStream
-from stickyproxy.dataplane.relay import Attempt, Relay, upstream_lines
+from stickyproxy.dataplane.relay import Relay
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.routing.endpoint import Affinity, CookieIssue, Endpoint, Pick
 from stickyproxy.semantics.request import UNKNOWN, ClientRequest
