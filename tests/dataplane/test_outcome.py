@@ -234,6 +234,19 @@ class TestRepliesOfOurOwn:
         assert (await made.user.response()).status == 400
         assert await made.outcome() is Outcome.BAD_REQUEST
 
+    async def test_a_body_that_is_malformed_in_mid_response(self, scene: MakeScene) -> None:
+        async def script(conn: EndpointConnection) -> None:
+            await conn.head()
+            await conn.send(respond("200 OK", ("Content-Length", "10"), body=b"half"))
+            await conn.eof()
+
+        made = await scene(script)
+        await made.user.send(request("POST", "/", HOST, CHUNKED, body=chunk(b"a")))
+        await made.user.response_head()
+        await made.user.send(b"nonsense\r\n")
+        assert await made.user.eof() == "reset"
+        assert await made.outcome() is Outcome.BAD_REQUEST
+
     async def test_a_head_that_does_not_come(self, scene: MakeScene) -> None:
         made = await scene(hello, head_timeout=SHORT)
         await made.user.send(b"GET / HTT")
