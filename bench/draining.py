@@ -1,5 +1,5 @@
 """stickyproxy with draining endpoints, as the rolling lab needs it:
-``python -m bench.draining FILE``. SIGHUP publishes the file anew.
+``python -m bench.draining FILE``. SIGHUP publishes the file again.
 
 What may go to an endpoint that is being stopped is what the lab compares. Today's code knows
 ``sticky``; the other two, and sending again what was never read, are tried out here:
@@ -67,7 +67,7 @@ class SafeBalancer:
 class ShownUnread(connection.UpstreamConnection):
     """Knows whether its endpoint read the whole of the latest request before it closed.
 
-    Linux resets a connection that nobody accepted, or that is closed with unread bytes; a FIN comes
+    Linux resets a connection that was not accepted, or is closed with unread bytes; a FIN comes
     if all that had arrived was read. What arrives after a FIN is not acknowledged but reset.
     """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """All that decides whether two connections lead to the same place in the same way: what a
+    """Everything that decides whether two connections lead to the same place in the same way: a
     connection pool belongs to. An endpoint whose target changes gets a new pool."""
 
     address: str

@@ -51,7 +51,7 @@ class ClientServer(web.Server):
         return sum(connection.shed() for connection in self._ours())
 
     async def drain(self) -> None:
-        """Close idle connections now and busy ones when their request is answered; returns when
+        """Close idle connections now and busy ones after their response; returns when
         none is left."""
         self._context.draining = True
         for connection in self._ours():

@@ -15,7 +15,7 @@ from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.connection import SweepLimits, UpstreamConnection
 from stickyproxy.model.target import Target
 
-# What connecting fails with for want of something here, whatever the endpoint's health.
+# Errors of connecting that mean a lack of resources here, not a fault of the endpoint.
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 
@@ -147,7 +147,7 @@ class Upstreams:
         self._timer: asyncio.TimerHandle | None = None
 
     def pool(self, target: Target) -> Pool:
-        """A new pool; whoever owns the endpoint closes it."""
+        """A new pool; the endpoint's owner closes it."""
         pool = Pool(self, target)
         self.add(pool)
         return pool

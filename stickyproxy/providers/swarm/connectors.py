@@ -102,12 +102,12 @@ class ConnectorPlanner:
     """Remembers what has been tried, and what was there."""
 
     def __init__(self, settings: SwarmSettings, may_join: Callable[[Json | None], bool]) -> None:
-        """``may_join``: whether a network may be joined at all."""
+        """``may_join``: whether a network may be joined."""
         self._enabled = settings.attach_networks and settings.join_by == "connector"
         self._may_join = may_join
         self._attempts: dict[str, _Placement] = {}
         """By the id of a network, to create or update its connector; by that of a service, to
-        remove it. The former stay for as long as the network is needed: if somebody else removes
+        remove it. The former stay for as long as the network is needed: if another client removes
         what is created here, the two should not go on for ever at full speed."""
         self._seen: dict[str, float] = {}
         """Network -> when its connector was last listed."""
@@ -185,7 +185,7 @@ class ConnectorPlanner:
         return True
 
     def failed(self, name: str, reason: str) -> None:
-        """The engine refused. That somebody else was faster is no failure."""
+        """The engine refused. That another proxy was faster is no failure."""
         if any(words in reason for words in _FASTER):
             return
         for attempt in self._attempts.values():
@@ -278,7 +278,7 @@ def connector_spec(own: Json, network: Json, names: set[str] | frozenset[str]) -
         "Mode": {"Global": {}},
         # The next one is there before the last one goes, and who is connected may finish.
         "UpdateConfig": {"Order": "start-first", "Parallelism": 1, "FailureAction": "pause"},
-        "EndpointSpec": {"Mode": "dnsrr"},  # nobody connects to it
+        "EndpointSpec": {"Mode": "dnsrr"},  # nothing connects to it
     }
     marks = {
         CONNECTOR_NETWORK: network["Id"],
