@@ -27,7 +27,7 @@ from typing import Any
 
 import uvloop
 
-from stickyproxy.base.addresses import Address
+from stickyproxy.base.addresses import Address, split_host_port
 from stickyproxy.base.errors import UpstreamClosed
 from stickyproxy.config.settings import Config
 from stickyproxy.dataplane import exchange, retry
@@ -112,10 +112,10 @@ class ResendingExchange(exchange.Exchange):
         assert self.pick is not None
         if self.pick.endpoint.state is not EndpointState.USABLE:
             return True
-        host, _, port = self.pick.endpoint.address.rpartition(":")
+        host, port = split_host_port(self.pick.endpoint.address)
         try:
             # On loopback this takes microseconds; a proxy must not block.
-            socket.create_connection((host, int(port)), 0.05).close()
+            socket.create_connection((host, port), 0.05).close()
         except ConnectionRefusedError:
             return True
         except OSError:

@@ -22,6 +22,8 @@ from contextlib import suppress
 from typing import TypeVar
 from weakref import WeakSet
 
+from stickyproxy.base.addresses import join_host_port
+from stickyproxy.base.backoff import Backoff
 from stickyproxy.base.errors import ConnectError, NetworkUnavailable, OutOfResources
 from stickyproxy.connector import wire
 
@@ -123,7 +125,7 @@ class _Network:
             raise self._failure(answer, host, port, seconds)
 
     def _failure(self, code: int, host: str, port: int, seconds: float) -> Exception:
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        address = join_host_port(host, port)
         way = f"through the connector for network {self.name}"
         if code == _LOST:
             return NetworkUnavailable(f"{self._it()} has gone")
@@ -163,7 +165,7 @@ class _Network:
     async def _look(self) -> _Link:
         """Look until it is there, or patience is spent. Raises NetworkUnavailable."""
         loop = asyncio.get_running_loop()
-        pause, longest = LOOK_SECONDS
+        backoff = Backoff(*LOOK_SECONDS)
         while True:
             try:
                 channel = await self._open()
@@ -172,10 +174,9 @@ class _Network:
                 if self._missing_since is None:
                     self._missing_since = loop.time()
                 if loop.time() - self._missing_since >= self._patience:
-                    self._look_at = loop.time() + longest
+                    self._look_at = loop.time() + LOOK_SECONDS[1]
                     raise
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, longest)
+                await asyncio.sleep(backoff.next())
             else:
                 self._missing_since = None
                 self._channel = channel

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from stickyproxy.base.addresses import join_host_port
 from stickyproxy.base.errors import BadRequest
 from stickyproxy.semantics import cookies
 from stickyproxy.semantics.forwarded import TrustedProxies
@@ -335,7 +336,7 @@ class ClientRequest:
 def _authority(address: str, port: int) -> bytes:
     if not address:
         return b"localhost"
-    return (f"[{address}]:{port}" if ":" in address else f"{address}:{port}").encode()
+    return join_host_port(address, port).encode()
 
 
 def _without_h2c(upgrade: bytes) -> bytes | None:

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import math
 
+from stickyproxy.base.addresses import split_host_port
 from stickyproxy.base.errors import ConnectError, OutOfResources
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.connection import SweepLimits, UpstreamConnection
@@ -65,9 +66,9 @@ class Pool:
                         lambda: UpstreamConnection(self), address.removeprefix("unix:")
                     )
                 else:
-                    host, _, port = address.rpartition(":")
+                    host, port = split_host_port(address)
                     _, connection = await loop.create_connection(
-                        lambda: UpstreamConnection(self), host.strip("[]"), int(port)
+                        lambda: UpstreamConnection(self), host.strip("[]"), port
                     )
         except TimeoutError as error:
             timeout = upstreams.connect_timeout
