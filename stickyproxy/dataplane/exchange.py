@@ -416,7 +416,7 @@ class Exchange:
 
     def _break_off(self) -> None:
         """After a bug: 500 if nothing has been sent yet, else reset the connection."""
-        log.exception("answering a request failed: this is a bug in stickyproxy")
+        log.exception("handling a request failed: this is a bug in stickyproxy")
         upstream = self._upstream
         if upstream is not None and self._holds(upstream):
             upstream.abandon()

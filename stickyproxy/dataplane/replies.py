@@ -108,13 +108,13 @@ def failure(service: str, error: Exception) -> Reply:
         case OutOfResources():
             return Reply(503, "this proxy is out of resources", outcome, _SOON)
         case UpstreamTimeout():
-            return Reply(504, f"service {service}: the endpoint did not answer in time", outcome)
+            return Reply(504, f"service {service}: the endpoint did not respond in time", outcome)
         case ConnectError():
             return Reply(502, f"service {service}: no endpoint accepts connections", outcome)
         case _:
-            return Reply(502, f"service {service}: the endpoint gave no usable answer", outcome)
+            return Reply(502, f"service {service}: the endpoint gave no usable response", outcome)
 
 
 def bug() -> Reply:
     """The proxy failed, and the log says how."""
-    return Reply(500, "stickyproxy failed to answer this request", Outcome.BUG, last=True)
+    return Reply(500, "stickyproxy failed to handle this request", Outcome.BUG, last=True)
