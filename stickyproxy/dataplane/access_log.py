@@ -96,7 +96,7 @@ class AccessLog:
         self._writer.write("".join(lines).encode("ascii", "backslashreplace"))
 
     def reopen(self) -> None:
-        """Open the file anew, after it was rotated away. Raises ListenError."""
+        """Reopen the file, after it was rotated away. Raises ListenError."""
         if self._path != "-":
             self.flush()
             self._writer.reopen(self._open())

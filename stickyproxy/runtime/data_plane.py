@@ -36,7 +36,7 @@ class PlaneSettings:
     proxy: ProxySettings
     access_log: AccessLogSettings
     info: bytes | None
-    """Header lines that are the same in all responses; None: no info fields at all."""
+    """Header lines that are the same in all responses; None: no info fields."""
 
 
 class DataPlane:
@@ -112,7 +112,7 @@ class DataPlane:
             self._access_log.close()
 
     def reopen_log(self) -> None:
-        """Open the access log anew, after it was rotated away. Raises ListenError."""
+        """Reopen the access log, after it was rotated away. Raises ListenError."""
         if self._access_log is not None:
             self._access_log.reopen()
 

@@ -56,7 +56,11 @@ NOT_FOUND = 'no service is published for host "shop.local" and path "/cart"'
 SHOP = "service shop"
 FAILED: dict[Exception, tuple[int, str, str]] = {
     ConnectError("refused"): (502, f"{SHOP}: no endpoint accepts connections", "retries-spent"),
-    UpstreamClosed("gone"): (502, f"{SHOP}: the endpoint gave no usable response", "upstream-reset"),
+    UpstreamClosed("gone"): (
+        502,
+        f"{SHOP}: the endpoint gave no usable response",
+        "upstream-reset",
+    ),
     UpstreamProtocolError("odd"): (
         502,
         f"{SHOP}: the endpoint gave no usable response",

@@ -51,7 +51,7 @@ class ClientServer(web.Server):
             self._timer.cancel()
 
     def shed(self) -> int:
-        """Close idle connections, for want of file descriptors; returns how many."""
+        """Close idle connections, for lack of file descriptors; returns how many."""
         return sum(connection.shed() for connection in self._ours())
 
     async def drain(self) -> None:

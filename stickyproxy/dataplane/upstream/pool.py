@@ -131,7 +131,7 @@ class Pool:
             connection.sweep(limits)
 
     def shed(self) -> int:
-        """Close idle connections, for want of file descriptors; returns how many."""
+        """Close idle connections, for lack of file descriptors; returns how many."""
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.retire()
@@ -180,7 +180,7 @@ class Upstreams:
         self._pools.discard(pool)
 
     def shed(self) -> int:
-        """Close idle connections, for want of file descriptors; returns how many."""
+        """Close idle connections, for lack of file descriptors; returns how many."""
         return sum(pool.shed() for pool in self._pools)
 
     def start(self) -> None:
