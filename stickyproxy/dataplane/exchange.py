@@ -255,7 +255,7 @@ class Exchange:
         if pick is None:
             if failures is not None:
                 return self._failure(failures.error)
-            return replies.nobody(cluster.name)
+            return replies.no_endpoint(cluster.name)
         self._route, self._strips, self.pick = route, balancer.strips, pick
         pool: Pool = pick.endpoint.pool  # type: ignore[assignment]
         if failures is not None and failures.ask_anew:

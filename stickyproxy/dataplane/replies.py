@@ -92,7 +92,7 @@ def redirect(request: ClientRequest, destination: bytes) -> Reply:
     return Reply(302, text, Outcome.REDIRECTED, (b"Location: " + location,))
 
 
-def nobody(service: str) -> Reply:
+def no_endpoint(service: str) -> Reply:
     """The service has no endpoint that may be used."""
     return Reply(503, f"service {service} has no usable endpoint", Outcome.NO_ENDPOINT, _SOON)
 

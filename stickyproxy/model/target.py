@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Everything that decides whether two connections lead to the same place in the same way: a
-    connection pool belongs to. An endpoint whose target changes gets a new pool."""
+    """Whether two connections lead to the same place in the same way is decided by this alone. A
+    connection pool belongs to a target: an endpoint whose target changes gets a new pool."""
 
     address: str
     """``host:port``, ``[v6]:port`` or ``unix:/path``."""

@@ -93,7 +93,7 @@ REPLIES = [
         False,
     ),
     (
-        replies.nobody("shop"),
+        replies.no_endpoint("shop"),
         503,
         "service shop has no usable endpoint",
         Outcome.NO_ENDPOINT,

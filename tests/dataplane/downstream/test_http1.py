@@ -121,7 +121,7 @@ async def test_state_of_a_server() -> None:
 
 async def test_errors_of_a_parser(connection: RequestHandler) -> None:
     """heads.py tells by these what was too long."""
-    sizes = {"max_line_size": 100, "max_field_size": 101, "max_headers": 2}
+    sizes: dict[str, Any] = {"max_line_size": 100, "max_field_size": 101, "max_headers": 2}
     head = b"GET / HTTP/1.1\r\n"
 
     def parser() -> HttpRequestParser:
