@@ -25,7 +25,7 @@ _LONGEST = 10 * 365 * 24 * 3600
 
 def duration(value: object) -> float:
     """Seconds of ``"250ms"``, ``"3s"``, ``"5m"``, ``"2h"``, ``"1m30s"``. A bare number is refused:
-    its unit is anybody's guess. Raises ValueError."""
+    its unit would be a guess. Raises ValueError."""
     if isinstance(value, str) and value and (match := _DURATION.fullmatch(value)):
         parts = zip(match.groups(), _UNITS, strict=True)
         # In whole numbers until the last step, so that 1.1s is exactly what 1.1 is.

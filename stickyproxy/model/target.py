@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whether two connections lead to the same place in the same way is decided by this alone. A
+    """This alone decides whether two connections lead to the same place in the same way. A
     connection pool belongs to a target: an endpoint whose target changes gets a new pool."""
 
     address: str

@@ -34,7 +34,7 @@ class Listeners:
     """The open sockets of all listeners, in as many shares as there are processes that accept.
 
     Each share has a TCP socket of its own (SO_REUSEPORT), so that the kernel deals connections
-    out to the processes; a unix socket is the same one in all shares. Their opener keeps
+    out to the processes; a unix socket is the same one in all shares. One process keeps
     them open: connections that wait to be accepted outlive the process that was to accept them.
     """
 
