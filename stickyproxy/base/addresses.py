@@ -68,7 +68,7 @@ def socket_path(text: str) -> str:
     """The path in ``unix:/path`` or ``unix:///path``. Raises ValueError."""
     path = re.sub("^//+", "/", text.removeprefix("unix:"))
     if not text.startswith("unix:"):
-        raise ValueError(f"{shown(text)} lacks its kind: write {shown('unix:' + path)}")
+        raise ValueError(f"{shown(text)} lacks its scheme: write {shown('unix:' + path)}")
     if not re.fullmatch(r"/[!-~]*[!-.0-~]", path):
         raise ValueError(
             f'{shown(text)} is not a socket: write it like "unix:/run/app.sock", '
@@ -109,7 +109,7 @@ def is_ipv6(text: str) -> bool:
         IPv6Address(text)
     except ValueError:
         return False
-    return "%" not in text  # a zone means something on one machine only, and no Host header has it
+    return "%" not in text  # a zone means something on one machine only; no Host header has one
 
 
 def _is_ipv4(text: str) -> bool:

@@ -20,12 +20,12 @@ _DURATION = re.compile(f"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?(?:{_NUMBE
 _UNITS = (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 """Milliseconds of each."""
 _LONGEST = 10 * 365 * 24 * 3600
-"""Ten years: what a typing error exceeds, a cookie or a timeout does not."""
+"""Ten years: a typing error exceeds it, a real cookie lifetime or timeout does not."""
 
 
 def duration(value: object) -> float:
     """Seconds of ``"250ms"``, ``"3s"``, ``"5m"``, ``"2h"``, ``"1m30s"``. A bare number is refused:
-    nobody remembers its unit. Raises ValueError."""
+    its unit would be a guess. Raises ValueError."""
     if isinstance(value, str) and value and (match := _DURATION.fullmatch(value)):
         parts = zip(match.groups(), _UNITS, strict=True)
         # In whole numbers until the last step, so that 1.1s is exactly what 1.1 is.
@@ -144,7 +144,7 @@ def token(value: object) -> str:
 
 
 def query_name(value: object) -> str:
-    """A query parameter's name as it stands in a URL. Raises ValueError."""
+    """A query parameter's name as it is written in a URL. Raises ValueError."""
     name = text(value)
     if not name:
         raise ValueError("is empty: write a parameter's name, or remove the key")
@@ -174,7 +174,7 @@ def url_path(value: object) -> str:
 
 
 def cookie_path(value: object) -> str:
-    """A path that may stand in a cookie's Path attribute. Raises ValueError."""
+    """A path that is valid in a cookie's Path attribute. Raises ValueError."""
     path = url_path(value)
     refuse_characters(path, ";", "a cookie's path")
     return path

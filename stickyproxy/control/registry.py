@@ -28,7 +28,7 @@ class PoolFactory(Protocol):
     """Where an endpoint's connections come from."""
 
     def pool(self, target: Target) -> Connections:
-        """A new pool, which nobody else has."""
+        """A new pool, not shared with another endpoint."""
 
 
 class NoConnections:

@@ -104,7 +104,7 @@ class _Builder:
             if old is not None and old.target == spec.target:
                 endpoint = old
                 if spec.draining is not old.facts.draining:
-                    # This has changed its service, whose clusters are built anew in any case.
+                    # It belongs to another service now, whose clusters are rebuilt in any case.
                     old.note(replace(old.facts, draining=spec.draining))
             else:
                 endpoint = self._make_endpoint(service, spec)

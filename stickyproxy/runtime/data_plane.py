@@ -134,7 +134,7 @@ class DataPlane:
             self._access_log.close()
 
     def reopen_log(self) -> None:
-        """Open the access log anew, after it was rotated away. Raises ListenError."""
+        """Reopen the access log, after it was rotated away. Raises ListenError."""
         if self._access_log is not None:
             self._access_log.reopen()
 

@@ -65,7 +65,7 @@ class WorkerSlot:
         """Heartbeats that were left out; none counts before the first sign of life."""
 
     def __repr__(self) -> str:
-        who = "nobody" if self._process is None else f"process {self._process.pid}"
+        who = "no process" if self._process is None else f"process {self._process.pid}"
         return f"<WorkerSlot {self.number} {who}{', accepting' if self.accepting else ''}>"
 
     def tell(self, key: str, order: bytes) -> None:
@@ -108,7 +108,7 @@ class WorkerSlot:
                 log.error("worker %d %s while it drained", self.number, how)
 
     def _report_exit(self, how: str, lived: float) -> float:
-        """Log that a worker ended after so many seconds; returns how many to wait before the next
+        """Log that a worker ended after that many seconds; returns how many to wait before the next
         one starts, which is none unless it is one of several that died early."""
         again = self._died_early
         self._died_early = lived < STEADY_SECONDS

@@ -112,7 +112,7 @@ async def _keep_running(provider: Provider) -> None:
 
 
 async def _at_once() -> None:
-    """There is nobody to wait for."""
+    """There are no workers to wait for."""
 
 
 class Sources:

@@ -106,7 +106,7 @@ class Supervisor:
         self._slots: list[WorkerSlot] = []
         self._filling: list[asyncio.Task[None]] = []
         self._orders: dict[str, bytes] = {}
-        """What all workers have to know."""
+        """What all workers need to know."""
         self._log_opened = 0
         self._all_accept = asyncio.Event()
         self._stop = asyncio.Event()

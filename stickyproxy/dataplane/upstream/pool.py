@@ -10,13 +10,14 @@ import asyncio
 import errno
 import math
 
+from stickyproxy.base.addresses import split_host_port
 from stickyproxy.base.errors import ConnectError, OutOfResources
 from stickyproxy.dataplane.descriptors import EXHAUSTED, Descriptors
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.connection import SweepLimits, UpstreamConnection
 from stickyproxy.model.target import Target
 
-# What connecting fails with for want of something here, whatever the endpoint's health.
+# Errors of connecting that mean a lack of resources here, not a fault of the endpoint.
 _OURS = (*EXHAUSTED, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 
@@ -90,9 +91,9 @@ class Pool:
                 lambda: UpstreamConnection(self), self.address.removeprefix("unix:")
             )
         else:
-            host, _, port = self.address.rpartition(":")
+            host, port = split_host_port(self.address)
             _, connection = await loop.create_connection(
-                lambda: UpstreamConnection(self), host.strip("[]"), int(port)
+                lambda: UpstreamConnection(self), host.strip("[]"), port
             )
         return connection
 
@@ -130,7 +131,7 @@ class Pool:
             connection.sweep(limits)
 
     def shed(self) -> int:
-        """Close idle connections, for want of file descriptors; returns how many."""
+        """Close idle connections, for lack of file descriptors; returns how many."""
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.retire()
@@ -165,7 +166,7 @@ class Upstreams:
         self._timer: asyncio.TimerHandle | None = None
 
     def pool(self, target: Target) -> Pool:
-        """A new pool; whoever owns the endpoint closes it."""
+        """A new pool; the endpoint's owner closes it."""
         pool = Pool(self, target)
         self.add(pool)
         return pool
@@ -179,7 +180,7 @@ class Upstreams:
         self._pools.discard(pool)
 
     def shed(self) -> int:
-        """Close idle connections, for want of file descriptors; returns how many."""
+        """Close idle connections, for lack of file descriptors; returns how many."""
         return sum(pool.shed() for pool in self._pools)
 
     def start(self) -> None:

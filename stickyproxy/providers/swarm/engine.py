@@ -218,7 +218,7 @@ class Engine:
 
     def _update_service(self, client: APIClient, change: Change, service: str) -> None:
         """One update for all networks. The rest of the specification is sent back unchanged, so
-        that nothing unknown to this version is lost. If somebody else has updated the service
+        that nothing unknown to this version is lost. If another client has updated the service
         meanwhile, the engine refuses, and the next listing shows what is still to be done."""
         found = client.inspect_service(service)
         response = client.post(
