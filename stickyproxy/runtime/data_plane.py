@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from stickyproxy.control.health import Health
+from stickyproxy.control.newcomers import Newcomers
 from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.access_log import AccessLog
+from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.accept import Server
 from stickyproxy.dataplane.downstream.heads import Limits
 from stickyproxy.dataplane.downstream.listeners import Listener
@@ -36,6 +38,8 @@ class PlaneSettings:
     access_log: AccessLogSettings
     info: bytes | None
     """Header lines that are the same in all responses; None: no info fields at all."""
+    providers: tuple[str, ...] = ()
+    """Names of those that will publish snapshots, besides the static one."""
 
 
 class DataPlane:
@@ -46,19 +50,22 @@ class DataPlane:
         settings: PlaneSettings,
         *,
         tells_problems: bool = True,
+        tries_newcomers: bool = True,
         health_changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """``health_changed`` is called when ``down`` changes. Raises ListenError if the access log
+        """``tries_newcomers``: if the settings ask for it. ``health_changed`` is called when
+        ``down`` or ``silent`` changes. Raises ListenError if the access log
         cannot be opened."""
         proxy = settings.proxy
         self._access_log = open_access_log(settings.access_log)
-        turns = Turns()
+        turns, descriptors = Turns(), Descriptors()
         self._upstreams = Upstreams(
             connect_timeout=proxy.connect_timeout,
             response_timeout=proxy.response_timeout,
             client_timeout=proxy.client_timeout,
             idle_timeout=proxy.upstream_idle_timeout,
             turns=turns,
+            descriptors=descriptors,
         )
         self.proxy = Proxy(
             info=settings.info,
@@ -67,22 +74,38 @@ class DataPlane:
         if self._access_log is not None:
             self.proxy.on_finish = self._access_log.write
         self._health = self.proxy.health = Health(self.proxy, health_changed)
+        self._newcomers = (
+            Newcomers(self.proxy, self._health, health_changed)
+            if tries_newcomers and proxy.probe_new_endpoints
+            else None
+        )
         self.registry = Registry(
-            self.proxy, self._upstreams, proxy.pin_secret, tells_problems=tells_problems
+            self.proxy,
+            self._upstreams,
+            proxy.pin_secret,
+            awaits=settings.providers,
+            tells_problems=tells_problems,
+            rebuilt=self._newcomers.look if self._newcomers else lambda: None,
         )
         self._clients = ClientServer(
             partial(Exchange, self.proxy),
             self.proxy.refuse,
             _limits(proxy),
             TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix),
-            turns,
+            turns=turns,
+            descriptors=descriptors,
         )
-        self.server = Server(self._clients)
+        self.server = Server(self._clients, descriptors)
 
     @property
     def down(self) -> frozenset[EndpointKey]:
         """The endpoints that cannot be connected to."""
         return self._health.down
+
+    @property
+    def silent(self) -> frozenset[EndpointKey]:
+        """The endpoints that have never been reached, though they were tried."""
+        return self._newcomers.silent if self._newcomers else frozenset()
 
     def start(self) -> None:
         """Begin, inside a running event loop."""
@@ -102,6 +125,8 @@ class DataPlane:
 
     async def stop(self) -> None:
         """End."""
+        if self._newcomers is not None:
+            await self._newcomers.stop()
         await self._health.stop()
         self._clients.stop()
         self._upstreams.close()
@@ -109,7 +134,7 @@ class DataPlane:
             self._access_log.close()
 
     def reopen_log(self) -> None:
-        """Open the access log anew, after it was rotated away. Raises ListenError."""
+        """Reopen the access log, after it was rotated away. Raises ListenError."""
         if self._access_log is not None:
             self._access_log.reopen()
 

@@ -269,7 +269,7 @@ class TestAddress:
             ("unix:/a b", '"unix:/a b" is not a socket'),
             ("unix:/a\0b", '"unix:/a\\u0000b" is not a socket'),
             ("unix:/" + "x" * 107, "is too long for a socket: use at most 107 bytes"),
-            ("/run/x.sock", '"/run/x.sock" lacks its kind: write "unix:/run/x.sock"'),
+            ("/run/x.sock", '"/run/x.sock" lacks its scheme: write "unix:/run/x.sock"'),
         ],
     )
     def test_refused(self, text: str, reason: str) -> None:
@@ -562,12 +562,18 @@ class TestSwarm:
                 "providers.controller.url",
                 'like "http://controller:8082"',
             ),
+            (
+                "[providers.controller]\ntoken = 'a'\nurl = 'http://user:s3cret@c:8082'",
+                "providers.controller.url",
+                "remove what is before the @",
+            ),
         ],
     )
     def test_problems(self, text: str, place: str, reason: str) -> None:
         found = problems(text)
         assert list(found) == [place]
         assert reason in found[place]
+        assert "s3cret" not in found[place]
 
     @pytest.mark.parametrize(
         ("keys", "place", "reason"),
