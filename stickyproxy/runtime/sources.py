@@ -14,8 +14,8 @@ from typing import Protocol
 from stickyproxy.config.settings import Config
 from stickyproxy.control.reload import ConfigFile, Reloader
 from stickyproxy.model.snapshot import Snapshot
-from stickyproxy.providers import static
 from stickyproxy.providers.controller import ControllerProvider
+from stickyproxy.providers.static import StaticProvider
 
 log = logging.getLogger("stickyproxy")
 
@@ -43,15 +43,18 @@ class Provider(Protocol):
 
 
 class Providers:
-    """The providers that a configuration asks for, except the static one, which never changes by
-    itself."""
+    """The providers that a configuration asks for."""
 
     def __init__(
-        self, settings: Config, publish: Callable[[Snapshot], None], *, forwards_here: bool = True
+        self,
+        settings: Config,
+        publish: Callable[[Snapshot], None],
+        static: Provider | None = None,
     ) -> None:
-        """``forwards_here``: requests are forwarded by this process or its workers, so that the
-        networks of its container are those that count."""
-        self._providers = list(_providers(settings, publish, forwards_here))
+        """``static``: that of ``[[services]]``, if requests are forwarded by this process or its
+        workers, so that the networks of its container are those that count."""
+        found = _providers(settings, publish, forwards_here=static is not None)
+        self._providers = [*([] if static is None else [static]), *found]
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -117,15 +120,14 @@ class Sources:
         """``settled`` waits until what was published is in force; then a reload is reported."""
         self.config = settings
         """The configuration in force."""
-        self._publish = publish
         self._settled = settled
-        self._providers = Providers(settings, publish)
+        self._static = StaticProvider(settings.services, publish)
+        self._providers = Providers(settings, publish, self._static)
         self._reloader = None if file is None else Reloader(file, settings, self._use)
         self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Publish the services in the configuration, and begin to look for more."""
-        self._publish(static.snapshot(self.config))
+        """Begin to publish."""
         self._providers.start()
 
     async def ready(self) -> None:
@@ -155,5 +157,5 @@ class Sources:
 
     async def _use(self, new: Config) -> None:
         self.config = new
-        self._publish(static.snapshot(new))
+        await self._static.use(new.services)
         await self._settled()

@@ -21,12 +21,12 @@ from stickyproxy.providers.swarm.client import BACKOFF
 from stickyproxy.providers.swarm.engine import Engine, list_once
 from stickyproxy.providers.swarm.events import EventWatch
 from stickyproxy.providers.swarm.provider import SwarmProvider
-from stickyproxy.providers.swarm.threads import CallThread
+from stickyproxy.providers.threads import CallThreads
 
 
 class TestCallThread:
     async def test_runs_in_one_other_thread_in_turn(self) -> None:
-        thread = CallThread("test")
+        thread = CallThreads("test")
         order: list[int] = []
 
         def call(number: int) -> int:
@@ -43,7 +43,7 @@ class TestCallThread:
         assert threading.get_ident() not in threads
 
     async def test_raises_what_the_call_raised(self) -> None:
-        thread = CallThread("test")
+        thread = CallThreads("test")
         try:
             with pytest.raises(ZeroDivisionError):
                 await thread.run(lambda: 1 // 0)
@@ -52,7 +52,7 @@ class TestCallThread:
             thread.stop()
 
     async def test_a_call_that_hangs_does_not_hold_its_caller(self) -> None:
-        thread = CallThread("test")
+        thread = CallThreads("test")
         held = threading.Event()
         task = asyncio.create_task(thread.run(held.wait))
         try:
