@@ -117,6 +117,7 @@ class ControllerApp:
             )
         others = {
             "[[services]]": settings.services,
+            "[providers.docker]": settings.docker,
             "[providers.controller]": settings.follow,
             "[admin]": settings.admin,
         }
@@ -124,7 +125,9 @@ class ControllerApp:
             log.warning("%s is for proxies, and ignored by a controller: remove it", name)
         self._address = settings.controller.address
         self._controller = Controller(settings.controller.token)
-        self._providers = Providers(replace(settings, follow=None), self._controller.publish)
+        self._providers = Providers(
+            replace(settings, docker=None, follow=None), self._controller.publish
+        )
         self._server = ControlServer(self._controller.make_app())
         self._stop = asyncio.Event()
 

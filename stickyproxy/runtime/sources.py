@@ -89,6 +89,10 @@ def _providers(
         from stickyproxy.providers.swarm.provider import SwarmProvider  # noqa: PLC0415
 
         yield SwarmProvider(settings.swarm, publish, forwards_here=forwards_here)
+    if settings.docker is not None:
+        from stickyproxy.providers.docker.provider import DockerProvider  # noqa: PLC0415
+
+        yield DockerProvider(settings.docker, publish)
     if settings.follow is not None:
         yield ControllerProvider(settings.follow, publish)
 

@@ -18,9 +18,9 @@ from stickyproxy.base.errors import ProviderError
 from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.providers.contact import Contact
-from stickyproxy.providers.swarm.client import BACKOFF
+from stickyproxy.providers.engine.client import BACKOFF
+from stickyproxy.providers.engine.events import EventWatch
 from stickyproxy.providers.swarm.engine import Engine, View
-from stickyproxy.providers.swarm.events import EventWatch
 from stickyproxy.providers.swarm.networks import NetworkPlanner
 from stickyproxy.providers.swarm.reader import Reading, SwarmReader
 from stickyproxy.providers.threads import CallThreads

@@ -17,9 +17,9 @@ import pytest
 from stickyproxy.base.errors import ProviderError
 from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.model.snapshot import Snapshot
-from stickyproxy.providers.swarm.client import BACKOFF
+from stickyproxy.providers.engine.client import BACKOFF
+from stickyproxy.providers.engine.events import EventWatch
 from stickyproxy.providers.swarm.engine import Engine, list_once
-from stickyproxy.providers.swarm.events import EventWatch
 from stickyproxy.providers.swarm.provider import SwarmProvider
 from stickyproxy.providers.threads import CallThreads
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Problem
-from stickyproxy.providers.swarm.labels import (
+from stickyproxy.providers.engine.labels import (
     KNOWN,
     PREFIX,
     Declaration,

@@ -1,4 +1,4 @@
-"""Labels of Swarm services: pure parsing, by the same validator as ``[[services]]``.
+"""Labels of Swarm services and containers: pure parsing, by the validator of ``[[services]]``.
 
 ``parse_service`` never raises: whatever a label says becomes options or a problem, and every
 problem of a service is found at once.
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import (
     AfterValidator,
@@ -29,7 +29,7 @@ from stickyproxy.model.snapshot import Problem
 
 PREFIX = "com.docker.lb."
 
-# --- the options that only Swarm services have ----------------------------------------------
+# --- the options that only labels have -----------------------------------------------------
 
 _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 
@@ -54,7 +54,7 @@ BackendMode = Annotated[Literal["task", "vip"], BeforeValidator(_word)]
 
 
 class LabelOptions(ServiceOptions):
-    """Every option that the labels of a Swarm service can set."""
+    """Every option that labels can set."""
 
     network: ObjectName | None = None
     backend_mode: BackendMode = "task"
@@ -92,9 +92,32 @@ KNOWN = tuple(LabelOptions.model_fields)
 _EXAMPLES = {"hosts": "{service}.example.com", "port": "8080"}
 """Values for labels that have no default."""
 
+_DNS_UNFIT = re.compile("[^A-Za-z0-9_.-]")
+"""What a name of ours may have and a host's may not."""
+
 _IN_THE_CLEAR = ("ssl_only", "ssl_passthrough", "ssl_backend")
 """Labels that keep a service from being published as long as they are not supported: its traffic
 would be unencrypted, or reach an endpoint that only speaks TLS."""
+
+
+# --- remedies -------------------------------------------------------------------------------
+
+
+class Relabel(Protocol):
+    """How somebody changes the labels of a service: a command, or what to do."""
+
+    def __call__(self, service: str, *, add: str = "", value: str = "", remove: str = "") -> str:
+        """To give it the label ``add`` with that value, and to take ``remove`` from it."""
+
+
+def service_update(service: str, *, add: str = "", value: str = "", remove: str = "") -> str:
+    """The command for a Swarm service."""
+    words = ["docker service update"]
+    if remove:
+        words.append(f"--label-rm {shlex.quote(remove)}")
+    if add:
+        words.append(f"--label-add {add}={shlex.quote(value)}")
+    return " ".join([*words, service])
 
 
 # --- parsing --------------------------------------------------------------------------------
@@ -128,12 +151,15 @@ class Declaration:
 
 
 def parse_service(
-    service: str, labels: Mapping[str, str], ports: Iterable[int] = ()
+    service: str,
+    labels: Mapping[str, str],
+    ports: Iterable[int] = (),
+    relabel: Relabel = service_update,
 ) -> Declaration | None:
     """What ``labels`` ask for; None if none of them is ours.
 
     ``ports``: the endpoint ports the service itself names (it publishes them), from which a
-    missing ``port`` is inferred if there is exactly one.
+    missing ``port`` is inferred if there is exactly one. ``relabel`` makes remedies.
     """
     values = {key.removeprefix(PREFIX): labels[key] for key in labels if key.startswith(PREFIX)}
     if not values:
@@ -141,15 +167,15 @@ def parse_service(
     encrypted = any(_asks_for_encryption(key, values[key]) for key in values)
     slips = sorted(values.keys() - {*KNOWN})
     meant = {nearest(key, KNOWN) for key in slips}  # what these say is not missing
-    unknown = [_unknown(service, key, values.pop(key)) for key in slips]
-    missing = None if {"port"} & {*values, *meant} else _infer_port(service, values, ports)
+    unknown = [_unknown(service, key, values.pop(key), relabel) for key in slips]
+    missing = None if {"port"} & {*values, *meant} else _infer_port(service, values, ports, relabel)
     problems = [*unknown, *([missing] if missing else [])]
     try:
         options = LabelOptions.model_validate(values)
     except ValidationError as error:
         problems += (
             problem
-            for problem in _explained(service, values, error)
+            for problem in _explained(service, values, error, relabel)
             if problem.label.removeprefix(PREFIX) in values.keys() | ({*KNOWN} - meant)
         )
         wrong = {str(each["loc"][0]) for each in error.errors() if each["loc"]}
@@ -158,7 +184,7 @@ def parse_service(
         return Declaration(None, tuple(problems), encrypted, hosts, default)
     problems += _not_served_yet(service, values, options)
     if options.backend_mode == "vip" and options.has_affinity:
-        problems.append(_vip_with_affinity(service, values))
+        problems.append(_vip_with_affinity(service, values, relabel))
     fatal = any(problem.fatal for problem in problems)
     hosts = None if "hosts" in meant else frozenset(options.hosts)
     default = options.default_backend or "default_backend" in meant
@@ -211,18 +237,20 @@ def _problem(
     return Problem(service, reason, name, quoted, remedy, fatal)
 
 
-def _unknown(service: str, key: str, value: str) -> Problem:
+def _unknown(service: str, key: str, value: str, relabel: Relabel) -> Problem:
     guess = nearest(key, KNOWN)
     hint = f"did you mean {PREFIX}{guess}?" if guess else f"known: {', '.join(KNOWN)}"
     reason = f"is not a known label ({hint})"
-    remedy = f"docker service update --label-rm {shlex.quote(PREFIX + key)} "
-    remedy += f"--label-add {PREFIX}{guess}={shlex.quote(value)} {service}" if guess else service
+    add = PREFIX + guess if guess else ""
+    remedy = relabel(service, remove=PREFIX + key, add=add, value=value)
     # A command that is cut short or does not fit one line is not worth copying.
     remedy = remedy if remedy.isprintable() and len(remedy) <= 200 else ""
     return _problem(service, PREFIX + key, value, reason, fatal=True, remedy=remedy)
 
 
-def _infer_port(service: str, values: dict[str, str], ports: Iterable[int]) -> Problem | None:
+def _infer_port(
+    service: str, values: dict[str, str], ports: Iterable[int], relabel: Relabel
+) -> Problem | None:
     """Set the port in ``values``, or say why not."""
     candidates = sorted(set(ports))
     if len(candidates) == 1:
@@ -235,19 +263,20 @@ def _infer_port(service: str, values: dict[str, str], ports: Iterable[int]) -> P
         else "is required: write the port the application listens on"
     )
     example = candidates[0] if candidates else 8080
-    remedy = f"docker service update --label-add {PREFIX}port={example} {service}"
+    remedy = relabel(service, add=f"{PREFIX}port", value=str(example))
     return _problem(service, PREFIX + "port", "", reason, fatal=True, remedy=remedy)
 
 
 def _explained(
-    service: str, values: Mapping[str, str], error: ValidationError
+    service: str, values: Mapping[str, str], error: ValidationError, relabel: Relabel
 ) -> Iterator[Problem]:
     for location, reason in explain(error, lambda _: KNOWN):
         key = str(location[0])
-        change = f"--label-rm {PREFIX}{key}"  # then the default applies
         if key in _EXAMPLES:
-            change = f"--label-add {PREFIX}{key}={_EXAMPLES[key].format(service=service)}"
-        remedy = f"docker service update {change} {service}"
+            example = _EXAMPLES[key].format(service=_DNS_UNFIT.sub("-", service))
+            remedy = relabel(service, add=PREFIX + key, value=example)
+        else:  # then the default applies
+            remedy = relabel(service, remove=PREFIX + key)
         yield _problem(
             service, PREFIX + key, values.get(key, ""), reason, fatal=True, remedy=remedy
         )
@@ -276,11 +305,11 @@ def _asks_for_encryption(key: str, text: str) -> bool:
         return True
 
 
-def _vip_with_affinity(service: str, values: Mapping[str, str]) -> Problem:
+def _vip_with_affinity(service: str, values: Mapping[str, str], relabel: Relabel) -> Problem:
     return _problem(
         service,
         PREFIX + "backend_mode",
         values["backend_mode"],
         "has one upstream for all clients, so no session sticks: remove it or the affinity",
-        remedy=f"docker service update --label-rm {PREFIX}backend_mode {service}",
+        remedy=relabel(service, remove=f"{PREFIX}backend_mode"),
     )
