@@ -8,14 +8,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from stickyproxy.base import build_info
+from stickyproxy.base import build_info, standard_error
 from stickyproxy.base.errors import StickyproxyError
-from stickyproxy.cli import check, controller, demo, demo_app, serve, services
+from stickyproxy.cli import check, connector, controller, demo, demo_app, serve, services
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    standard_error.never_wait()
     logging.basicConfig(
         level=logging.DEBUG if os.environ.get("STICKYPROXY_DEBUG") else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
@@ -44,6 +45,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=build_info.server_info())
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (serve, controller, services, check, demo, demo_app):
+    for command in (serve, controller, connector, services, check, demo, demo_app):
         command.add(commands)
     return parser

@@ -25,6 +25,7 @@ from stickyproxy.config.settings import (
     DockerSettings,
     EngineSettings,
     FollowSettings,
+    JoinBy,
     SwarmSettings,
 )
 from stickyproxy.model.listener import ListenerSpec
@@ -172,6 +173,7 @@ class _DockerTable(_EngineTable):
 
 class _SwarmTable(_EngineTable):
     attach_networks: StrictBool = _SWARM.attach_networks
+    join_by: JoinBy = _SWARM.join_by
     networks: tuple[Annotated[str, PlainValidator(values.network_pattern)], ...] = ()
     release_networks_after: Timeout = _SWARM.release_networks_after
     proxy_service: Annotated[str, PlainValidator(values.service_name)] | None = None

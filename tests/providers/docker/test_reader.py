@@ -1,4 +1,4 @@
-"""providers/docker: what a listing of containers comes to. Real engines: tests/swarm/test_docker.py."""
+"""providers/docker: what a listing of containers comes to. With an engine: tests/swarm."""
 
 from __future__ import annotations
 

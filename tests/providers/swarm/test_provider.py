@@ -1,4 +1,4 @@
-"""providers/swarm without an engine: threads, pauses, and what is said.
+"""providers/swarm without an engine: pauses, and what is said.
 Everything that needs an engine is shown by tests/swarm, on real ones."""
 
 from __future__ import annotations
@@ -6,10 +6,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,47 +19,6 @@ from stickyproxy.providers.engine.client import BACKOFF
 from stickyproxy.providers.engine.events import EventWatch
 from stickyproxy.providers.swarm.engine import Engine, list_once
 from stickyproxy.providers.swarm.provider import SwarmProvider
-from stickyproxy.providers.threads import CallThreads
-
-
-class TestCallThread:
-    async def test_runs_in_one_other_thread_in_turn(self) -> None:
-        thread = CallThreads("test")
-        order: list[int] = []
-
-        def call(number: int) -> int:
-            order.append(number)
-            return threading.get_ident()
-
-        try:
-            calls = (thread.run(partial(call, number)) for number in range(9))
-            threads = set(await asyncio.gather(*calls))
-        finally:
-            thread.stop()
-        assert order == list(range(9))
-        assert len(threads) == 1
-        assert threading.get_ident() not in threads
-
-    async def test_raises_what_the_call_raised(self) -> None:
-        thread = CallThreads("test")
-        try:
-            with pytest.raises(ZeroDivisionError):
-                await thread.run(lambda: 1 // 0)
-            assert await thread.run(lambda: 1) == 1
-        finally:
-            thread.stop()
-
-    async def test_a_call_that_hangs_does_not_hold_its_caller(self) -> None:
-        thread = CallThreads("test")
-        held = threading.Event()
-        task = asyncio.create_task(thread.run(held.wait))
-        try:
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.01):
-                    await task
-        finally:
-            held.set()
-            thread.stop()
 
 
 @pytest.fixture
