@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,7 @@ def demo_containers(machine: Machine) -> list[str]:
     return sorted(each["Id"][:12] for each in listed)
 
 
-def said_of(machine: Machine, proxy: str, service: str) -> dict[str, object]:
+def said_of(machine: Machine, proxy: str, service: str) -> dict[str, Any]:
     """The row of a service in what ``stickyproxy services`` says in a proxy's container."""
     output = machine.node.docker("exec", proxy, "stickyproxy", "services", "--json")
     [row] = [each for each in json.loads(output) if each["service"] == service]
@@ -171,7 +172,7 @@ def test_a_network_of_its_own_is_told_with_the_command_that_joins_it(shop: Machi
     [proxy] = node.api("/containers/json", label="com.docker.compose.service=proxy")
     try:
         eventually("503", lambda: ask(shop, target, host="apart.local").status == 503)
-        [problem] = said_of(shop, proxy["Id"], "apart")["problems"]  # type: ignore[misc, attr-defined]
+        [problem] = said_of(shop, proxy["Id"], "apart")["problems"]
         assert problem["remedy"] == f"docker network connect apart {proxy['Names'][0].strip('/')}"
         node.shell(problem["remedy"])
         published(shop, target, host="apart.local")
@@ -223,7 +224,7 @@ def test_a_client_of_a_name_stays_at_one_of_its_addresses(machine: Machine) -> N
     try:
         node.docker("run", "-d", "--network", "named", *proxy, images.PROXY_IMAGE)
         eventually("nobody is there", lambda: ask(machine, target, host="c.local").status == 503)
-        [problem] = said_of(machine, "proxy", "capp")["problems"]  # type: ignore[misc, attr-defined]
+        [problem] = said_of(machine, "proxy", "capp")["problems"]
         assert "capp does not resolve" in problem["reason"]
         alias = ("--network", "named", "--network-alias", "capp")
         started += [
