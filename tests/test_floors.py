@@ -49,7 +49,8 @@ MAY_IMPORT = {
 
 RESERVED = {
     "aiohttp": {
-        *("dataplane.downstream.heads", "dataplane.downstream.http1"),
+        *("dataplane.downstream.context", "dataplane.downstream.heads"),
+        *("dataplane.downstream.http1", "dataplane.downstream.server"),
         "dataplane.downstream.stream",
         *("admin.pages", "control.controller", "control.server", "providers.controller"),
         "demo.app",
