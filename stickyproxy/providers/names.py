@@ -22,6 +22,8 @@ def look_up(host: str) -> tuple[str, ...]:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
         raise ProviderError(error.strerror or str(error)) from error
+    except UnicodeError as error:  # no DNS name, though a host name as far as we are concerned
+        raise ProviderError(str(error)) from error
     # One with a zone is valid on one link only, and getaddrinfo names that by a number.
     texts = {str(sockaddr[0]) for *_, sockaddr in found}
     addresses = [ip_address(text) for text in texts if "%" not in text]
