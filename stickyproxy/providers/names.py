@@ -17,9 +17,11 @@ from stickyproxy.base.errors import ProviderError
 
 
 def look_up(host: str) -> tuple[str, ...]:
-    """The IP addresses of a host, IPv4 first, sorted. Blocks; raises ProviderError."""
+    """The IP addresses of a host, IPv4 first, sorted; only of families that this machine has an
+    address of. Blocks; raises ProviderError."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        flags = socket.AI_ADDRCONFIG
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=flags)
     except OSError as error:
         raise ProviderError(error.strerror or str(error)) from error
     except UnicodeError as error:  # no DNS name, though a host name as far as we are concerned
