@@ -123,10 +123,10 @@ def _endpoints(
     endpoints: list[EndpointSpec] = []
     problems: dict[Problem, None] = {}
     for container in containers:
-        if container.health:
-            continue
         own = declared[container.id]
-        address = address_of(container, (own and own.options) or options, state)
+        if container.health or own is None or own.encrypted:
+            continue
+        address = address_of(container, own.options or options, state)
         if isinstance(address, Problem):
             problems[address] = None
         elif address is not None:

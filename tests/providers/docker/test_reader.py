@@ -223,6 +223,14 @@ class TestLabelsOfReplicas:
         assert found.services == ()
         assert found.problems[0].fatal
 
+    def test_an_older_one_that_asks_for_encryption_is_not_served_in_the_clear(self) -> None:
+        only = spec(
+            proxy(),
+            container("c1", composed(ssl_backend="true"), created=1),
+            container("c2", composed(), created=2),
+        )
+        assert [each.id for each in only.endpoints] == ["c2"]
+
     def test_without_labels_it_is_published_no_more(self) -> None:
         reader = ContainerReader()
         reader.read(state(proxy(), container("c1", composed())))
