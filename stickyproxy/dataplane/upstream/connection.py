@@ -326,7 +326,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _release(self) -> None:
         """After a whole response: back into the pool, if there is no doubt about the connection."""
         self.receiver = None
-        if not self._request_sent:
+        if not self._request_sent or self.writing_paused:
             self.state = _CLOSED
             sockets.reset(self.transport)  # close() would wait for the endpoint to take the rest
         elif not self._reader.keep_alive:
