@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from stickyproxy.connector.wire import DIRECTORY
 from stickyproxy.control.health import Health
 from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.access_log import AccessLog
@@ -36,6 +37,8 @@ class PlaneSettings:
     access_log: AccessLogSettings
     info: bytes | None
     """Header lines that are the same in all responses; None: no info fields at all."""
+    connectors: str = DIRECTORY
+    """Where connectors have their sockets."""
 
 
 class DataPlane:
@@ -59,6 +62,7 @@ class DataPlane:
             client_timeout=proxy.client_timeout,
             idle_timeout=proxy.upstream_idle_timeout,
             turns=turns,
+            connectors=settings.connectors,
         )
         self.proxy = Proxy(
             info=settings.info,

@@ -33,7 +33,12 @@ class Scene:
     def __init__(self, secret: bytes | None = None) -> None:
         self.holder = Holder()
         upstreams = Upstreams(
-            connect_timeout=1, response_timeout=1, client_timeout=1, idle_timeout=1, turns=Turns()
+            connect_timeout=1,
+            response_timeout=1,
+            client_timeout=1,
+            idle_timeout=1,
+            turns=Turns(),
+            connectors="/nowhere",
         )
         self.registry = Registry(self.holder, upstreams, secret)
 
