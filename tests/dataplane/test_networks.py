@@ -14,6 +14,7 @@ import pytest
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.dataplane.downstream.listeners import Listeners
+from stickyproxy.dataplane.outcome import Outcome
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
@@ -157,10 +158,13 @@ class TestAConnectorIsWanting:
         one, two, other = [await endpoint() for _ in range(3)]
         services = on_network(one, two), on_network(other, name="other", network="")
         plane = await start(*services, connect_timeout=0.05)
+        outcomes: list[Outcome | None] = []
+        plane.plane.proxy.on_finish = lambda exchange: outcomes.append(exchange.outcome)
         for _ in range(4):
             assert is_no_way(await asked(client, plane))
             assert (await asked(client, plane, "other.local")).status == 200
         assert "service demo: no connector for network back is on this node (yet)" in caplog.text
+        assert outcomes == 4 * [Outcome.NO_NETWORK, Outcome.COMPLETE]
         assert not plane.plane.down
 
     async def test_starting(
