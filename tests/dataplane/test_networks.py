@@ -157,7 +157,7 @@ class TestAConnectorIsWanting:
     ) -> None:
         one, two, other = [await endpoint() for _ in range(3)]
         services = on_network(one, two), on_network(other, name="other", network="")
-        plane = await start(*services, connect_timeout=0.05)
+        plane = await start(*services, connect_timeout=0.5)
         outcomes: list[Outcome | None] = []
         plane.plane.proxy.on_finish = lambda exchange: outcomes.append(exchange.outcome)
         for _ in range(4):
@@ -182,7 +182,7 @@ class TestAConnectorIsWanting:
         """Connections that are there serve on."""
         one, two = await endpoint(), await endpoint()
         with RunningConnector(tmp_path) as connector:
-            plane = await start(on_network(one, two), connect_timeout=0.1)
+            plane = await start(on_network(one, two), connect_timeout=1.0)
             assert (await asked(client, plane)).status == 200
             connector.signal(signal.SIGSTOP)
             assert is_no_way(await asked(client, plane))  # it is the turn of the other one
