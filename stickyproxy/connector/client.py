@@ -68,8 +68,8 @@ class Connectors:
 
     async def connect(self, network: str, host: str, port: int, seconds: float) -> socket.socket:
         """A connected, non-blocking socket to an IP address on a network, in ``seconds`` or
-        less. Raises ConnectError, OutOfResources, and of that NetworkUnavailable if it is the
-        connector that is wanting."""
+        less. Raises ConnectError, OutOfResources (whose cause is an OSError), and of that
+        NetworkUnavailable if it is the connector that is wanting."""
         found = self._networks.get(network)
         if found is None:
             found = _Network(network, self._directory, self._leaving, self._patience)
@@ -132,7 +132,9 @@ class _Network:
         if code == errno.ETIMEDOUT:
             return ConnectError(f"{address} accepted no connection within {seconds:g} s")
         if code in _OURS:
-            return OutOfResources(f"no connection to {address} {way}: {os.strerror(code)}")
+            error = OutOfResources(f"no connection to {address} {way}: {os.strerror(code)}")
+            error.__cause__ = OSError(code, os.strerror(code))
+            return error
         return ConnectError(f"{address}: {os.strerror(code)} ({way})")
 
     def _it(self) -> str:

@@ -15,6 +15,7 @@ from stickyproxy.connector.wire import DIRECTORY
 from stickyproxy.control.health import Health
 from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.access_log import AccessLog
+from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.accept import Server
 from stickyproxy.dataplane.downstream.heads import Limits
 from stickyproxy.dataplane.downstream.listeners import Listener
@@ -55,7 +56,7 @@ class DataPlane:
         cannot be opened."""
         proxy = settings.proxy
         self._access_log = open_access_log(settings.access_log)
-        turns = Turns()
+        turns, descriptors = Turns(), Descriptors()
         self._upstreams = Upstreams(
             connect_timeout=proxy.connect_timeout,
             response_timeout=proxy.response_timeout,
@@ -63,6 +64,7 @@ class DataPlane:
             idle_timeout=proxy.upstream_idle_timeout,
             turns=turns,
             connectors=settings.connectors,
+            descriptors=descriptors,
         )
         self.proxy = Proxy(
             info=settings.info,
@@ -79,9 +81,10 @@ class DataPlane:
             self.proxy.refuse,
             _limits(proxy),
             TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix),
-            turns,
+            turns=turns,
+            descriptors=descriptors,
         )
-        self.server = Server(self._clients)
+        self.server = Server(self._clients, descriptors)
 
     @property
     def down(self) -> frozenset[EndpointKey]:

@@ -9,6 +9,7 @@ import pytest
 
 from stickyproxy.base import hashing
 from stickyproxy.control.registry import Registry
+from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.pool import Upstreams
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
@@ -39,6 +40,7 @@ class Scene:
             idle_timeout=1,
             turns=Turns(),
             connectors="/nowhere",
+            descriptors=Descriptors(),
         )
         self.registry = Registry(self.holder, upstreams, secret)
 

@@ -4,7 +4,9 @@ missing, frozen, killed or on its way out. Connectors are real processes."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from stickyproxy.base.addresses import Address
+from stickyproxy.connector import wire
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.outcome import Outcome
 from stickyproxy.model.listener import ListenerSpec
@@ -22,6 +25,7 @@ from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
 from tests.conftest import MakeClient, MakeEndpoint
 from tests.connector.running import NETWORK, RunningConnector
+from tests.connector.test_client import ScriptedConnector
 from tests.scripted import EndpointConnection, Response, ScriptedEndpoint, get, ok
 from tests.specs import service_spec
 
@@ -128,6 +132,22 @@ class TestThroughAConnector:
                 while plane.plane.down:
                     await plane.health_changed.get()
             await dead.wait_connections(1)
+
+    async def test_idle_connections_make_room_for_new_ones(
+        self, tmp_path: Path, start: Start, client: MakeClient, endpoint: MakeEndpoint
+    ) -> None:
+        peer, other = await endpoint(), await endpoint()
+        with ScriptedConnector(tmp_path) as scripted:
+            plane = await start(on_network(peer), on_network(other, name="other", network=""))
+            assert (await asked(client, plane, "other.local")).status == 200
+            waiting = asyncio.create_task(asked(client, plane))
+            await scripted.accept()
+            scripted.answer(wire.FAILED, errno.EMFILE, await scripted.request())
+            again = await scripted.request()
+            await other.wait_open(0)
+            with socket.create_connection((peer.host, peer.port)) as made:
+                scripted.answer(wire.CONNECTED, 0, again, made)
+            assert (await waiting).status == 200
 
     async def test_no_way_any_more(
         self, tmp_path: Path, start: Start, client: MakeClient, endpoint: MakeEndpoint

@@ -12,12 +12,13 @@ import math
 
 from stickyproxy.base.errors import ConnectError, OutOfResources
 from stickyproxy.connector.client import Connectors
+from stickyproxy.dataplane.descriptors import EXHAUSTED, Descriptors
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.connection import SweepLimits, UpstreamConnection
 from stickyproxy.model.target import Target
 
 # What connecting fails with for want of something here, whatever the endpoint's health.
-_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
+_OURS = (*EXHAUSTED, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 
 class Pool:
@@ -61,11 +62,7 @@ class Pool:
         upstreams, address = self._upstreams, self.address
         timeout = upstreams.connect_timeout
         try:
-            if self.target.network:
-                connection = await self._connect_through(upstreams.connectors, timeout)
-            else:
-                async with asyncio.timeout(timeout):
-                    connection = await self._connect_here()
+            connection = await self._open()
         except TimeoutError as error:
             raise ConnectError(f"{address} accepted no connection within {timeout:g} s") from error
         except OSError as error:
@@ -77,22 +74,38 @@ class Pool:
         upstreams.add(self)  # closed and emptied while we were connecting: still swept
         return connection
 
-    async def _connect_here(self) -> UpstreamConnection:
+    async def _open(self) -> UpstreamConnection:
+        """Raises OSError, and what connectors raise."""
+        open_once = self._open_through if self.target.network else self._open_here
+        try:
+            return await open_once()
+        except (OSError, OutOfResources) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not (isinstance(cause, OSError) and self._upstreams.descriptors.make_room(cause)):
+                raise
+        await asyncio.sleep(0)
+        return await open_once()
+
+    async def _open_here(self) -> UpstreamConnection:
         loop, address = asyncio.get_running_loop(), self.address
-        if address.startswith("unix:"):
-            _, connection = await loop.create_unix_connection(
-                lambda: UpstreamConnection(self), address.removeprefix("unix:")
-            )
-        else:
-            _, connection = await loop.create_connection(
-                lambda: UpstreamConnection(self), *_host_and_port(address)
-            )
+        async with asyncio.timeout(self._upstreams.connect_timeout):
+            if address.startswith("unix:"):
+                _, connection = await loop.create_unix_connection(
+                    lambda: UpstreamConnection(self), address.removeprefix("unix:")
+                )
+            else:
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(self), *_host_and_port(address)
+                )
         return connection
 
-    async def _connect_through(self, connectors: Connectors, seconds: float) -> UpstreamConnection:
+    async def _open_through(self) -> UpstreamConnection:
         """By the connector of the target's network, which keeps to the time itself: its silence
         is not the endpoint's."""
-        sock = await connectors.connect(self.target.network, *_host_and_port(self.address), seconds)
+        upstreams, host_and_port = self._upstreams, _host_and_port(self.address)
+        sock = await upstreams.connectors.connect(
+            self.target.network, *host_and_port, upstreams.connect_timeout
+        )
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(lambda: UpstreamConnection(self), sock=sock)
         return connection
@@ -141,10 +154,10 @@ class Pool:
 
     def shed(self) -> int:
         """Close idle connections, for want of file descriptors; returns how many."""
-        count = len(self._idle)
-        for connection in self._idle:
+        idle, self._idle = self._idle, []
+        for connection in idle:
             connection.retire()
-        return count
+        return len(idle)
 
 
 class Upstreams:
@@ -158,10 +171,13 @@ class Upstreams:
         client_timeout: float,
         idle_timeout: float,
         turns: Turns,
+        descriptors: Descriptors,
         connectors: str,
     ) -> None:
         """``connectors``: the directory where they have their sockets."""
         self.turns = turns
+        self.descriptors = descriptors
+        descriptors.may_shed(self.shed)
         self.connectors = Connectors(connectors, self._renew)
         self.connect_timeout = connect_timeout
         shortest = min(response_timeout, client_timeout, idle_timeout)
