@@ -40,7 +40,8 @@ class Plane:
         log = AccessLogSettings(format="off")
         self.health_changed: asyncio.Queue[None] = asyncio.Queue()
         self.plane = DataPlane(
-            PlaneSettings(settings, log, b"x-info: 1", str(directory)),
+            PlaneSettings(settings, log, b"x-info: 1", connectors=str(directory)),
+            tries_newcomers=False,  # connections are counted
             health_changed=lambda: self.health_changed.put_nowait(None),
         )
         self.port = 0

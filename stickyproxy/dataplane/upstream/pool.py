@@ -10,6 +10,7 @@ import asyncio
 import errno
 import math
 
+from stickyproxy.base.addresses import split_host_port
 from stickyproxy.base.errors import ConnectError, OutOfResources
 from stickyproxy.connector.client import Connectors
 from stickyproxy.dataplane.descriptors import EXHAUSTED, Descriptors
@@ -17,7 +18,7 @@ from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.connection import SweepLimits, UpstreamConnection
 from stickyproxy.model.target import Target
 
-# What connecting fails with for want of something here, whatever the endpoint's health.
+# Errors of connecting that mean a lack of resources here, not a fault of the endpoint.
 _OURS = (*EXHAUSTED, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 
@@ -153,7 +154,7 @@ class Pool:
             connection.sweep(limits)
 
     def shed(self) -> int:
-        """Close idle connections, for want of file descriptors; returns how many."""
+        """Close idle connections, for lack of file descriptors; returns how many."""
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.retire()
@@ -191,7 +192,7 @@ class Upstreams:
         self._timer: asyncio.TimerHandle | None = None
 
     def pool(self, target: Target) -> Pool:
-        """A new pool; whoever owns the endpoint closes it."""
+        """A new pool; the endpoint's owner closes it."""
         pool = Pool(self, target)
         self.add(pool)
         return pool
@@ -211,7 +212,7 @@ class Upstreams:
                 pool.renew()
 
     def shed(self) -> int:
-        """Close idle connections, for want of file descriptors; returns how many."""
+        """Close idle connections, for lack of file descriptors; returns how many."""
         return sum(pool.shed() for pool in self._pools)
 
     def start(self) -> None:
@@ -233,5 +234,5 @@ class Upstreams:
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
+    host, port = split_host_port(address)
+    return host.strip("[]"), port
