@@ -21,7 +21,7 @@ SERVERS_READY := $(SERVERS_VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help demo swarm swarm-cost test test-swarm fuzz fuzz-parsers lint fmt docs bench \
-	bench-affinity bench-pick bench-hostile bench-stopping bench-rolling clean
+	bench-affinity bench-pick bench-connects bench-hostile bench-stopping bench-rolling clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -99,6 +99,9 @@ bench-affinity: $(BENCH_READY) ## stickiness next to other proxies
 
 bench-pick: $(READY) ## time per pick and per rebuild of each policy
 	$(BIN)/python -m bench.pick
+
+bench-connects: $(READY) ## what connections cost that a connector makes, next to direct ones
+	$(BIN)/python -m bench.connects
 
 bench-hostile: $(BENCH_READY) ## what an attack costs other clients, next to nginx and HAProxy
 	$(BENCH_VENV)/bin/python -m bench.hostile $(if $(QUICK),--quick) $(ARGS)

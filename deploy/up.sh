@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Bring the proxy and a demo service up on the local Docker engine, and say what to type.
 # Safe to run again: what is there is kept, and a changed proxy is rolled out. The demo service is
-# not updated: remove it first. Deploying the stack takes the proxy off the networks that it joined
-# by itself; it joins them anew, with some seconds of 503.
+# not updated: remove it first. The networks that the proxy joined by itself stay joined.
 #
 #   BASE       the image to build on (default: the Dockerfile's own, python:3.13-slim)
 #   NO_BUILD   if not empty: the images stickyproxy and stickyproxy-demo are there already

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     },
     "runtime": {
         *("admin", "control", "providers"),
-        *("dataplane", "routing", "semantics", "config"),
+        *("dataplane", "connector", "routing", "semantics", "config"),
     },
     "admin": {"control"},
     "providers": {"config", "connector"},

@@ -83,6 +83,10 @@ class NetworkUnavailable(OutOfResources):
     """The endpoint is on a network that this node cannot reach at present; the message says
     what has become of the network's connector."""
 
+    def __init__(self, network: str, message: str) -> None:
+        self.network = network
+        super().__init__(message)
+
 
 class UpstreamError(StickyproxyError):
     """An endpoint did not give a usable response."""

@@ -47,7 +47,7 @@ class SwarmSettings(EngineSettings):
     """Publish only services of this cluster, or of none; None: all."""
     attach_networks: bool = True
     """Join the networks that published services are on."""
-    join_by: JoinBy = "service"
+    join_by: JoinBy = "connector"
     """How those are joined that cannot be attached to a running container: by a connector, or by
     updating the proxies' service, which replaces its tasks."""
     networks: tuple[str, ...] = ()

@@ -70,8 +70,8 @@ class Connectors:
 
     async def connect(self, network: str, host: str, port: int, seconds: float) -> socket.socket:
         """A connected, non-blocking socket to an IP address on a network, in ``seconds`` or
-        less. Raises ConnectError, OutOfResources, and of that NetworkUnavailable if it is the
-        connector that is missing."""
+        less. Raises ConnectError, OutOfResources (whose cause is an OSError), and of that
+        NetworkUnavailable if it is the connector that is missing."""
         found = self._networks.get(network)
         if found is None:
             found = _Network(network, self._directory, self._leaving, self._patience)
@@ -128,13 +128,15 @@ class _Network:
         address = join_host_port(host, port)
         way = f"through the connector for network {self.name}"
         if code == _LOST:
-            return NetworkUnavailable(f"{self._it()} has gone")
+            return NetworkUnavailable(self.name, f"{self._it()} has gone")
         if code == _SILENT:
-            return NetworkUnavailable(f"{self._it()} does not answer")
+            return NetworkUnavailable(self.name, f"{self._it()} does not answer")
         if code == errno.ETIMEDOUT:
             return ConnectError(f"{address} accepted no connection within {seconds:g} s")
         if code in _OURS:
-            return OutOfResources(f"no connection to {address} {way}: {os.strerror(code)}")
+            error = OutOfResources(f"no connection to {address} {way}: {os.strerror(code)}")
+            error.__cause__ = OSError(code, os.strerror(code))
+            return error
         return ConnectError(f"{address}: {os.strerror(code)} ({way})")
 
     def _it(self) -> str:
@@ -146,16 +148,18 @@ class _Network:
         """The channel to use. Raises NetworkUnavailable."""
         if self._search is None:
             if loop.time() < self._look_at:
-                raise NetworkUnavailable(self._trouble)
+                raise NetworkUnavailable(self.name, self._trouble)
             self._search = loop.create_task(self._look(), name=f"connector for {self.name}")
             self._search.add_done_callback(self._found)
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(self._search)
         except NetworkUnavailable as error:
-            raise NetworkUnavailable(str(error)) from None  # each waiter gets one of its own
+            # Each waiter gets one of its own.
+            raise NetworkUnavailable(self.name, str(error)) from None
         except TimeoutError:
-            raise NetworkUnavailable(self._trouble or f"{self._it()} does not answer") from None
+            trouble = self._trouble or f"{self._it()} does not answer"
+            raise NetworkUnavailable(self.name, trouble) from None
 
     def _found(self, search: asyncio.Task[_Link]) -> None:
         self._search = None
@@ -194,24 +198,25 @@ class _Network:
             sock.connect(path)
         except (OSError, ValueError) as error:
             sock.close()
-            raise NetworkUnavailable(self._why(error)) from error
+            raise NetworkUnavailable(self.name, self._why(error)) from error
         channel = _Link(sock, self)
         try:
             async with asyncio.timeout(READY_SECONDS):
                 version = await channel.ready
         except TimeoutError:
             channel.close()
-            raise NetworkUnavailable(f"{self._it()} does not answer") from None
+            raise NetworkUnavailable(self.name, f"{self._it()} does not answer") from None
         except BaseException:
             channel.close()
             raise
         if version == _LOST:
-            raise NetworkUnavailable(f"{self._it()} hangs up")
+            raise NetworkUnavailable(self.name, f"{self._it()} hangs up")
         if version != wire.VERSION:
             channel.close()
             raise NetworkUnavailable(
+                self.name,
                 f"{self._it()} speaks version {version} of the protocol, this proxy "
-                f"{wire.VERSION}: update its service"
+                f"{wire.VERSION}: update its service",
             )
         return channel
 

@@ -7,6 +7,7 @@ from enum import Enum
 from stickyproxy.base.errors import (
     ClientStalled,
     ConnectError,
+    NetworkUnavailable,
     OutOfResources,
     UpstreamClosed,
     UpstreamTimeout,
@@ -30,6 +31,7 @@ class Outcome(Enum):
     UPSTREAM_CLOSED = "upstream-reset"  # it closed the connection before its response was whole
     UPSTREAM_MALFORMED = "upstream-malformed"
     NO_RESOURCES = "no-resources"  # here: file descriptors, ports or memory
+    NO_NETWORK = "no-network"  # no way into the endpoint's network: its connector is wanting
     BUG = "internal-error"
 
 
@@ -45,6 +47,8 @@ def outcome_of(error: Exception, *, head_sent: bool) -> Outcome:
             return Outcome.UPSTREAM_CLOSED
         case ConnectError():
             return Outcome.RETRIES_SPENT
+        case NetworkUnavailable():
+            return Outcome.NO_NETWORK
         case OutOfResources():
             return Outcome.NO_RESOURCES
         case _:

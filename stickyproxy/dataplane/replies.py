@@ -12,6 +12,7 @@ from stickyproxy.base.errors import (
     BadRequest,
     ClientStalled,
     ConnectError,
+    NetworkUnavailable,
     OutOfResources,
     UpstreamTimeout,
 )
@@ -126,6 +127,9 @@ def failure(service: str, error: Exception) -> Reply:
             return refusal(error)
         case ClientStalled():
             return refusal(BadRequest(408, "the request body did not come"))
+        case NetworkUnavailable(network=network):
+            text = f"service {service}: there is no way into its network {network} at present"
+            return Reply(503, text, outcome, _SOON)
         case OutOfResources():
             return Reply(503, "this proxy is out of resources", outcome, _SOON)
         case UpstreamTimeout():

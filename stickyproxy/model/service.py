@@ -49,7 +49,7 @@ class EndpointSpec:
     @property
     def target(self) -> Target:
         """Where connections to it go."""
-        return Target(self.address)
+        return Target(self.address, self.network)
 
     def __reduce__(self) -> tuple[type[EndpointSpec], tuple[object, ...]]:
         """Workers receive thousands of them; what a dataclass does by default takes three times as

@@ -12,6 +12,8 @@ class Target:
 
     address: str
     """``host:port``, ``[v6]:port`` or ``unix:/path``."""
+    network: str = ""
+    """The network whose connector makes them; empty: this process does, by itself."""
 
     def __str__(self) -> str:
         return self.address

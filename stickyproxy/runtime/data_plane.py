@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from stickyproxy.connector.wire import DIRECTORY
 from stickyproxy.control.health import Health
 from stickyproxy.control.newcomers import Newcomers
 from stickyproxy.control.registry import Registry
@@ -40,6 +41,8 @@ class PlaneSettings:
     """Header lines that are the same in all responses; None: no info fields at all."""
     providers: tuple[str, ...] = ()
     """Names of those that will publish snapshots, besides the static one."""
+    connectors: str = DIRECTORY
+    """Where connectors have their sockets."""
 
 
 class DataPlane:
@@ -65,6 +68,7 @@ class DataPlane:
             client_timeout=proxy.client_timeout,
             idle_timeout=proxy.upstream_idle_timeout,
             turns=turns,
+            connectors=settings.connectors,
             descriptors=descriptors,
         )
         self.proxy = Proxy(

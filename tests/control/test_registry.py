@@ -39,6 +39,7 @@ class Scene:
             client_timeout=1,
             idle_timeout=1,
             turns=Turns(),
+            connectors="/nowhere",
             descriptors=Descriptors(),
         )
         self.registry = Registry(self.holder, upstreams, secret)

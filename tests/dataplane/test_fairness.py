@@ -325,6 +325,7 @@ class TestDownloads:
             idle_timeout=60,
             turns=Turns(),
             descriptors=Descriptors(),
+            connectors="/nowhere",
         )
         pool = upstreams.pool(Target(peer.address))
         ended = asyncio.Event()

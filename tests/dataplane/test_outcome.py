@@ -12,6 +12,7 @@ import pytest
 from stickyproxy.base.errors import (
     ClientStalled,
     ConnectError,
+    NetworkUnavailable,
     OutOfResources,
     UpstreamClosed,
     UpstreamProtocolError,
@@ -429,6 +430,7 @@ class TestOurselves:
         (UpstreamClosed(""), Outcome.UPSTREAM_CLOSED, Outcome.UPSTREAM_CLOSED),
         (ConnectError(""), Outcome.RETRIES_SPENT, Outcome.RETRIES_SPENT),
         (OutOfResources(""), Outcome.NO_RESOURCES, Outcome.NO_RESOURCES),
+        (NetworkUnavailable("back", ""), Outcome.NO_NETWORK, Outcome.NO_NETWORK),
         (UpstreamProtocolError(""), Outcome.UPSTREAM_MALFORMED, Outcome.UPSTREAM_MALFORMED),
     ],
 )

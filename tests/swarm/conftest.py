@@ -48,7 +48,7 @@ def deployed(shared_swarm: Swarm) -> Iterator[Swarm]:
     """The shared Swarm; the services that a module creates are removed after it."""
     yield shared_swarm
     names = (each["Spec"]["Name"] for each in shared_swarm.manager.api("/services"))
-    ours = [name for name in names if not name.startswith("stickyproxy_")]
+    ours = [name for name in names if not name.startswith(("stickyproxy_", "stickyproxy-net-"))]
     shared_swarm.manager.docker("service", "rm", *ours)
 
 

@@ -7,6 +7,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stickyproxy.runtime.supervisor import usable_cores
@@ -64,8 +65,9 @@ class Reply:
         return str(json.loads(self.body)["instance"])
 
 
-def deploy(swarm: Swarm, stack: str = "stack.yml", name: str = "stickyproxy") -> None:
-    """Deploy one of the project's own stack files, as it is, and wait until its tasks run."""
+def deploy(swarm: Swarm, stack: str | Path = "stack.yml", name: str = "stickyproxy") -> None:
+    """Deploy one of the project's own stack files, as it is, or any other by its whole path, and
+    wait until its tasks run."""
     path = images.CHECKOUT / "deploy" / stack
     swarm.manager.docker("stack", "deploy", "--resolve-image", "never", "-c", path, name)
     eventually(f"{name} runs", lambda: settled(swarm.manager, name), within=180)
@@ -198,12 +200,12 @@ def _dealt(swarm: Swarm, target: str, host: str, times: int) -> list[str]:
 
 
 def proxy_logs(node: Node) -> str:
-    """What the proxies and the controller have logged, the newest last, but for requests that
-    went well."""
+    """What the proxies, their connectors and the controller have logged, the newest last, but for
+    requests that went well."""
     logs = []
     for service in node.api("/services"):
         name = service["Spec"]["Name"]
-        if name.startswith("stickyproxy_"):
+        if name.startswith("stickyproxy"):
             try:
                 # A node that is gone keeps the engine waiting for its part of the log.
                 command = f"docker service logs --no-trunc --tail 20000 {name}"

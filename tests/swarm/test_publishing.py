@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 
 from stickyproxy.runtime.supervisor import usable_cores
 from tests.swarm.engine import Swarm, eventually
+from tests.swarm.images import CHECKOUT
 from tests.swarm.load import Load
 from tests.swarm.stage import (
     ask,
     create_demo,
+    deploy,
     in_rotation,
     published,
     ready,
@@ -91,7 +94,7 @@ def test_a_label_that_goes_bad_does_not_unpublish(deployed: Swarm) -> None:
 
 
 def test_an_attachable_network_is_joined_live(deployed: Swarm) -> None:
-    """Without replacing the proxy, as has to be done for any other network."""
+    """Without a connector, as any other network takes one."""
     node = deployed.manager
     before = _proxy(deployed)
     node.docker("network", "create", "-d", "overlay", "--attachable", "late")
@@ -103,6 +106,27 @@ def test_an_attachable_network_is_joined_live(deployed: Swarm) -> None:
     assert _proxy(deployed) == before
     joined = node.api(f"/containers/{before}/json")["NetworkSettings"]["Networks"]
     assert "late" in joined
+
+
+def test_a_network_is_joined_by_the_service_if_asked_for(swarm: Swarm) -> None:
+    """The fallback: the proxies' own service is updated, which replaces the proxy, and there is
+    no connector."""
+    for name in ("stack.yml", "config.toml"):
+        shutil.copy(CHECKOUT / "deploy" / name, swarm.directory)
+    with (swarm.directory / "config.toml").open("a") as config:
+        config.write('join_by = "service"\n')  # of the last table, which is the provider's
+    deploy(swarm, swarm.directory / "stack.yml")
+    node = swarm.manager
+    before = _proxy(swarm)
+    node.docker("network", "create", "-d", "overlay", "plain")
+    create_demo(node, "hosts=plain.local", "port=8080", name="shop", replicas=2, network="plain")
+    published(swarm, host="plain.local", within=120)
+    assert _proxy(swarm) != before
+    template = node.api("/services/stickyproxy_proxy")["Spec"]["TaskTemplate"]
+    network = node.api("/networks/plain")["Id"]
+    assert network in {each["Target"] for each in template["Networks"]}
+    names = {each["Spec"]["Name"] for each in node.api("/services")}
+    assert names == {"stickyproxy_proxy", "shop"}
 
 
 def test_the_virtual_address_as_the_only_endpoint(deployed: Swarm) -> None:

@@ -37,7 +37,7 @@ def test_how_soon_the_proxy_is_in_step(deployed: Swarm) -> None:
     eventually(
         "two are in rotation", lambda: in_rotation(deployed, [node.address], 2, host="timed.local")
     )
-    # It may have been replaced once more, to join the network, and serves before it is healthy.
+    # It serves before it is healthy.
     eventually("the proxy has settled", lambda: service_settled(node, proxy, 1))
     [container] = node.running(proxy)
     watch = Watch(node, "timed", container, DEMO_PORT)

@@ -49,19 +49,21 @@ def three(archive: Path) -> Iterator[Swarm]:
             options=["--replicas-max-per-node=4"],
         )
         deploy(swarm, "stack-split.yml")
-        # The controller lets them join the service's network, one after the other.
-        eventually("the proxies have joined", lambda: _have_joined(swarm), within=180)
+        # The controller lets a connector join the service's network beside each proxy.
+        eventually("there are connectors", lambda: _are_connected(swarm), within=180)
         eventually("the service listens", lambda: ready(swarm, "demo", REPLICAS))
         _all_in_rotation(swarm, swarm.nodes, REPLICAS)
         yield swarm
 
 
-def _have_joined(swarm: Swarm) -> bool:
-    """Whether the proxies' service has been given the network "demo", and every proxy is on it."""
+def _are_connected(swarm: Swarm) -> bool:
+    """Whether there is a connector for the network "demo" on every node, and the proxies' own
+    service is not on it."""
     network = swarm.manager.api("/networks/demo")["Id"]
     template = swarm.manager.api("/services/stickyproxy_proxy")["Spec"]["TaskTemplate"]
-    given = {each["Target"] for each in template["Networks"]}
-    return network in given and settled(swarm.manager, "stickyproxy")
+    assert network not in {each["Target"] for each in template["Networks"]}
+    connected = service_settled(swarm.manager, "stickyproxy-net-demo", len(swarm.nodes))
+    return connected and settled(swarm.manager, "stickyproxy")
 
 
 def addresses(*nodes: Node) -> list[str]:

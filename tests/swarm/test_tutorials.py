@@ -59,8 +59,10 @@ def _all_listen(swarm: Swarm, replicas: int) -> None:
 def test_the_cookie_tutorial(swarm: Swarm) -> None:
     deploy(swarm)
     swarm.manager.shell(COOKIE_TUTORIAL)
+    assert typed(swarm, COOKIE_CURL).status in (200, 503)  # somebody is there, come what may
     _all_listen(swarm, 5)
     published(swarm)
+    swarm.manager.shell("rm -f cookie.txt")
 
     first = typed(swarm, COOKIE_CURL)
     assert first.status == 200

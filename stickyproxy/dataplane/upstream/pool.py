@@ -12,6 +12,7 @@ import math
 
 from stickyproxy.base.addresses import split_host_port
 from stickyproxy.base.errors import ConnectError, OutOfResources
+from stickyproxy.connector.client import Connectors
 from stickyproxy.dataplane.descriptors import EXHAUSTED, Descriptors
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.connection import SweepLimits, UpstreamConnection
@@ -31,6 +32,8 @@ class Pool:
         self._upstreams = upstreams
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
+        self._outworn: set[UpstreamConnection] = set()
+        """Busy ones that serve no further request: see ``renew``."""
         self._closed = False
 
     def __repr__(self) -> str:
@@ -57,44 +60,55 @@ class Pool:
 
     async def connect(self) -> UpstreamConnection:
         """A new connection. Raises ConnectError, OutOfResources."""
-        upstreams = self._upstreams
-        address = self.address
+        upstreams, address = self._upstreams, self.address
+        timeout = upstreams.connect_timeout
         try:
-            async with asyncio.timeout(upstreams.connect_timeout):
-                connection = await self._open()
+            connection = await self._open()
         except TimeoutError as error:
-            timeout = upstreams.connect_timeout
             raise ConnectError(f"{address} accepted no connection within {timeout:g} s") from error
         except OSError as error:
             if error.errno in _OURS:
                 raise OutOfResources(f"no connection to {address}: {error.strerror}") from error
             raise ConnectError(f"{address}: {error.strerror or error}") from error
-        connection.expect_signs_of_life(upstreams.connect_timeout)
+        connection.expect_signs_of_life(timeout)
         self._all.add(connection)
-        self._upstreams.add(self)  # closed and emptied while we were connecting: still swept
+        upstreams.add(self)  # closed and emptied while we were connecting: still swept
         return connection
 
     async def _open(self) -> UpstreamConnection:
-        """Raises OSError."""
+        """Raises OSError, and what connectors raise."""
+        open_once = self._open_through if self.target.network else self._open_here
         try:
-            return await self._open_once()
-        except OSError as error:
-            if not self._upstreams.descriptors.make_room(error):
+            return await open_once()
+        except (OSError, OutOfResources) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not (isinstance(cause, OSError) and self._upstreams.descriptors.make_room(cause)):
                 raise
         await asyncio.sleep(0)
-        return await self._open_once()
+        return await open_once()
 
-    async def _open_once(self) -> UpstreamConnection:
+    async def _open_here(self) -> UpstreamConnection:
+        loop, address = asyncio.get_running_loop(), self.address
+        async with asyncio.timeout(self._upstreams.connect_timeout):
+            if address.startswith("unix:"):
+                _, connection = await loop.create_unix_connection(
+                    lambda: UpstreamConnection(self), address.removeprefix("unix:")
+                )
+            else:
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(self), *_host_and_port(address)
+                )
+        return connection
+
+    async def _open_through(self) -> UpstreamConnection:
+        """By the connector of the target's network, which keeps to the time itself: its silence
+        is not the endpoint's."""
+        upstreams, host_and_port = self._upstreams, _host_and_port(self.address)
+        sock = await upstreams.connectors.connect(
+            self.target.network, *host_and_port, upstreams.connect_timeout
+        )
         loop = asyncio.get_running_loop()
-        if self.address.startswith("unix:"):
-            _, connection = await loop.create_unix_connection(
-                lambda: UpstreamConnection(self), self.address.removeprefix("unix:")
-            )
-        else:
-            host, port = split_host_port(self.address)
-            _, connection = await loop.create_connection(
-                lambda: UpstreamConnection(self), host.strip("[]"), port
-            )
+        _, connection = await loop.create_connection(lambda: UpstreamConnection(self), sock=sock)
         return connection
 
     async def probe(self) -> None:
@@ -103,7 +117,7 @@ class Pool:
 
     def put(self, connection: UpstreamConnection) -> None:
         """Take back a connection that is fit for another exchange."""
-        if self._closed:
+        if self._closed or connection in self._outworn:
             connection.retire()
         else:
             self._idle.append(connection)
@@ -111,10 +125,19 @@ class Pool:
     def forget(self, connection: UpstreamConnection) -> None:
         """The connection is lost."""
         self._all.discard(connection)
+        self._outworn.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         if self._closed and not self._all:
             self._upstreams.remove(self)
+
+    def renew(self) -> None:
+        """Close idle connections now, and those that are busy when their exchange ends. The next
+        ones are new."""
+        for connection in self._idle:
+            connection.retire()
+        self._idle.clear()
+        self._outworn = set(self._all)
 
     def close(self) -> None:
         """Close idle connections now, and busy ones when their exchange ends."""
@@ -150,10 +173,13 @@ class Upstreams:
         idle_timeout: float,
         turns: Turns,
         descriptors: Descriptors,
+        connectors: str,
     ) -> None:
+        """``connectors``: the directory where they have their sockets."""
         self.turns = turns
         self.descriptors = descriptors
         descriptors.may_shed(self.shed)
+        self.connectors = Connectors(connectors, self._renew)
         self.connect_timeout = connect_timeout
         shortest = min(response_timeout, client_timeout, idle_timeout)
         self._interval = max(0.02, min(1.0, shortest / 4))
@@ -179,6 +205,12 @@ class Upstreams:
         """The pool is closed and its last connection gone."""
         self._pools.discard(pool)
 
+    def _renew(self, network: str) -> None:
+        """A connector of that network is about to end."""
+        for pool in tuple(self._pools):
+            if pool.target.network == network:
+                pool.renew()
+
     def shed(self) -> int:
         """Close idle connections, for lack of file descriptors; returns how many."""
         return sum(pool.shed() for pool in self._pools)
@@ -193,8 +225,14 @@ class Upstreams:
             self._timer.cancel()
         for pool in tuple(self._pools):
             pool.close()
+        self.connectors.close()
 
     def _sweep(self) -> None:
         self.start()  # first: one that raises must not end the time of all others
         for pool in tuple(self._pools):
             pool.sweep(self._limits)
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, port = split_host_port(address)
+    return host.strip("[]"), port

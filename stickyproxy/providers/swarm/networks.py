@@ -3,9 +3,9 @@
 An application's overlay network often appears after the proxy. So the proxy joins by itself:
 
 - an *attachable* overlay is plugged into the running container, live, at no cost;
-- any other one takes a connector (``connectors.py``), or, if that is asked for, it is added to the
-  proxy's own service, which replaces its tasks. That costs about a second per node, so it is done
-  once for all networks that are due, after a moment of patience.
+- any other one takes a connector (``connectors.py``), or, if ``join_by`` asks for that, it is added
+  to the proxy's own service, which replaces its tasks. That costs some seconds per node, so it is
+  done once for all networks that are due, after a moment of patience.
 
 What was joined here is left when no published service has been on it for a while. What the
 operator joined is never touched: networks added to the service are noted in a label on it.

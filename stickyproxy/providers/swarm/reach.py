@@ -149,6 +149,9 @@ class SwarmIndex:
 
     def _apart(self, name: str, network: Json) -> Problem:
         own = self.location
+        if self._may_join(network) and own.service:  # nothing is to be typed
+            reason = f'cannot be reached yet: the proxy is joining its network "{network["Name"]}"'
+            return Problem(name, reason)
         if own.container and not own.service:
             if not network.get("Attachable"):
                 reason = (
@@ -160,9 +163,6 @@ class SwarmIndex:
         else:  # the engine does not connect a task to a network that is not on its node yet
             proxy = own.service or "PROXY_SERVICE"
             remedy = f"docker service update --network-add {network['Name']} {proxy}"
-        if self._may_join(network) and own.service:
-            reason = f'cannot be reached yet: the proxy is joining its network "{network["Name"]}"'
-            return Problem(name, reason, remedy=remedy)
         reason = f'cannot be reached: the proxy is not on its network "{network["Name"]}"'
         return Problem(name, reason, remedy=remedy, fatal=True)
 

@@ -70,6 +70,7 @@ async def upstreams() -> AsyncIterator[MakeUpstreams]:
             **{f"{name}_timeout": seconds[name] for name in seconds},
             turns=Turns(),
             descriptors=Descriptors(),
+            connectors="/nowhere",
         )
         made.append(each)
         return each

@@ -22,10 +22,11 @@ CONTAINER = "c" * 64
 
 
 class Scene:
-    """A planner, a clock, and the proxy's service ``lb``."""
+    """A planner, a clock, and the proxy's service ``lb``, which is to be updated for a network
+    that is not attachable."""
 
     def __init__(self, *, attachable: bool = False, **settings: object) -> None:
-        self.planner = NetworkPlanner(replace(SwarmSettings(), **settings))  # type: ignore[arg-type]
+        self.planner = NetworkPlanner(replace(SwarmSettings(join_by="service"), **settings))  # type: ignore[arg-type]
         self.now = 1000.0
         self.here: frozenset[str] = frozenset()
         self.container = CONTAINER

@@ -234,6 +234,7 @@ class TestNetworks:
         said = reader.read(found, here).snapshot.problems
         assert [(each.service, each.fatal) for each in said] == [("one", False), ("two", True)]
         assert "is joining" in said[0].reason
+        assert [each.remedy for each in said] == ["", "docker service update --network-add b lb"]
 
 
 class TestPublishedOnNodes:
