@@ -35,12 +35,17 @@ KEY = pin_key(None)
 
 
 class NoPool:
+    def keep_idle(self, keep: bool) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
 
 class BenchRequest:
     """The least that ``endpoint.Request`` can be; cookies are read off the wire format."""
+
+    idempotent = True
 
     def __init__(self, number: int, cookie: bytes = b"") -> None:
         self.client_address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"

@@ -40,7 +40,7 @@ from stickyproxy.base.values import (
     timeout,
     url_path,
 )
-from stickyproxy.model.service import EndpointSpec, OptionValue, PolicySpec, ServiceSpec
+from stickyproxy.model.service import Drain, EndpointSpec, OptionValue, PolicySpec, ServiceSpec
 from stickyproxy.routing.balancers import OPTIONS, make_policy
 from stickyproxy.routing.policy import Option
 
@@ -108,7 +108,7 @@ def _reason(kind: str, value: object, context: Mapping[str, object]) -> str | No
             return f"{shown(value)} {_TYPE_ERRORS[kind]}" if kind in _TYPE_ERRORS else None
 
 
-# --- lists from labels ----------------------------------------------------------------------
+# --- lists and words from labels ------------------------------------------------------------
 
 
 def _split_by(separator: str) -> BeforeValidator:
@@ -121,6 +121,11 @@ def _split_by(separator: str) -> BeforeValidator:
         return [item.strip() for item in value.split(separator) if item.strip()]
 
     return BeforeValidator(split)
+
+
+def word(value: object) -> object:
+    """A word of a label in whatever case; what is no text passes as it is."""
+    return value.strip().lower() if isinstance(value, str) else value
 
 
 # --- names ----------------------------------------------------------------------------------
@@ -284,6 +289,7 @@ class ServiceOptions(_PlaceAndPolicy):
 
     websocket_endpoints: Annotated[tuple[UrlPath, ...], _split_by(",")] | None = None
     redirects: Annotated[tuple[Redirect, ...], _split_by(";")] = ()
+    drain: Annotated[Drain, BeforeValidator(word)] = "none"
 
     def policy(self) -> PolicySpec | None:
         """The policy that they ask for, if any."""
@@ -303,6 +309,7 @@ class ServiceOptions(_PlaceAndPolicy):
             websocket_endpoints=self.websocket_endpoints,
             redirects=self.redirects,
             default_backend=self.default_backend,
+            drain=self.drain,
         )
 
 

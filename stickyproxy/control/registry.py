@@ -37,6 +37,9 @@ class NoConnections:
         """There is none to make."""
         return self
 
+    def keep_idle(self, keep: bool) -> None:
+        """There is nothing to keep."""
+
     def close(self) -> None:
         """There is nothing to close."""
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from stickyproxy.model.target import Target
 
 OptionValue = bool | str | float
+
+Drain = Literal["none", "safe", "sticky"]
+"""What a replica that is being stopped still gets, as long as there is another: nothing; the
+idempotent requests of its sessions; all requests of its sessions."""
 
 
 class PolicySpec(Protocol):
@@ -42,7 +46,8 @@ class EndpointSpec:
     address: str
     """``host:port``, ``[v6]:port`` or ``unix:/path``."""
     draining: bool = False
-    """True while the replica is being taken down: it keeps its sessions and gets no new ones."""
+    """True while the replica is being taken down: it gets no new sessions, and keeps those that it
+    has as its service's ``drain`` says."""
     network: str = ""
     """The network whose connector makes connections to it; empty: the proxy reaches it itself."""
 
@@ -79,6 +84,8 @@ class ServiceSpec:
     """(source host, destination URL prefix): a 302 to destination + request target."""
     default_backend: bool = False
     """Also serves hosts that no service claims."""
+    drain: Drain = "none"
+    """What its replicas still get while they are being stopped."""
 
     def __reduce__(self) -> tuple[type[ServiceSpec], tuple[object, ...]]:
         """As for endpoints."""

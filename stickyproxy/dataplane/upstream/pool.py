@@ -29,6 +29,7 @@ class Pool:
         self._upstreams = upstreams
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
+        self._keeps_idle = True
         self._closed = False
 
     def __repr__(self) -> str:
@@ -87,10 +88,10 @@ class Pool:
 
     def put(self, connection: UpstreamConnection) -> None:
         """Take back a connection that is fit for another exchange."""
-        if self._closed:
-            connection.retire()
-        else:
+        if self._keeps_idle:
             self._idle.append(connection)
+        else:
+            connection.retire()
 
     def forget(self, connection: UpstreamConnection) -> None:
         """The connection is lost."""
@@ -100,12 +101,18 @@ class Pool:
         if self._closed and not self._all:
             self._upstreams.remove(self)
 
+    def keep_idle(self, keep: bool) -> None:
+        """See ``routing.endpoint.Connections``."""
+        self._keeps_idle = keep and not self._closed
+        if not keep:
+            for connection in self._idle:
+                connection.retire()
+            self._idle.clear()
+
     def close(self) -> None:
         """Close idle connections now, and busy ones when their exchange ends."""
         self._closed = True
-        for connection in self._idle:
-            connection.retire()
-        self._idle.clear()
+        self.keep_idle(False)
         if not self._all:
             self._upstreams.remove(self)
 

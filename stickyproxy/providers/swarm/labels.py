@@ -25,7 +25,7 @@ from pydantic import (
 
 from stickyproxy.base.text import shown
 from stickyproxy.base.values import boolean
-from stickyproxy.config.options import Boolean, Hosts, ServiceOptions, explain, nearest
+from stickyproxy.config.options import Boolean, Hosts, ServiceOptions, explain, nearest, word
 from stickyproxy.model.snapshot import Problem
 
 PREFIX = "com.docker.lb."
@@ -46,12 +46,8 @@ def _object_name(text: str) -> str:
     return text.strip()
 
 
-def _word(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
 ObjectName = Annotated[str, AfterValidator(_object_name)]
-BackendMode = Annotated[Literal["task", "vip"], BeforeValidator(_word)]
+BackendMode = Annotated[Literal["task", "vip"], BeforeValidator(word)]
 
 
 class LabelOptions(ServiceOptions):

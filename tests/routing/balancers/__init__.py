@@ -17,6 +17,9 @@ KEY = pin_key(b"a secret")
 class NoPool:
     """Connections of an endpoint that nobody connects to."""
 
+    def keep_idle(self, keep: bool) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -43,6 +46,7 @@ class FakeRequest:
     headers: Mapping[str, bytes] = field(default_factory=dict)
     parameters: Mapping[bytes, bytes] = field(default_factory=dict)
     client_address: str = "192.0.2.1"
+    idempotent: bool = True
 
     def cookies(self, name: bytes) -> Sequence[bytes]:
         return self.sent.get(name, ())
