@@ -41,6 +41,7 @@ from stickyproxy.base.values import (
     url_path,
 )
 from stickyproxy.model.service import Drain, EndpointSpec, OptionValue, PolicySpec, ServiceSpec
+from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.routing.balancers import OPTIONS, make_policy
 from stickyproxy.routing.policy import Option
 
@@ -290,12 +291,28 @@ class ServiceOptions(_PlaceAndPolicy):
     websocket_endpoints: Annotated[tuple[UrlPath, ...], _split_by(",")] | None = None
     redirects: Annotated[tuple[Redirect, ...], _split_by(";")] = ()
     drain: Annotated[Drain, BeforeValidator(word)] = "none"
+    connect_timeout: Timeout | None = None
+    response_timeout: Timeout | None = None
+    response_idle_timeout: Timeout | None = None
+    client_timeout: Timeout | None = None
+    upgrade_idle_timeout: Timeout | None = None
 
     def policy(self) -> PolicySpec | None:
         """The policy that they ask for, if any."""
         values = {name: getattr(self, name) for name in OPTIONS}
         asked = {name: value for name, value in values.items() if value is not OPTIONS[name].off}
         return make_policy({"context_root": self.context_root, **asked})
+
+    def timeouts(self) -> Timeouts | None:
+        """Those that the service has of its own, if any."""
+        own = Timeouts(
+            connect=self.connect_timeout,
+            response=self.response_timeout,
+            response_idle=self.response_idle_timeout,
+            client=self.client_timeout,
+            upgrade_idle=self.upgrade_idle_timeout,
+        )
+        return None if own == Timeouts() else own
 
     def spec(self, name: str, endpoints: Iterable[EndpointSpec]) -> ServiceSpec:
         """The service ``name`` with these options and these endpoints."""
@@ -310,6 +327,7 @@ class ServiceOptions(_PlaceAndPolicy):
             redirects=self.redirects,
             default_backend=self.default_backend,
             drain=self.drain,
+            timeouts=self.timeouts(),
         )
 
 

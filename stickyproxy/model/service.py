@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
 from stickyproxy.model.target import Target
+from stickyproxy.model.timeouts import Timeouts
 
 OptionValue = bool | str | float
 
@@ -86,6 +87,8 @@ class ServiceSpec:
     """Also serves hosts that no service claims."""
     drain: Drain = "none"
     """What its replicas still get while they are being stopped."""
+    timeouts: Timeouts | None = None
+    """Those that are its own; None: it has none."""
 
     def __reduce__(self) -> tuple[type[ServiceSpec], tuple[object, ...]]:
         """As for endpoints."""

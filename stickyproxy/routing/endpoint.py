@@ -22,12 +22,16 @@ from enum import Enum
 from typing import Protocol
 
 from stickyproxy.model.service import Drain, EndpointSpec, ServiceSpec
+from stickyproxy.model.timeouts import Timeouts
 
 # --- live -----------------------------------------------------------------------------------
 
 
 class Connections(Protocol):
     """What an endpoint's connection pool must offer to whoever owns the endpoint."""
+
+    def limit(self, timeouts: Timeouts | None) -> None:
+        """From now on these hold for its connections; None: those of the proxy."""
 
     def keep_idle(self, keep: bool) -> None:
         """Whether connections wait for another request. If not, idle ones are closed now and busy
@@ -115,6 +119,7 @@ class Endpoint:
     def declare(self, service: ServiceSpec) -> None:
         """From now on this is what its service says of all its endpoints."""
         self.drain = service.drain
+        self.pool.limit(service.timeouts)
         self._tell_pool()
 
     def note(self, facts: Facts) -> bool:

@@ -27,6 +27,7 @@ class ResponseHead:
     """One response head, final or interim."""
 
     __slots__ = (
+        "event_stream",
         "http11",
         "info",
         "keep_alive",
@@ -56,8 +57,8 @@ class ResponseHead:
         """Values of the Set-Cookie fields, which pass too."""
         self.upgrade: Sequence[bytes] = ()
         """The Upgrade fields, which mean something in a 101 only."""
-        self.switches = False
-        """Connection names Upgrade."""
+        self.switches = self.event_stream = False
+        """Connection names Upgrade; the body is server-sent events."""
         kinds = RESPONSE_LINES
         kept = self.lines
         named: frozenset[bytes] = frozenset()
@@ -85,6 +86,9 @@ class ResponseHead:
                     self.info = (*self.info, line)
                 elif kind == Kind.UPGRADE:
                     self.upgrade = (*self.upgrade, line)
+                elif kind == Kind.EVENT_STREAM:
+                    self.event_stream = True
+                    kept.append(line)
         except ValueError as error:
             raise UpstreamProtocolError(str(error)) from None
         if named:

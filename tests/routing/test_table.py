@@ -9,6 +9,7 @@ import pytest
 
 from stickyproxy.base.errors import InvalidHost
 from stickyproxy.model.service import Drain, EndpointSpec, ServiceSpec
+from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.routing.builder import build
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts, state_of
@@ -25,6 +26,9 @@ class CountingPool:
     def __init__(self) -> None:
         self.closed = 0
         self.keeps_idle = True
+
+    def limit(self, timeouts: Timeouts | None) -> None:
+        pass
 
     def keep_idle(self, keep: bool) -> None:
         self.keeps_idle = keep

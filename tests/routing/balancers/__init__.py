@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from stickyproxy.base.hashing import pin, pin_key
 from stickyproxy.model.service import EndpointSpec
+from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.routing.endpoint import Balancer, Endpoint, Members, Pick
 from stickyproxy.semantics.cookies import expires_now, set_cookie_name
 
@@ -16,6 +17,9 @@ KEY = pin_key(b"a secret")
 
 class NoPool:
     """Connections of an endpoint that nobody connects to."""
+
+    def limit(self, timeouts: Timeouts | None) -> None:
+        pass
 
     def keep_idle(self, keep: bool) -> None:
         pass
