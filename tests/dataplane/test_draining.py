@@ -3,7 +3,7 @@ requests under way."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -46,9 +46,7 @@ def address(response: Response) -> bytes:
     return response.header("x-upstream-addr") or b""
 
 
-async def session_at(
-    peer: ScriptedEndpoint, client: MakeClient, proxy: RunningProxy, others: Sequence[object] = ()
-) -> str:
+async def session_at(peer: ScriptedEndpoint, client: MakeClient, proxy: RunningProxy) -> str:
     """The cookie of a session at that endpoint."""
     for _ in range(4):
         response = await asked(client, proxy, get())
@@ -71,7 +69,7 @@ async def test_sessions(
     start_proxy: StartProxy,
     client: MakeClient,
     drain: Drain | None,
-    data: type,
+    data: Callable[..., bytes],
 ) -> None:
     a, b = await endpoint(), await endpoint()
     spec = sticky(a, b) if drain is None else sticky(a, b, drain=drain)
@@ -143,7 +141,7 @@ async def test_none_is_kept_any_more(
         assert await conn.request() is not None
         conn.tell("asked")
         await conn.send(respond("200 OK", ("Content-Length", "10"), body=b"12345"))
-        await proceed.wait_requests(1)
+        await proceed.wait_requests(conn.number)
         await conn.send(b"67890")
         await conn.eof()
         conn.tell("closed")
@@ -151,13 +149,15 @@ async def test_none_is_kept_any_more(
     proceed = await endpoint()
     a = await endpoint(script)
     spec = sticky(a)
-    proxy = await start_proxy([spec, service(proceed, name="go", hosts=("go.local",))])
-    for _ in range(2):
+    go = service(proceed, name="go", hosts=("go.local",))
+    proxy = await start_proxy([spec, go], upstream_idle_timeout=3600.0)
+    for count in (1, 2):
         user = await client(proxy.port)
         await user.send(get())
         assert await a.told() == "asked"
-        proxy.set_services([draining(spec, a), service(proceed, name="go", hosts=("go.local",))])
+        proxy.set_services([draining(spec, a), go])
         await asked(client, proxy, get(host="go.local"))
+        assert a.connections == count
         assert (await user.response()).body == b"1234567890"
         assert await a.told() == "closed"
 
