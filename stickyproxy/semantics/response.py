@@ -64,8 +64,10 @@ class ResponseHead:
         """Values of the Set-Cookie fields, which pass too."""
         self.upgrade: Sequence[bytes] = ()
         """The Upgrade fields, which mean something in a 101 only."""
-        self.switches = self.event_stream = False
-        """Connection names Upgrade; the body is server-sent events."""
+        self.switches = False
+        """Connection names Upgrade."""
+        self.event_stream = False
+        """The body is server-sent events."""
         kinds = RESPONSE_LINES
         kept = self.lines
         keep = kept.append
@@ -91,17 +93,21 @@ class ResponseHead:
                     keep(line)
                 elif kind == Kind.TRANSFER_ENCODING:
                     self._note_coding(line.partition(b":")[2].strip(b" \t"))
-                elif kind == Kind.INFO:
-                    self.info = (*self.info, line)
-                elif kind == Kind.UPGRADE:
-                    self.upgrade = (*self.upgrade, line)
-                elif kind == Kind.EVENT_STREAM:
-                    self.event_stream = True
-                    kept.append(line)
+                else:
+                    self._note_rare(kind, line)
         except ValueError as error:
             raise UpstreamProtocolError(str(error)) from None
         if named:
             self.lines = [line for line in kept if line.partition(b":")[0].lower() not in named]
+
+    def _note_rare(self, kind: int, line: bytes) -> None:
+        if kind == Kind.INFO:
+            self.info = (*self.info, line)
+        elif kind == Kind.UPGRADE:
+            self.upgrade = (*self.upgrade, line)
+        elif kind == Kind.EVENT_STREAM:
+            self.event_stream = True
+            self.lines.append(line)
 
     def _note_coding(self, value: bytes) -> None:
         if self.length != UNTIL_CLOSE:
