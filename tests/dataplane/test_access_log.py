@@ -607,7 +607,7 @@ class TestCut:
             (CHUNKED, close, {}, "upstream-reset"),
             (UNTIL_CLOSE, abort, {}, "upstream-reset"),
             (CHUNKED, break_chunks, {}, "upstream-malformed"),
-            (SIZED, say_nothing, {"response_timeout": 0.1}, "timeout-idle"),
+            (SIZED, say_nothing, {"response_timeout": 0.5}, "timeout-idle"),
             (SIZED, say_nothing, {"response_idle_timeout": 0.1}, "timeout-idle"),
         ],
     )

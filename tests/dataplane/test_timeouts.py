@@ -24,6 +24,8 @@ from tests.scripted import (
 
 SHORT = 0.1
 """Seconds."""
+LONGER = 0.5
+"""Seconds in which an endpoint that answers at once has answered."""
 EVENTS = ("Content-Type", "text/event-stream; charset=utf-8")
 UPGRADE = (("Connection", "Upgrade"), ("Upgrade", "websocket"))
 
@@ -48,8 +50,8 @@ class Running:
         return user
 
     async def wait(self) -> None:
-        """Several times ``SHORT``."""
-        for _ in range(3):
+        """Until ``LONGER`` is over."""
+        for _ in range(8):
             user = await self.ask(get(host="short.local"))
             assert (await user.response()).status == 504
 
@@ -124,7 +126,7 @@ class TestResponse:
             await conn.send(ok(b"hello")[:-1])
             assert await conn.eof()
 
-        running = await start(half, own, response_timeout=SHORT)
+        running = await start(half, own, response_timeout=LONGER)
         user = await running.ask()
         if own is None:
             with pytest.raises(Truncated):
@@ -170,15 +172,15 @@ class TestServerSentEvents:
                 await conn.send(chunk(event) if chunked else event)
             await conn.send(b"0\r\n\r\n" if chunked else b"")
 
-        running = await start(script, None, response_timeout=SHORT)
+        running = await start(script, None, response_timeout=LONGER)
         user = await running.ask()
         assert (await user.response()).body == b"data: 1data: 2"
 
     @pytest.mark.parametrize(
         ("kind", "own"),
         [
-            (("Content-Type", "text/event-streams"), Timeouts(response=SHORT)),
-            (("X-Type", "text/event-stream"), Timeouts(response=SHORT)),
+            (("Content-Type", "text/event-streams"), Timeouts(response=LONGER)),
+            (("X-Type", "text/event-stream"), Timeouts(response=LONGER)),
             (EVENTS, Timeouts(response_idle=SHORT)),
         ],
     )
@@ -205,7 +207,7 @@ class TestServerSentEvents:
             await conn.send(ok(b"hello")[:-1])
             await conn.eof()
 
-        running = await start(script, Timeouts(response=SHORT))
+        running = await start(script, Timeouts(response=LONGER))
         assert (await (await running.ask()).response()).body == b""
         user = await running.ask()
         with pytest.raises(Truncated):
@@ -281,7 +283,7 @@ class TestUpgrade:
         assert await user.closed() == "eof"
 
     async def test_no_limit_by_default(self, start: Start) -> None:
-        running = await start(self.switch, Timeouts(response=SHORT, response_idle=SHORT))
+        running = await start(self.switch, Timeouts(response=LONGER, response_idle=SHORT))
         user = await running.ask(get(Connection="Upgrade", Upgrade="websocket"))
         assert (await user.response_head()).status == 101
         await running.wait()
