@@ -67,7 +67,7 @@ test-swarm: $(READY) ## the part of it that starts Docker engines of its own
 swarm-cost: $(READY) ## what watching a Swarm of 200 services costs (4 minutes)
 	@$(BIN)/python -m tests.swarm.cost
 
-fuzz: $(READY) ## mutated requests and answers through the proxy (SECONDS=60)
+fuzz: $(READY) ## mutated requests and responses through the proxy (SECONDS=60)
 	$(BIN)/python -m tests.hostile.fuzz --seconds $(or $(SECONDS),60) $(ARGS)
 
 # atheris has wheels for few Pythons, so it is no part of the dev tools.
@@ -100,7 +100,7 @@ bench-affinity: $(BENCH_READY) ## stickiness next to other proxies
 bench-pick: $(READY) ## time per pick and per rebuild of each policy
 	$(BIN)/python -m bench.pick
 
-bench-hostile: $(BENCH_READY) ## what others feel while somebody attacks, next to nginx and HAProxy
+bench-hostile: $(BENCH_READY) ## what an attack costs other clients, next to nginx and HAProxy
 	$(BENCH_VENV)/bin/python -m bench.hostile $(if $(QUICK),--quick) $(ARGS)
 
 bench-stopping: $(SERVERS_READY) ## what servers do with connections when they stop (6 minutes; QUICK=1: 1)
@@ -109,6 +109,6 @@ bench-stopping: $(SERVERS_READY) ## what servers do with connections when they s
 bench-rolling: $(SERVERS_READY) ## what fails while they are replaced behind stickyproxy (10 minutes)
 	$(SERVERS_VENV)/bin/python -m bench.rolling $(if $(QUICK),--rounds 1) $(ARGS)
 
-clean: ## remove what make made
+clean: ## remove everything that make created
 	rm -rf $(VENV) $(BENCH_VENV) $(SERVERS_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build \
 		site *.egg-info

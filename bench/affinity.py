@@ -1,7 +1,7 @@
 """The affinity lab: ``python -m bench.affinity``, or ``make bench-affinity``.
 
 Clients with cookie jars visit an application of five endpoints through every proxy, while things
-happen that happen in production. Counted is the share of clients that got it wrong, for
+happen that happen in production. It counts the share of clients that got it wrong, for
 applications that set a cookie of the very name that the proxy uses, and for one that sets none.
 Writes ``bench/results/affinity.md`` and ``.json``. Everything listens on 127.0.0.1.
 """
@@ -41,7 +41,7 @@ PARALLEL = 6
 
 @dataclass(slots=True)
 class Share:
-    """How many of how many got it wrong."""
+    """How many got it wrong, of how many."""
 
     wrong: int = 0
     of: int = 0
@@ -147,7 +147,7 @@ class Stage:
         return found
 
     async def _until_served(self) -> None:
-        """Until a stranger is answered: some proxies listen before they have their routes, or
+        """Until a new client is served: some proxies listen before they have their routes, or
         before their health checks have passed."""
         for running in self._running:
             for _ in range(100):
@@ -155,7 +155,7 @@ class Stage:
                     break
                 await asyncio.sleep(0.1)
             else:
-                raise StartError(f"{self._proxy.name} answers nobody")
+                raise StartError(f"{self._proxy.name} serves no request")
 
 
 @dataclass(slots=True)
@@ -201,7 +201,7 @@ async def parallel_first_requests(stage: Stage) -> Shares:
 
 
 async def grow(stage: Stage) -> Shares:
-    """Five endpoints become ten: nobody has to move."""
+    """Five endpoints become ten: no client has to move."""
     visitors = await stage.newcomers()
     more = [await stage.start_app(f"e{number}") for number in range(6, 11)]
     await stage.publish([*stage.targets, *more])
@@ -233,15 +233,15 @@ async def death(stage: Stage) -> Shares:
 
 
 async def restart(stage: Stage) -> Shares:
-    """The proxy is stopped and started."""
+    """The proxy is restarted."""
     visitors = await stage.newcomers()
     await stage.restart_proxy()
     return {"restart": await _moved(stage, visitors)}
 
 
 async def rolling_replacement(stage: Stage) -> Shares:
-    """One endpoint after the other is replaced by a new one. Who lives on one that is still there
-    stays; who has to move is at once steady again."""
+    """One endpoint after the other is replaced by a new one. A client of one that is still there
+    stays; one that has to move is steady again at once."""
     visitors = await stage.newcomers()
     wrong = [False] * len(visitors)
     for number in range(1, ENDPOINTS + 1):
@@ -307,8 +307,8 @@ async def two_services(stage: Stage) -> Shares:
 
 
 async def client_address(stage: Stage) -> Shares:
-    """Hash of the client's address. What has to move is what a newcomer gets, or what lived on
-    one that has gone; everything else is needless."""
+    """Hash of the client's address. What has to move is what a new endpoint gets, or what was on
+    a removed one; everything else is needless."""
     browsers = [
         # different in the first three bytes too, all that some proxies look at
         Browser(f"127.{1 + number // 200}.{number % 200}.1")
@@ -359,7 +359,7 @@ async def _moved(stage: Stage, visitors: Sequence[Visitor]) -> Share:
 
 
 def _steady(answers: Sequence[Answer]) -> bool:
-    """All good, and all from the same endpoint."""
+    """All successful, and all from the same endpoint."""
     return len({(answer.status, answer.endpoint) for answer in answers}) == 1 and not (
         answers[0].failed
     )
@@ -394,18 +394,18 @@ COLUMNS = {
     "shrink": "moved when another endpoint was removed",
     "death-failed": "an endpoint died: a request failed",
     "death-unstable": "an endpoint died: its clients have no steady home after it",
-    "flapping": "an endpoint flapped: moved more often than once, or at all for nothing",
-    "rolling": "all endpoints replaced in turn: moved for nothing, not steady, or failed",
+    "flapping": "an endpoint flapped: moved more than once, or needlessly",
+    "rolling": "all endpoints replaced in turn: moved needlessly, not steady, or failed",
     "reused": "a new endpoint at an old address: taken for the old one, or not steady",
-    "two": "two services on one host name: they take each other's place",
+    "two": "two services on one host name: they displace each other's session",
 }
 ADDRESS_COLUMNS = {
-    "ip-plus": "one endpoint more: moved for nothing",
-    "ip-plus-all": "one endpoint more: moved at all (17 must)",
-    "ip-minus": "one endpoint less: moved for nothing",
-    "ip-minus-all": "one endpoint less: moved at all (20 must)",
-    "ip-double": "twice the endpoints: moved for nothing",
-    "ip-double-all": "twice the endpoints: moved at all (50 must)",
+    "ip-plus": "an endpoint was added: moved needlessly",
+    "ip-plus-all": "an endpoint was added: moved in all (17 must)",
+    "ip-minus": "an endpoint was removed: moved needlessly",
+    "ip-minus-all": "an endpoint was removed: moved in all (20 must)",
+    "ip-double": "the endpoints were doubled: moved needlessly",
+    "ip-double-all": "the endpoints were doubled: moved in all (50 must)",
 }
 
 
@@ -414,7 +414,7 @@ ADDRESS_COLUMNS = {
 
 @dataclass(slots=True)
 class Findings:
-    """What was found of one proxy."""
+    """What was found about one proxy."""
 
     name: str
     how: str
@@ -569,8 +569,8 @@ _REASONS = [
     "## What cannot be 0",
     "",
     "- *6 parallel first requests*: the six themselves reach several endpoints with every proxy,",
-    "  for nothing tells that they come from one browser. What can be right is what follows.",
-    "- *moved at all*: an endpoint that joins must be given its share of the clients of a hash,",
+    "  as nothing shows that they come from one browser. What can be right is what follows.",
+    "- *moved in all*: an endpoint that joins must be given its share of the clients of a hash,",
     "  and one that leaves must give up its own; the figure in parentheses is that share.",
     "- *an endpoint died*: its sessions are gone with it. What can be right is that no request",
     "  fails and that its clients have a steady home again.",
@@ -579,7 +579,7 @@ _REASONS = [
     "",
     "stickyproxy is told through its registry, as by the Swarm provider, with task ids as",
     "identities. Endpoints from the configuration file have no identity but their address.",
-    "Envoy is started anew for a change of endpoints; the others reload, as their users would.",
+    "Envoy is restarted for a change of endpoints; the others reload, as their users would.",
 ]
 
 

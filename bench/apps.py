@@ -10,13 +10,13 @@ from bench.browser import sessions
 from bench.templates import Target
 
 Kind = Literal["sessions", "repeats", "none"]
-"""What an application does with cookies. ``sessions``: who brings no session that it has in its
-memory is given a new one. ``repeats``: who brings none is given one, and what somebody brings is
+"""What an application does with cookies. ``sessions``: a client without a session that is in its
+memory is given a new one. ``repeats``: a client without one is given one, and what it sends is
 set again, as the demo application of Docker does. ``none``: nothing."""
 
 
 class App:
-    """One replica. It tells who it is, what it received, and what it made of it.
+    """One replica. Its response says which it is, what it received and what it did with it.
 
     Its sessions are in a cookie called ``session``, the very name that the proxies use.
     """

@@ -1,5 +1,5 @@
 """What ``bench.hostile`` does to a proxy: hostile clients and a hostile endpoint, each in a process
-of its own, and an observer that says what other clients feel."""
+of its own, and an observer that measures what other clients notice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import TypeVar
 
 OBSERVERS = 20
 PAUSE_SECONDS = 0.01
-"""An observer's time between an answer and its next request: others are no load by themselves."""
+"""An observer's pause between a response and its next request, so that it is no load itself."""
 GIVE_UP_SECONDS = 20.0
 _T = TypeVar("_T")
 
@@ -39,7 +39,7 @@ _ENDLESS = {
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answers by path: endlessly, never, or at the end of the request."""
+    """Responds by path: endlessly, never, or at the end of the request."""
     with contextlib.suppress(OSError, EOFError):
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -72,7 +72,7 @@ def endpoint(port: int) -> None:
 
 
 async def _flood(port: int, first: bytes, again: bytes, answers: int) -> None:
-    """Send without pause, and read what comes; connect again when cut off. ``answers``: so many
+    """Send without pause, and read what comes; reconnect when cut off. ``answers``: this many
     come before more is sent; 0: whatever comes."""
     while True:
         with contextlib.suppress(OSError, EOFError):
@@ -103,7 +103,7 @@ async def _discard(reader: asyncio.StreamReader) -> None:
 
 
 def flood(port: int, clients: int, first: bytes, again: bytes, answers: int) -> None:
-    """So many clients, until killed."""
+    """This many clients, until killed."""
 
     async def run() -> None:
         await asyncio.gather(*[_flood(port, first, again, answers) for _ in range(clients)])
@@ -146,14 +146,14 @@ class Attack:
     """One row of the table."""
 
     row: str
-    """Of the issue that demands it."""
+    """In the table of attacks that it is measured for."""
     name: str
     clients: int
     first: bytes
     again: bytes = b""
     """Sent again and again."""
     answers: int = 0
-    """So many are awaited before more is sent; 0: none."""
+    """Responses awaited before more is sent; 0: none."""
     hoards: bool = False
     """It is about memory: connections are held, and nothing is sent again."""
 
@@ -209,7 +209,7 @@ def hoarding(port: int, attack: Attack, cores: set[int] | None) -> Iterator[None
         yield
 
 
-# --- what others feel ---------------------------------------------------------------------------
+# --- what other clients notice ------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +223,7 @@ class Felt:
 
 
 def observe(port: int, seconds: float) -> Felt:
-    """Ask politely for so long."""
+    """Send moderate load for that long."""
     return asyncio.run(_observe(port, seconds))
 
 

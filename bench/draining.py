@@ -1,5 +1,5 @@
 """stickyproxy with draining endpoints, as the rolling lab needs it:
-``python -m bench.draining FILE``. SIGHUP publishes the file anew.
+``python -m bench.draining FILE``. SIGHUP publishes the file again.
 
 What may go to an endpoint that is being stopped is what the lab compares: the values of the option
 ``drain``, and sending again what was never read, which is tried out here:
@@ -26,7 +26,7 @@ from typing import Any
 
 import uvloop
 
-from stickyproxy.base.addresses import Address
+from stickyproxy.base.addresses import Address, split_host_port
 from stickyproxy.base.errors import UpstreamClosed
 from stickyproxy.config.settings import Config
 from stickyproxy.dataplane import exchange, retry
@@ -47,7 +47,7 @@ _UNACKED = 24
 class ShownUnread(connection.UpstreamConnection):
     """Knows whether its endpoint read the whole of the latest request before it closed.
 
-    Linux resets a connection that nobody accepted, or that is closed with unread bytes; a FIN comes
+    Linux resets a connection that was not accepted, or is closed with unread bytes; a FIN comes
     if all that had arrived was read. What arrives after a FIN is not acknowledged but reset.
     """
 
@@ -92,10 +92,10 @@ class ResendingExchange(exchange.Exchange):
         assert self.pick is not None
         if self.pick.endpoint.state is not EndpointState.USABLE:
             return True
-        host, _, port = self.pick.endpoint.address.rpartition(":")
+        host, port = split_host_port(self.pick.endpoint.address)
         try:
             # On loopback this takes microseconds; a proxy must not block.
-            socket.create_connection((host, int(port)), 0.05).close()
+            socket.create_connection((host, port), 0.05).close()
         except ConnectionRefusedError:
             return True
         except OSError:

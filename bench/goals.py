@@ -1,4 +1,4 @@
-"""What the forward path is held to, and whether a run of the lab shows it."""
+"""The goals of the forward path, and whether a run of the lab meets them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ GOALS = (
     Goal("10 kB: CPU to Envoy", "10k", "Envoy", cpu_ratio, 1.0),
     Goal("10 kB: CPU to Traefik", "10k", "Traefik", cpu_ratio, 1.0),
     Goal("10 kB: CPU to Caddy", "10k", "Caddy", cpu_ratio, 1.0),
-    Goal("1 MiB answers: CPU to nginx", "1m", _NGINX, cpu_ratio, 1.0),
+    Goal("1 MiB responses: CPU to nginx", "1m", _NGINX, cpu_ratio, 1.0),
     Goal("10 MiB uploads: CPU to nginx", "upload-10m", _NGINX, cpu_ratio, 1.0),
     Goal("256 connections: p99 to nginx", "256-connections", _NGINX, p99_ratio, 2.0),
     Goal("2,000 connections: slowest, ms", "2000-connections", "stickyproxy", slowest, 1000),
@@ -73,7 +73,7 @@ GOALS = (
 
 
 def markdown(tables: Sequence[Table]) -> list[str]:
-    """A table of the goals that this run says something about."""
+    """A table of the goals that this run measured."""
     lines = list(_lines(tables))
     if not lines:
         return []

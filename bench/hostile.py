@@ -1,9 +1,9 @@
 """The hostile lab: ``python -m bench.hostile [--before CHECKOUT]``, or ``make bench-hostile``.
 
-What an attack costs others: the time that answers take while nothing else happens and while
-somebody attacks, and the memory that hoarding takes. Each attack meets stickyproxy, nginx and
-HAProxy in turn, and with ``--before`` another checkout of stickyproxy too, so that what was and
-what is come from one run. Everything listens on 127.0.0.1 and ends with the lab.
+What an attack costs other clients: response times while nothing else happens and during the
+attack, and the memory that hoarding takes. Each attack meets stickyproxy, nginx and
+HAProxy in turn, and with ``--before`` another checkout of stickyproxy too, so that before and
+after come from one run. Everything listens on 127.0.0.1 and ends with the lab.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHECKOUT = Path(__file__).parents[1]
 CORES = (0, 1)
 """The proxy has one to itself if there are two at least; all else shares the other ones."""
 ESTABLISHED_SECONDS = 1.0
-"""From the beginning of an attack until others are asked what they feel."""
+"""From the beginning of an attack until other clients are measured."""
 
 
 def _ours(name: str, checkout: Path) -> Proxy:
@@ -58,7 +58,7 @@ def _contenders(before: Path | None) -> list[Proxy]:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one proxy made of one attack. Memory in MiB."""
+    """How one proxy withstood one attack. Memory in MiB."""
 
     attack: Attack
     proxy: str

@@ -60,7 +60,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """What a row is about: a proxy, and how it is run."""
+    """The contender of a row: a proxy, and how it is run."""
 
     name: str
     proxy: Proxy
@@ -334,7 +334,7 @@ def _get(port: int, request: bytes) -> http.client.HTTPMessage:
         finally:
             connection.close()
         time.sleep(0.05)
-    raise load.LoadError(f"no good answer within 10 s, the last status was {status}")
+    raise load.LoadError(f"no good response within 10 s, the last status was {status}")
 
 
 def _cookies(headers: http.client.HTTPMessage) -> str:

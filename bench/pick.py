@@ -5,8 +5,8 @@ Per policy and number of endpoints, the best of several runs (the machine may be
     pick      ns, warm: what nearly every request pays
     cold      us, the first pick of a slot: a race over all endpoints
     build     ms, a balancer from scratch
-    joining   ms, a balancer for one endpoint more, from one whose slots are decided
-    leaving   ms, likewise for one endpoint less
+    joining   ms, a balancer with one endpoint added, from one whose slots are decided
+    leaving   ms, likewise with one removed
     catch up  us, the first pick of a slot after one has joined
 """
 

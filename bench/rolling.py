@@ -1,7 +1,7 @@
 """The rolling lab: ``python -m bench.rolling``, or ``make bench-rolling``.
 
 Replicas of a server are replaced one after the other behind stickyproxy, as a Swarm does it (stop
-first), while clients with cookies send POST and GET by turns. Counted is what fails.
+first), while clients with cookies send POST and GET by turns. It counts what fails.
 
     0 s       SIGTERM to the replica
     0.3 s     the proxy learns that the task is being stopped (what was measured on a Swarm)
@@ -82,7 +82,7 @@ WAYS = (
 
 @dataclass(slots=True)
 class Count:
-    """What came of the requests of one method."""
+    """How the requests of one method ended."""
 
     sent: int = 0
     failed: int = 0
@@ -91,7 +91,7 @@ class Count:
     twice: int = 0
     """Carried out more than once."""
     slowest: float = 0.0
-    """Seconds until the latest of the answers that were right."""
+    """Seconds until the slowest of the correct responses."""
     answers: dict[str, int] = field(default_factory=dict)
     """What the failed ones got: a status, or what happened to the connection."""
 

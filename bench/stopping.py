@@ -4,9 +4,9 @@ What does a server do with its connections when it is told to stop? Each one run
 that takes 50 ms a request and notes which requests it carried out. In a round of the first kind
 (*waiting*) the server is frozen while requests come, on new connections and on kept-alive ones,
 and finds them together with the signal. In one of the second kind (*running*) requests come before
-and after the signal, and new connections all the time until nobody listens.
+and after the signal, and new connections all the time until the port is closed.
 
-A request that got no answer is looked at more closely, because it matters whether it was carried
+A request that got no response is examined more closely, because it matters whether it was carried
 out. TCP tells more than "closed": see ``Outcome``.
 
 Writes ``bench/results/stopping.md`` and ``.json``. Everything listens on 127.0.0.1.
@@ -44,7 +44,7 @@ TICK = 0.01
 GRACE = 10.0
 """Seconds until a server that does not end is killed: Docker's default."""
 PATIENCE = 5.0
-"""Seconds to wait for an answer."""
+"""Seconds to wait for a response."""
 WAITING = 3
 """Connections of each kind that a frozen server finds together with the signal."""
 AFTER = (0.0, 0.02, 0.1, 0.3)
@@ -61,21 +61,21 @@ class Outcome(Enum):
     SERVED = "served"
     STATUS = "other status"
     REFUSED = "refused"
-    """Nobody listens: nothing was sent."""
+    """The port is closed: nothing was sent."""
     RESET = "reset"
-    """The connection was reset before a byte of the answer: by Linux's rules because it was never
+    """The connection was reset before a byte of the response: by Linux's rules because it was never
     accepted, or because bytes of the request had not been read when it was closed."""
     CROSSED = "crossed"
     """The server had closed the connection before the request came: a FIN, and then a RST for what
     came after it. The request was not read."""
     CLOSED = "closed"
-    """All of the request was read, and the connection closed without an answer."""
+    """All of the request was read, and the connection closed without a response."""
     GONE = "gone"
     """The kept-alive connection had been seen closed: nothing was sent."""
     CUT = "cut"
-    """It ended in the middle of the answer."""
+    """It ended in the middle of the response."""
     SILENT = "silent"
-    """No answer in time, or no connection."""
+    """No response in time, or no connection."""
 
 
 class Probe:
@@ -88,7 +88,7 @@ class Probe:
         self._got = b""
         self.path = ""
         self.outcome: Outcome | None = None
-        """None while an answer is awaited."""
+        """None while a response is awaited."""
         self._unmade: Outcome | None = None
         """Why there is no connection."""
         self.ended = False
@@ -143,7 +143,7 @@ class Probe:
             self.outcome = Outcome.SERVED if good else Outcome.STATUS
 
     def give_up(self) -> None:
-        """No answer has come in time, or none is awaited."""
+        """No response has come in time, or none is awaited."""
         if not self.ended:
             self._end(Outcome.SILENT)
 
@@ -198,7 +198,7 @@ class Findings:
     counts: dict[str, Counter[str]] = field(
         default_factory=lambda: {situation: Counter() for situation in SITUATIONS}
     )
-    """By situation: outcomes; those whose request was carried out without an answer end in "!"."""
+    """By situation: outcomes; those whose request was carried out without a response end in "!"."""
     keeps_alive: bool = True
     idle_closed: list[float] = field(default_factory=list)
     """Seconds from the signal until an idle connection was closed."""
@@ -211,7 +211,7 @@ class Findings:
 
 
 class Round:
-    """One server, started, stopped and asked."""
+    """One server: started, sent requests and stopped."""
 
     def __init__(self, server: Server, directory: Path, findings: Findings) -> None:
         self.port = free_port()
@@ -267,7 +267,7 @@ class Round:
         while any(probe.outcome is None for probe in probes) and time.monotonic() < until:
             self._pump(TICK)
         if any(probe.outcome is not Outcome.SERVED for probe in probes):
-            raise StartError(f"{self._server.name} does not answer before it is stopped")
+            raise StartError(f"{self._server.name} does not respond before it is stopped")
         self._pump(0.05)
         if any(probe.ended for probe in probes):
             self._findings.keeps_alive = False

@@ -1,9 +1,9 @@
 """Does a reset show that a request was not carried out? ``python -m bench.unread``
 
 The worst case for that claim: applications that begin before they have read the body, in processes
-that are killed in the midst of it. Bodies of several sizes go out in one write with their heads, on
-new connections and on kept-alive ones. Counted is, by size, how requests ended that were carried
-out without an answer; those that were reset disprove the claim for their size.
+that are killed while they do. Bodies of several sizes go out in one write with their heads, on
+new connections and on kept-alive ones. It counts, by size, how requests ended that were carried
+out without a response; those that were reset disprove the claim for their size.
 
 Prints a table. Everything listens on 127.0.0.1.
 """

@@ -36,12 +36,12 @@ class Workload:
     fresh: bool = False
     """A new connection for each request."""
     idle: int = 0
-    """Instead of a load: so many clients that are answered once and then stay connected."""
+    """Instead of a load: this many clients that get one response and then stay connected."""
     variants: tuple[Variant, ...] = ()
     quick: bool = False
     """Part of the quick run too."""
     least_seconds: int = 1
-    """Shorter runs would show little but the beginning."""
+    """Minimum duration: shorter runs would show little but the start."""
 
 
 WORKLOADS = (
@@ -59,8 +59,8 @@ WORKLOADS = (
         policy="consistent_hash",
     ),
     Workload("round-robin", "116 B, round robin", "each policy", policy="round_robin"),
-    Workload("10k", "10 kB answers", "pages", path="/10k", quick=True),
-    Workload("1m", "1 MiB answers", "files", path="/1m", connections=16, quick=True),
+    Workload("10k", "10 kB responses", "pages", path="/10k", quick=True),
+    Workload("1m", "1 MiB responses", "files", path="/1m", connections=16, quick=True),
     Workload(
         "upload-64k",
         "64 kB uploads",

@@ -99,7 +99,7 @@ Without a cookie jar every request is a new session, and all replicas get some:
   for i in \$(seq 10); do curl -s -H "Host: demo.local" http://127.0.0.1/ping; done
 
 See what was found, with what is wrong and how to mend it:
-  stickyproxy services --engine
+  docker exec \$(docker ps -q -f label=com.docker.swarm.service.name=stickyproxy_proxy) stickyproxy services
 
 Remove it all:
   docker service rm demo; docker stack rm stickyproxy; docker network rm demo

@@ -25,7 +25,9 @@ class InProcessProxy:
         self.app = App(
             Config(
                 listeners=(ListenerSpec(Address(self.host, 0)),),
-                proxy=replace(ProxySettings(grace_period=5.0), **settings),
+                proxy=replace(
+                    ProxySettings(grace_period=5.0, probe_new_endpoints=False), **settings
+                ),
                 access_log=access_log,
                 services=tuple(services),
             )

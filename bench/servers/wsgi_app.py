@@ -20,7 +20,7 @@ def note(path: str) -> None:
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Note the request, take a while, answer."""
+    """Note the request, take a while, respond."""
     if not EAGER:
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     note(environ["PATH_INFO"])

@@ -4,6 +4,8 @@ GET /services   every service with its endpoints and problems; JSON if asked for
                 ``Accept: application/json`` or ``?format=json``, else text
 GET /table      the routing table, as text
 GET /healthz    200 as long as this process responds
+GET /readyz     200 if clients are welcome, else 503 and the reason: not every provider has
+                published yet, or the proxy is starting or stopping
 """
 
 from __future__ import annotations
@@ -31,15 +33,18 @@ def make_app(
     registry: RegistryView,
     proxy: HoldsTable,
     troubles: Callable[[], Mapping[str, str]],
+    unready: Callable[[], str],
     state_of: report.StateOf | None = None,
 ) -> web.Application:
     """The admin page of one proxy. ``troubles``: why sources cannot be reached, by name of
-    the provider. ``state_of`` replaces the states in the table."""
-    pages = _Pages(registry, proxy, troubles, state_of)
+    the provider. ``unready``: why clients had better go elsewhere; empty: they are welcome.
+    ``state_of`` replaces the states in the table."""
+    pages = _Pages(registry, proxy, troubles, unready, state_of)
     app = web.Application()
     app.router.add_get("/services", pages.services)
     app.router.add_get("/table", pages.table)
     app.router.add_get("/healthz", pages.healthz)
+    app.router.add_get("/readyz", pages.readyz)
     return app
 
 
@@ -49,11 +54,13 @@ class _Pages:
         registry: RegistryView,
         proxy: HoldsTable,
         troubles: Callable[[], Mapping[str, str]],
+        unready: Callable[[], str],
         state_of: report.StateOf | None,
     ) -> None:
         self._registry = registry
         self._proxy = proxy
         self._troubles = troubles
+        self._unready = unready
         self._state_of = state_of
 
     async def services(self, request: web.Request) -> web.Response:
@@ -70,3 +77,8 @@ class _Pages:
 
     async def healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
+
+    async def readyz(self, _request: web.Request) -> web.Response:
+        if reason := self._unready():
+            return web.Response(status=503, text=f"not ready: {reason}\n")
+        return web.Response(text="ready\n")

@@ -68,7 +68,7 @@ def socket_path(text: str) -> str:
     """The path in ``unix:/path`` or ``unix:///path``. Raises ValueError."""
     path = re.sub("^//+", "/", text.removeprefix("unix:"))
     if not text.startswith("unix:"):
-        raise ValueError(f"{shown(text)} lacks its kind: write {shown('unix:' + path)}")
+        raise ValueError(f"{shown(text)} lacks its scheme: write {shown('unix:' + path)}")
     if not re.fullmatch(r"/[!-~]*[!-.0-~]", path):
         raise ValueError(
             f'{shown(text)} is not a socket: write it like "unix:/run/app.sock", '
@@ -81,17 +81,19 @@ def socket_path(text: str) -> str:
     return path
 
 
-def canonical_host(text: str) -> str:
-    """``host_name`` without wildcards: one host, which may be connected to. Raises ValueError."""
+def canonical_host(text: str, *, as_written: str = "") -> str:
+    """``host_name`` without wildcards: one host, which may be connected to. Raises ValueError.
+    ``as_written``: what messages show, if the text is a part of that."""
+    whole = as_written or text
     if not text.isascii():
-        raise ValueError(f"{shown(text)} is not ASCII: write it in punycode (xn--...)")
+        raise ValueError(f"{shown(whole)} is not ASCII: write it in punycode (xn--...)")
     if text.startswith("[") and text.endswith("]") and is_ipv6(text[1:-1]):
         return f"[{IPv6Address(text[1:-1]).compressed}]"
     host = text.lower().removesuffix(".")
     if len(host) > 253 or not _DNS_NAME.fullmatch(host):
-        raise bad_host(text)
+        raise bad_host(whole)
     if host.rpartition(".")[2].isdigit() and not _is_ipv4(host):  # as browsers tell them apart
-        raise ValueError(f"{shown(text)} is not an IPv4 address: write four numbers from 0 to 255")
+        raise ValueError(f"{shown(whole)} is not an IPv4 address: write four numbers from 0 to 255")
     return host
 
 
@@ -107,7 +109,7 @@ def is_ipv6(text: str) -> bool:
         IPv6Address(text)
     except ValueError:
         return False
-    return "%" not in text  # a zone means something on one machine only, and no Host header has it
+    return "%" not in text  # a zone means something on one machine only; no Host header has one
 
 
 def _is_ipv4(text: str) -> bool:

@@ -18,8 +18,8 @@ class Backoff:
         chance: Callable[[], float] = random.random,
     ) -> None:
         """``first`` and ``longest`` are in seconds. ``jitter`` is the part of each pause, from 0 to
-        1, that is left to ``chance``, so that many who failed at one moment do not all come back
-        at another."""
+        1, that is left to ``chance``, so that many that failed together do not all retry
+        together too."""
         self.failures = 0
         """Failures in a row so far."""
         self._first = first
@@ -33,10 +33,10 @@ class Backoff:
     def next(self) -> float:
         """Count a failure; returns the seconds to wait."""
         self.failures += 1
-        doublings = min(self.failures - 1, 32)  # no number grows without end
+        doublings = min(self.failures - 1, 32)  # bounded: the power must not overflow
         pause = min(self._longest, self._first * 2.0**doublings)
         return pause * (1 - self._jitter * self._chance())
 
     def reset(self) -> None:
-        """It worked: the next failure is the first."""
+        """It worked: the next failure counts as the first."""
         self.failures = 0

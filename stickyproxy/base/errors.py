@@ -3,7 +3,7 @@
 StickyproxyError
 ├── ConfigError            the configuration file cannot be used; carries every problem found
 ├── ListenError            a listener cannot be opened (port taken, no permission)
-├── ProviderError          a provider cannot be asked (engine or controller away)
+├── ProviderError          a provider's source cannot be queried (engine or controller away)
 ├── BadRequest             a request that is refused before anything is forwarded
 │   └── InvalidHost        its Host field cannot be a host name
 ├── ClientStalled          the client neither sent nor took a byte of a body for too long
@@ -52,7 +52,7 @@ class ListenError(StickyproxyError):
 
 
 class ProviderError(StickyproxyError):
-    """A provider's source cannot be asked; the message says how to fix it."""
+    """A provider's source cannot be queried; the message says how to fix it."""
 
 
 class BadRequest(StickyproxyError):
@@ -80,7 +80,7 @@ class OutOfResources(StickyproxyError):
 
 
 class NetworkUnavailable(OutOfResources):
-    """The endpoint is on a network that this node has no way into at present; the message says
+    """The endpoint is on a network that this node cannot reach at present; the message says
     what has become of the network's connector."""
 
 

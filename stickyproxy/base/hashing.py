@@ -4,7 +4,7 @@ All seeds and contexts are fixed, so that every proxy and every worker computes 
 same names. This is the only module that imports mmh3.
 
 The slot table is rendezvous hashing ("highest random weight", Thaler and Ravishankar 1998) in
-front of which stands a fixed number of slots: a key belongs to a slot, and a slot belongs to the
+front of which is a fixed number of slots: a key belongs to a slot, and a slot belongs to the
 member with the highest weight there. A race over all members costs O(members), so its winner is
 remembered; what is remembered survives changes of the membership (see ``SlotTable``).
 """
@@ -34,7 +34,7 @@ _BLANK: Final = array("I", [0]) * SLOTS
 
 
 class Member(Protocol):
-    """Whoever can own slots: ``service`` and ``id`` together are its identity."""
+    """Anything that can own slots: ``service`` and ``id`` together are its identity."""
 
     @property
     def service(self) -> str: ...
@@ -49,11 +49,11 @@ M = TypeVar("M", bound=Member)
 class SlotTable(Generic[M]):
     """Which member owns a key. Depends on the identities of the members only.
 
-    Members take numbered seats in order of arrival; a seat is never given to another, and who
+    Members take numbered seats in order of arrival; a seat is never given to another, and one that
     leaves and comes back takes a new one. A slot's entry holds two numbers: the seat of its owner
     (low 16 bits), and how many seats had been taken when it was decided (high 16 bits). So an
     entry says by itself what has happened since: the owner's seat may be empty now (race again),
-    or later seats exist (only they can beat the owner, as it has beaten everybody before them).
+    or later seats exist (only they can beat the owner, as it has beaten all before them).
 
     Hence nothing is recomputed when members change, only when a slot is next asked for: an update
     costs O(members) whatever was decided, and the array is copied when it is first written to.
@@ -63,7 +63,7 @@ class SlotTable(Generic[M]):
 
     def __init__(self, members: Iterable[M] = ()) -> None:
         """Raises ValueError for more than ``MAX_MEMBERS``."""
-        self._identities: list[bytes] = []  # by seat, also of those who left
+        self._identities: list[bytes] = []  # by seat, also of members that left
         self._people: list[M | None] = []  # by seat; None: left
         self._seats: dict[tuple[str, str], int] = {}
         self._entries = _BLANK
@@ -105,7 +105,7 @@ class SlotTable(Generic[M]):
 
     def owner(self, key: bytes, tried: Collection[M] = ()) -> M | None:
         """The member that owns ``key``; if that one is in ``tried``, the best of the others.
-        None if nobody is left."""
+        None if no member is left."""
         slot = _mmh3(key, _KEY_SEED) & _SLOT_MASK
         entry = self._entries[slot]
         owner = self._people[entry & _SEAT_MASK] if entry >= self._fresh else None
@@ -161,7 +161,7 @@ _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 
 def address_key(address: str) -> bytes:
     """What to hash of a client's IP address: IPv4 whole, IPv6 its /64 (a host changes the rest at
-    will, RFC 8981). Anything else is hashed as it stands."""
+    will, RFC 8981). Anything else is hashed as is."""
     # inet_pton takes a tenth of the time of the ipaddress module.
     try:
         if ":" not in address:
@@ -181,8 +181,8 @@ _QUOTED_OR_NOT: Final = (PIN_PREFIX, b'"' + PIN_PREFIX)
 def pin_key(secret: bytes | None, realm: str = "") -> bytes:
     """The 32-byte key that pins are made with.
 
-    ``secret``: as configured. Without one, ``realm`` stands in: whatever all proxies of a Swarm
-    know alike. Pins are then no secret to who knows the realm and the task ids; all that a forged
+    ``secret``: as configured. Without one, ``realm`` takes its place: what all proxies of a Swarm
+    have in common. Pins are then no secret to anyone with the realm and the task ids; all a forged
     one can do is choose among endpoints that its sender could reach anyway.
     """
     if secret is not None:
@@ -191,12 +191,12 @@ def pin_key(secret: bytes | None, realm: str = "") -> bytes:
 
 
 def pin(key: bytes, service: str, endpoint_id: str) -> bytes:
-    """The cookie value that names one endpoint: ``sp1.`` and 24 lower-case hex digits."""
+    """The cookie value that identifies one endpoint: ``sp1.`` and 24 lower-case hex digits."""
     digest = blake2b(_encoded(service, endpoint_id), digest_size=12, key=key)
     return PIN_PREFIX + digest.hexdigest().encode()
 
 
 def looks_like_pin(value: bytes) -> bool:
     """True for a cookie value in the shape of a pin, quoted or not. Only the prefix counts, so
-    that truncated and forged ones are taken for the pins they pretend to be, and replaced."""
+    that truncated and forged ones are treated as the pins they claim to be, and replaced."""
     return value.startswith(_QUOTED_OR_NOT)

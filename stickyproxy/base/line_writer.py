@@ -1,17 +1,17 @@
 """Lines to a descriptor whose other end may have stopped reading.
 
-Who writes to a pipe waits until its reader has made room, and an event loop must not wait. So what
+A write to a full pipe blocks until its reader makes room, and an event loop must not block. So what
 is written is kept in a bounded buffer, and a thread per descriptor waits inside write(2), where it
 holds neither a lock nor the interpreter. When the buffer is full, the newest lines are dropped and
 counted, and once there is room again the count is logged.
 
 Why a thread, and not O_NONBLOCK: that flag belongs to the open file, not to our descriptor of it.
-Standard output is shared with other workers, with whoever started us and with everything on the
-same terminal, and all of them would get EAGAIN (where somebody has done that to us, the thread
+Standard output is shared with other workers, with our parent process and with everything on the
+same terminal, and all of them would get EAGAIN (where another process has done that, the thread
 waits). Nor would it help with a file, which counts as ready however slow its disk. Nor does asking
 poll(2) first, as another process may fill the pipe in between.
 
-The thread is a daemon: the end of the process waits for ``close`` at most, never for a reader. A
+The thread is a daemon: at exit the process waits for ``close`` at most, never for a reader. A
 forked child starts with an empty buffer and a thread of its own.
 """
 
@@ -33,24 +33,24 @@ from typing import NamedTuple
 log = logging.getLogger("stickyproxy")
 
 LIMIT = 1 << 20
-"""Bytes that wait to be written, at most."""
+"""Maximum number of bytes waiting to be written."""
 
 CLOSE_SECONDS = 1.0
 """How long ``close`` waits for what is left to be written."""
 
 TELL_SECONDS = 10.0
-"""Lost lines are told of at most once in so many seconds, and on ``close``."""
+"""Lost lines are reported at most once in this many seconds, and on ``close``."""
 
 RETRY_SECONDS = 1.0
-"""After an error: a full disk may get room again, and a named pipe a new reader."""
+"""Seconds before a retry: a full disk may get room again, and a named pipe a new reader."""
 
 
 class _Sink(NamedTuple):
-    """What the lines after it are written to."""
+    """The descriptor that the lines after it are written to."""
 
     fd: int
     at_once: int
-    """How many bytes the kernel takes in one piece, whoever else writes."""
+    """How many bytes the kernel writes atomically, whatever else writes there."""
 
 
 class LineWriter:
@@ -81,11 +81,11 @@ class LineWriter:
         self._held = 0
         """Bytes in ``_waiting``."""
         self._lost = 0
-        """Lines that were lost and not told of."""
+        """Lines that were lost and not yet reported."""
         self._inside = False
         """Whether the last write ended inside a line."""
         self._ended = False
-        """Nothing is written any more."""
+        """Nothing is written from now on."""
         self._thread: threading.Thread | None = None
         _writers.add(self)
 
@@ -121,7 +121,7 @@ class LineWriter:
             self._wake()
 
     def close(self, seconds: float = CLOSE_SECONDS) -> bool:
-        """Write what is left, for so long; returns whether all of it was written."""
+        """Write what is left, for at most that long; returns whether all of it was written."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -142,7 +142,7 @@ class LineWriter:
         return not unwritten
 
     def forget(self) -> None:
-        """Begin anew in a forked child, which has our memory but not our thread; what waits here is
+        """Start afresh in a forked child, which has our memory but no thread; what waits here is
         the parent's to write."""
         self._changed = threading.Condition()
         self._waiting.clear()
@@ -238,7 +238,7 @@ class LineWriter:
         return next((entry for entry in self._waiting if isinstance(entry, _Sink)), None)
 
     def _drop(self, size: int) -> None:
-        """Forget so many bytes of the first lines that wait."""
+        """Drop that many bytes from the front of the waiting lines."""
         first = self._waiting.popleft()
         assert isinstance(first, bytes)
         self._inside = first[size - 1] != _LF
@@ -248,7 +248,7 @@ class LineWriter:
 
     def _tell(self, lost: int) -> None:
         if lost:
-            why = "it cannot be written" if self._failing else "nobody reads it, or not fast enough"
+            why = "it cannot be written" if self._failing else "it is not read, or not fast enough"
             lines = "1 line" if lost == 1 else f"{lost} lines"
             log.warning("%s of %s lost: %s", lines, self._name, why)
 
@@ -269,7 +269,7 @@ def _sink(fd: int) -> _Sink:
 
 
 def _wait_for_room(fd: int) -> None:
-    """Wait where ``write`` does not, because others have made the open file non-blocking."""
+    """Wait where ``write`` does not, because another process made the open file non-blocking."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     poll.poll()

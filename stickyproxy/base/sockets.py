@@ -12,7 +12,7 @@ _LINGER_OFF = struct.pack("ii", 1, 0)
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Close at once and tell the peer that this is no proper end. ``abort`` alone drops what the
+    """Close at once with a reset, so that the peer sees an error. ``abort`` alone drops what the
     transport holds but lets the kernel deliver the rest of its own, and then a normal end."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family != socket.AF_UNIX:
@@ -21,8 +21,8 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 def keep_alive(transport: asyncio.Transport, seconds: float) -> bool:
-    """Have the kernel probe a peer that is silent for so long; returns whether it can. A replica
-    that ends says goodbye, but one whose node has died says nothing."""
+    """Have the kernel probe a peer that is silent for that long; returns whether it can. A replica
+    that exits closes its connections; one whose node has died does not."""
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is None or sock.family == socket.AF_UNIX or sys.platform != "linux":
         return False
@@ -33,7 +33,7 @@ def keep_alive(transport: asyncio.Transport, seconds: float) -> bool:
 
 
 def limit_silence(transport: asyncio.Transport, seconds: float) -> None:
-    """Have the kernel give a peer up that acknowledges nothing for so long; 0: never. Linux counts
+    """Have the kernel give up a peer that acknowledges nothing for so long; 0: never. Linux counts
     the time, too, in which a peer acknowledges but takes nothing."""
     sock: socket.socket = transport.get_extra_info("socket")
     with suppress(OSError):  # it is closed: nothing to limit

@@ -1,8 +1,8 @@
-"""Standard error that nobody waits for, whoever has stopped reading it.
+"""Standard error that never blocks, even if its reader has stopped reading.
 
 Messages of the log, tracebacks and warnings all go to ``sys.stderr``, which this replaces by one
 that hands whole lines to a ``LineWriter``: they stay in order, and a pipe that is full costs lines
-and not the process. What is left when the process ends is written then, by ``atexit``: behind the
+and not the process. What is left when the process ends is written then, by ``atexit``: after the
 traceback of what ended it, if something did.
 """
 
@@ -52,7 +52,7 @@ class _Lines(io.BufferedIOBase):
         return self._fd
 
     def writable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def write(self, data: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
@@ -69,7 +69,7 @@ class _Lines(io.BufferedIOBase):
         return len(data)
 
     def finish(self) -> None:
-        """Write what is left, if somebody takes it. If so, what comes later, from the depths of
+        """Write what is left, if the reader takes it. If so, what comes later, from the depths of
         the interpreter, is written at once."""
         with self._lock:
             if self._begun:

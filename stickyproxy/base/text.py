@@ -5,6 +5,15 @@ from __future__ import annotations
 import json
 
 
+class Misspelt(ValueError):
+    """A value that is wrong, of which it is known how it was meant."""
+
+    def __init__(self, message: str, correction: str) -> None:
+        """``correction``: the value as it should have been written."""
+        super().__init__(message)
+        self.correction = correction
+
+
 def shown(value: object) -> str:
     """The value as a message shows it: quoted, escaped, cut short; never more than one line."""
     match value:

@@ -11,7 +11,7 @@ import math
 import re
 from urllib.parse import quote as percent_encode
 
-from stickyproxy.base.text import shown
+from stickyproxy.base.text import Misspelt, shown
 
 # --- durations ------------------------------------------------------------------------------
 
@@ -20,12 +20,12 @@ _DURATION = re.compile(f"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?(?:{_NUMBE
 _UNITS = (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 """Milliseconds of each."""
 _LONGEST = 10 * 365 * 24 * 3600
-"""Ten years: what a typing error exceeds, a cookie or a timeout does not."""
+"""Ten years: a typing error exceeds it, a real cookie lifetime or timeout does not."""
 
 
 def duration(value: object) -> float:
     """Seconds of ``"250ms"``, ``"3s"``, ``"5m"``, ``"2h"``, ``"1m30s"``. A bare number is refused:
-    nobody remembers its unit. Raises ValueError."""
+    its unit would be a guess. Raises ValueError."""
     if isinstance(value, str) and value and (match := _DURATION.fullmatch(value)):
         parts = zip(match.groups(), _UNITS, strict=True)
         # In whole numbers until the last step, so that 1.1s is exactly what 1.1 is.
@@ -36,7 +36,7 @@ def duration(value: object) -> float:
         return seconds
     number = value if isinstance(value, str) else shown(value)
     if re.fullmatch(_NUMBER, number):
-        raise ValueError(f'{shown(value)} has no unit: write "{number}s"')
+        raise Misspelt(f'{shown(value)} has no unit: write "{number}s"', f"{number}s")
     raise ValueError(
         f'{shown(value)} is not a duration: write it like "250ms", "3s", "1m30s" or "2h"'
     )
@@ -72,7 +72,9 @@ def cookie_lifetime(value: object) -> float:
     seconds = duration(value)
     if seconds % 1:
         whole = math.ceil(seconds)
-        raise ValueError(f'{shown(value)} is not in whole seconds: write e.g. "{whole}s"')
+        raise Misspelt(
+            f'{shown(value)} is not in whole seconds: write e.g. "{whole}s"', f"{whole}s"
+        )
     return seconds
 
 
@@ -81,6 +83,11 @@ def cookie_lifetime(value: object) -> float:
 # What Go's strconv.ParseBool accepts, since that is what Interlock read its labels with.
 _BOOLEANS = dict.fromkeys(("true", "t", "1"), True) | dict.fromkeys(("false", "f", "0"), False)
 
+_MEANT = dict.fromkeys(("yes", "y", "on", "enable", "enabled"), "true") | dict.fromkeys(
+    ("no", "n", "off", "disable", "disabled"), "false"
+)
+"""What is not taken for one of these, but is not hard to guess."""
+
 
 def boolean(value: object) -> bool:
     """True or false, native or as label text. Raises ValueError."""
@@ -88,7 +95,10 @@ def boolean(value: object) -> bool:
         return value
     if isinstance(value, str) and (word := value.strip().lower()) in _BOOLEANS:
         return _BOOLEANS[word]
-    raise ValueError(f"{shown(value)} is neither true nor false: write one of them")
+    message = f"{shown(value)} is neither true nor false: write one of them"
+    if isinstance(value, str) and (meant := _MEANT.get(value.strip().lower())):
+        raise Misspelt(message, meant)
+    raise ValueError(message)
 
 
 def port_number(value: object) -> int:
@@ -97,7 +107,10 @@ def port_number(value: object) -> int:
     if isinstance(number, str) and re.fullmatch("[0-9]{1,9}", number.strip()):
         number = int(number)
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 65535:
-        raise ValueError(f"{shown(value)} is not a port: write a number from 1 to 65535")
+        message = f"{shown(value)} is not a port: write a number from 1 to 65535"
+        if isinstance(number, str) and (found := re.fullmatch(":?([0-9]{1,5})(/tcp)?", number)):
+            raise Misspelt(message, found[1])
+        raise ValueError(message)
     return number
 
 
@@ -131,7 +144,7 @@ def token(value: object) -> str:
 
 
 def query_name(value: object) -> str:
-    """A query parameter's name as it stands in a URL. Raises ValueError."""
+    """A query parameter's name as it is written in a URL. Raises ValueError."""
     name = text(value)
     if not name:
         raise ValueError("is empty: write a parameter's name, or remove the key")
@@ -154,13 +167,14 @@ def url_path(value: object) -> str:
     """The path of a URL. Raises ValueError."""
     path = text(value)
     if not path.startswith("/"):
-        raise ValueError(f'{shown(path)} does not start with "/": write {shown("/" + path)}')
+        message = f'{shown(path)} does not start with "/": write {shown("/" + path)}'
+        raise Misspelt(message, "/" + path)
     refuse_characters(path, "?#", "a path")
     return path
 
 
 def cookie_path(value: object) -> str:
-    """A path that may stand in a cookie's Path attribute. Raises ValueError."""
+    """A path that is valid in a cookie's Path attribute. Raises ValueError."""
     path = url_path(value)
     refuse_characters(path, ";", "a cookie's path")
     return path

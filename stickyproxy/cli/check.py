@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from stickyproxy.cli.common import Commands, add_config
 from stickyproxy.config.load import load
+from stickyproxy.control import report
 from stickyproxy.control.registry import NoConnections
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.routing import builder
@@ -17,8 +19,8 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "check",
         help="check a configuration file",
-        description="Print the routing table that the file stands for, or every error in it "
-        "(exit status 1).",
+        description="Print the routing table that the file stands for, and warnings of what cannot "
+        "have been meant; or every error in it (exit status 1).",
     )
     add_config(parser)
     parser.set_defaults(command=check)
@@ -29,6 +31,8 @@ def check(options: argparse.Namespace) -> int:
     settings = load(options.config)
     print("listeners: " + ", ".join(str(listener.address) for listener in settings.listeners))
     print(builder.build(settings.services, _unconnected, None).dump())
+    for problem in report.conflicts(settings.services):
+        print(f"warning: {problem}", file=sys.stderr)
     return 0
 
 

@@ -135,7 +135,7 @@ def _demo_commands(request: str, policy: str) -> list[str]:
     jar = "-c cookie.txt -b cookie.txt"
     if policy == "round_robin":
         return [
-            "The replicas take turns, whoever the client is (look at x-upstream-addr):",
+            "The replicas take turns, for every client alike (look at x-upstream-addr):",
             f"  for i in $(seq 10); do curl -s {request}; done",
         ]
     if policy == "ip_hash":

@@ -1,4 +1,5 @@
-"""The command line. Exit status: 0 done, 1 it failed (a message says why), 2 wrong usage."""
+"""The command line. Exit status: 0 done, 1 it failed (a message says why), 2 wrong usage, 3 there
+are errors among what was found (``services``)."""
 
 from __future__ import annotations
 

@@ -14,6 +14,9 @@ from stickyproxy.config.load import load
 from stickyproxy.config.settings import ADMIN_ADDRESS, Config, SwarmSettings
 from stickyproxy.control import report
 
+WRONG = 3
+"""Exit status: a provider is out of touch, or a service is held back."""
+
 
 def add(commands: Commands) -> None:
     """Add the command to the command line."""
@@ -21,7 +24,9 @@ def add(commands: Commands) -> None:
         "services",
         help="what was found, and what is wrong with it",
         description="List services with their hosts, policy, endpoints, state and problems, as a "
-        "running proxy sees them; or with --engine as a Docker engine lists them.",
+        "running proxy sees them; or with --engine as a Docker engine lists them. Exit status 0: "
+        "all is well, except for warnings; 1: nothing could be asked; 3: a provider is out of "
+        "touch, or a service is not published as declared.",
     )
     parser.add_argument(
         "--config", metavar="FILE", type=Path, help="the configuration that names [admin] address"
@@ -41,11 +46,15 @@ def add(commands: Commands) -> None:
         "of $DOCKER_HOST, else the local one",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument(
+        "--quiet", action="store_true", help="print nothing: the exit status says it, for scripts"
+    )
     parser.set_defaults(command=services)
 
 
 def services(options: argparse.Namespace) -> int:
-    """Run the command. Exit status 1 if nothing could be asked; problems of services are output."""
+    """Run the command. Exit status 1 if nothing could be asked, WRONG if there are errors
+    among what was found."""
     settings = Config() if options.config is None else load(options.config)
     if options.engine is not None:
         engine = settings.swarm or SwarmSettings()
@@ -54,5 +63,6 @@ def services(options: argparse.Namespace) -> int:
         rows = found_by_engine(replace(engine, endpoint=options.engine or engine.endpoint))
     else:
         rows = found_by_proxy(options.admin or settings.admin or ADMIN_ADDRESS)
-    print(json.dumps(rows, indent=2) if options.json else report.as_text(rows))
-    return 0
+    if not options.quiet:
+        print(json.dumps(rows, indent=2) if options.json else report.as_text(rows))
+    return WRONG if report.has_errors(rows) else 0

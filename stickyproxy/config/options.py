@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
@@ -31,12 +31,13 @@ from pydantic import (
 )
 
 from stickyproxy.base.addresses import bad_host, canonical_host, is_ipv6
-from stickyproxy.base.text import shown
+from stickyproxy.base.text import Misspelt, shown
 from stickyproxy.base.values import (
     boolean,
     cookie_path,
     port_number,
     refuse_characters,
+    text,
     timeout,
     url_path,
 )
@@ -57,7 +58,7 @@ def nearest(word: str, known: Collection[str]) -> str | None:
 
 
 def unknown_key(key: str, known: Collection[str]) -> str:
-    """The message for a key nobody knows."""
+    """The message for an unknown key."""
     guess = nearest(key, known)
     hint = f'did you mean "{guess}"?' if guess else f"known: {', '.join(known)}"
     return f"unknown key {shown(key)} ({hint})"
@@ -77,6 +78,14 @@ def explain(
             yield location, _reason(detail["type"], detail["input"], context) or detail["msg"]
 
 
+def corrections(error: ValidationError) -> Iterator[tuple[Location, str]]:
+    """(location, value as it was meant) of what is only misspelt."""
+    for detail in error.errors(include_url=False):
+        wrong = detail.get("ctx", {}).get("error")
+        if isinstance(wrong, Misspelt):
+            yield detail["loc"], wrong.correction
+
+
 _TYPE_ERRORS = {
     "string_type": "is not text: write it in quotes",
     "string_unicode": "is not valid Unicode: write it in ASCII",
@@ -88,7 +97,7 @@ _TYPE_ERRORS = {
 
 
 def _reason(kind: str, value: object, context: Mapping[str, object]) -> str | None:
-    """Our words for a kind of pydantic error; None where we have none."""
+    """Our wording for a kind of pydantic error; None where we have none."""
     match kind, value:
         case "value_error", _:
             return str(context["error"])
@@ -109,12 +118,12 @@ def _reason(kind: str, value: object, context: Mapping[str, object]) -> str | No
             return f"{shown(value)} {_TYPE_ERRORS[kind]}" if kind in _TYPE_ERRORS else None
 
 
-# --- lists and words from labels ------------------------------------------------------------
+# --- lists from labels ----------------------------------------------------------------------
 
 
 def _split_by(separator: str) -> BeforeValidator:
     """Lists may come as one label: ``"a, b"``. Empty items are dropped: Interlock's own examples
-    end in a separator. What is no text passes as it is."""
+    end in a separator. Anything but text passes unchanged."""
 
     def split(value: object) -> object:
         if not isinstance(value, str):
@@ -124,14 +133,9 @@ def _split_by(separator: str) -> BeforeValidator:
     return BeforeValidator(split)
 
 
-def word(value: object) -> object:
-    """A word of a label in whatever case; what is no text passes as it is."""
-    return value.strip().lower() if isinstance(value, str) else value
-
-
 # --- names ----------------------------------------------------------------------------------
 
-_AUTHORITY = re.compile(  # the path part swallows whatever else is there, to be shown in a message
+_AUTHORITY = re.compile(  # the path part matches the rest, to be shown in a message
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)?(?P<host>\[[^\]]*\]|[^][/?#:]*)"
     r"(?P<port>:[0-9]*)?(?P<path>[/?#].*)?",
     re.DOTALL,
@@ -152,9 +156,10 @@ def host_name(text: str) -> str:
         raise bad_host(text)
     surplus = [shown(part) for part in parts.group("scheme", "port", "path") if part]
     if surplus:
-        raise ValueError(f"{shown(text)} is more than a host name: remove {' and '.join(surplus)}")
+        message = f"{shown(text)} is more than a host name: remove {' and '.join(surplus)}"
+        raise Misspelt(message, parts["host"].lower())
     if text.startswith("*."):
-        return "*." + canonical_host(text[2:])
+        return "*." + canonical_host(text[2:], as_written=text)
     return canonical_host(text)
 
 
@@ -199,6 +204,21 @@ def _redirect_destination(text: str) -> str:
     return text.removesuffix("/")
 
 
+# --- draining ---------------------------------------------------------------------------------
+
+_DRAINS: tuple[str, ...] = get_args(Drain)
+
+
+def _drain(value: object) -> str:
+    """What stopping replicas still get. Raises ValueError."""
+    word = text(value).strip().lower()
+    if word in _DRAINS:
+        return word
+    message = f'{shown(value)} is not known: write "none", "safe" or "sticky"'
+    guess = nearest(word, _DRAINS)
+    raise Misspelt(message, guess) if guess else ValueError(message)
+
+
 # --- the options ----------------------------------------------------------------------------
 
 Boolean = Annotated[bool, PlainValidator(boolean)]
@@ -212,7 +232,7 @@ Hosts = Annotated[tuple[HostName, ...], _split_by(",")]
 
 
 class _Place(BaseModel):
-    """Where a service is found."""
+    """Where a service is published."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -221,6 +241,7 @@ class _Place(BaseModel):
     port: Port | None = None
     context_root: ContextRoot = "/"
     context_root_rewrite: Boolean = False
+    share: Boolean = False
 
     @field_validator("hosts")
     @classmethod
@@ -233,7 +254,7 @@ class _Place(BaseModel):
 
 
 def _adjusting(option: Option) -> AfterValidator:
-    """Refuses an option without the one that it adjusts."""
+    """Rejects an option without the one that it adjusts."""
     adjusted = option.adjusts
 
     def adjusts_something(value: OptionValue, info: ValidationInfo) -> OptionValue:
@@ -245,7 +266,7 @@ def _adjusting(option: Option) -> AfterValidator:
 
 
 def _asking(name: str, option: Option) -> AfterValidator:
-    """Refuses an option beside another one that asks for a policy too."""
+    """Rejects an option beside another one that asks for a policy too."""
     excluded = [
         other
         for other, its in OPTIONS.items()
@@ -268,7 +289,7 @@ def _field_of(name: str, option: Option) -> Any:
     return Annotated[option.type | None, PlainValidator(option.parse), check], option.off
 
 
-if TYPE_CHECKING:  # a class that is made while the program runs is none to mypy
+if TYPE_CHECKING:  # mypy does not accept a class that is made at run time
     _PlaceAndPolicy = _Place
 else:
     _PlaceAndPolicy = create_model(
@@ -282,7 +303,7 @@ class ServiceOptions(_PlaceAndPolicy):
     """How a service is published. The names are those of ``com.docker.lb.*`` labels.
 
     ``model_validate`` raises pydantic's ValidationError with every problem found; ``explain`` puts
-    it in words. Checks across keys are field validators that look at keys declared earlier
+    it into words. Checks across keys are field validators that look at keys declared earlier
     (``info.data``, which lacks those that failed), not model validators: so they are reported along
     with all other problems. Hence the order of the keys counts: first those of ``_Place``, then
     those of the policies by their rank, then those below.
@@ -290,7 +311,7 @@ class ServiceOptions(_PlaceAndPolicy):
 
     websocket_endpoints: Annotated[tuple[UrlPath, ...], _split_by(",")] | None = None
     redirects: Annotated[tuple[Redirect, ...], _split_by(";")] = ()
-    drain: Annotated[Drain, BeforeValidator(word)] = "none"
+    drain: Annotated[Drain, PlainValidator(_drain)] = "none"
     connect_timeout: Timeout | None = None
     response_timeout: Timeout | None = None
     response_idle_timeout: Timeout | None = None
@@ -325,6 +346,7 @@ class ServiceOptions(_PlaceAndPolicy):
             policy=self.policy(),
             websocket_endpoints=self.websocket_endpoints,
             redirects=self.redirects,
+            share=self.share,
             default_backend=self.default_backend,
             drain=self.drain,
             timeouts=self.timeouts(),

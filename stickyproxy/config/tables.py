@@ -61,6 +61,7 @@ class _ProxyTable(_Table):
     upstream_idle_timeout: Timeout = _PROXY.upstream_idle_timeout
     grace_period: Timeout = _PROXY.grace_period
     worker_timeout: Timeout = _PROXY.worker_timeout
+    probe_new_endpoints: StrictBool = _PROXY.probe_new_endpoints
     max_head: Annotated[StrictInt, Field(ge=4096, le=1 << 20)] = _PROXY.max_head
     max_head_line: Annotated[StrictInt, Field(ge=1024, le=65536)] = _PROXY.max_head_line
     max_headers: Annotated[StrictInt, Field(ge=16, le=4096)] = _PROXY.max_headers
@@ -89,6 +90,7 @@ class _ProxyTable(_Table):
             upstream_idle_timeout=self.upstream_idle_timeout,
             grace_period=self.grace_period,
             worker_timeout=self.worker_timeout,
+            probe_new_endpoints=self.probe_new_endpoints,
             max_head=self.max_head,
             max_head_line=self.max_head_line,
             max_headers=self.max_headers,

@@ -1,13 +1,13 @@
 """DATA PLANE: the proxy's end of its connectors.
 
     Connectors   all of them, as one process uses them
-    _Network     one network's: finds its connector, waits for it, tells why there is none
+    _Network     one network's: finds its connector, waits for it, says why there is none
     _Link        a connection to one connector process: requests out, descriptors in
 
 A process has one channel to each connector that it needs, and any number of requests on it at a
 time. What comes back is an ordinary connected socket; only its end is tied to the connector: when
-that goes, its container's interfaces go, and a connection through them would hang without a word.
-So the sockets of a channel are shut down when the channel ends, and whoever reads them notices.
+that goes, its container's interfaces go, and a connection through them would hang silently.
+So the sockets of a channel are shut down when the channel ends, and their readers notice.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from contextlib import suppress
 from typing import TypeVar
 from weakref import WeakSet
 
+from stickyproxy.base.addresses import join_host_port
+from stickyproxy.base.backoff import Backoff
 from stickyproxy.base.errors import ConnectError, NetworkUnavailable, OutOfResources
 from stickyproxy.connector import wire
 
@@ -33,13 +35,13 @@ LOOK_SECONDS = (0.02, 0.5)
 READY_SECONDS = 2.0
 """How long a connector may take to say that it is ready, once it has been reached."""
 SLACK_SECONDS = 0.5
-"""How much later than asked for its answer may come; then it is taken for frozen."""
+"""How long after the deadline its answer may come; after that it counts as frozen."""
 MAX_WAITING = 1024
-"""Requests that may wait for one connector, as many as it takes from one process."""
+"""Requests that may wait for one connector: as many as it accepts from one process."""
 BATCH = 64
 """Answers taken from one connector in a turn of the loop."""
 
-# What connecting fails with for want of something at the connector, whatever the endpoint's health.
+# Errors of connecting that mean a lack of resources at the connector, not a fault of the endpoint.
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 
@@ -69,7 +71,7 @@ class Connectors:
     async def connect(self, network: str, host: str, port: int, seconds: float) -> socket.socket:
         """A connected, non-blocking socket to an IP address on a network, in ``seconds`` or
         less. Raises ConnectError, OutOfResources, and of that NetworkUnavailable if it is the
-        connector that is wanting."""
+        connector that is missing."""
         found = self._networks.get(network)
         if found is None:
             found = _Network(network, self._directory, self._leaving, self._patience)
@@ -77,14 +79,14 @@ class Connectors:
         return await found.connect(host, port, seconds)
 
     def close(self) -> None:
-        """Ask for nothing any more. Connections that were made live on."""
+        """Stop asking. Connections that were made live on."""
         for network in self._networks.values():
             network.close()
         self._networks.clear()
 
 
 class _Network:
-    """Its connector, be it there or not."""
+    """A network and its connector, if there is one."""
 
     def __init__(
         self,
@@ -99,7 +101,7 @@ class _Network:
         self._patience = patience
         self._channel: _Link | None = None
         self._old: set[_Link] = set()
-        """Of no use for new connections, but those that were made live by them."""
+        """Channels not used for new connections, but needed by those that were made."""
         self._search: asyncio.Task[_Link] | None = None
         self._missing_since: float | None = None
         self._look_at = 0.0
@@ -123,7 +125,7 @@ class _Network:
             raise self._failure(answer, host, port, seconds)
 
     def _failure(self, code: int, host: str, port: int, seconds: float) -> Exception:
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        address = join_host_port(host, port)
         way = f"through the connector for network {self.name}"
         if code == _LOST:
             return NetworkUnavailable(f"{self._it()} has gone")
@@ -151,19 +153,19 @@ class _Network:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(self._search)
         except NetworkUnavailable as error:
-            raise NetworkUnavailable(str(error)) from None  # each who waits gets one of its own
+            raise NetworkUnavailable(str(error)) from None  # each waiter gets one of its own
         except TimeoutError:
             raise NetworkUnavailable(self._trouble or f"{self._it()} does not answer") from None
 
     def _found(self, search: asyncio.Task[_Link]) -> None:
         self._search = None
         if not search.cancelled():
-            search.exception()  # whoever waited has been told
+            search.exception()  # those waiting have been told
 
     async def _look(self) -> _Link:
         """Look until it is there, or patience is spent. Raises NetworkUnavailable."""
         loop = asyncio.get_running_loop()
-        pause, longest = LOOK_SECONDS
+        backoff = Backoff(*LOOK_SECONDS)
         while True:
             try:
                 channel = await self._open()
@@ -172,10 +174,9 @@ class _Network:
                 if self._missing_since is None:
                     self._missing_since = loop.time()
                 if loop.time() - self._missing_since >= self._patience:
-                    self._look_at = loop.time() + longest
+                    self._look_at = loop.time() + LOOK_SECONDS[1]
                     raise
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, longest)
+                await asyncio.sleep(backoff.next())
             else:
                 self._missing_since = None
                 self._channel = channel
@@ -185,7 +186,7 @@ class _Network:
                 return channel
 
     async def _open(self) -> _Link:
-        """A channel to who has the network's name in the directory at present."""
+        """A channel to the connector that has the network's name in the directory at present."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.setblocking(False)
         try:
@@ -228,7 +229,7 @@ class _Network:
     # --- what becomes of it ---
 
     def _retire(self, channel: _Link) -> None:
-        """Ask it for nothing any more, but notice its end."""
+        """Stop asking it, but notice its end."""
         if self._channel is channel:
             self._channel = None
         self._old.add(channel)
@@ -271,7 +272,7 @@ class _Link:
         """The version of the protocol that it speaks, or _LOST."""
         self._number = 0
         self._waiting: dict[int, tuple[asyncio.Future[socket.socket | int], int]] = {}
-        """Who waits for the answer to a request, and the address family that was asked for."""
+        """The waiter for the answer to a request, and the address family that was asked for."""
         self._outbox: deque[bytes] = deque()
         """Requests that it had no room for."""
         self._made: WeakSet[socket.socket] = WeakSet()
@@ -369,7 +370,7 @@ class _Link:
                 waiter.set_result(sock)
 
     def _end(self) -> None:
-        """Nobody is there any more, and no way to where its connections led."""
+        """The connector is gone, and so is the way to where its connections led."""
         self.close()
         for sock in tuple(self._made):
             with suppress(OSError):  # it is closed
@@ -377,7 +378,7 @@ class _Link:
         self._network.lost(self)
 
     def close(self) -> None:
-        """Who waits is told that it is lost."""
+        """Tell those waiting that it is lost."""
         if self._sock.fileno() < 0:
             return
         self._loop.remove_reader(self._sock)

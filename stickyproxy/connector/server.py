@@ -3,16 +3,16 @@
     stickyproxy connector --network NAME --directory DIR [--grace SECONDS]
     stickyproxy connector --network NAME --directory DIR --ping
 
-It listens on ``DIR/NAME.sock``. Whoever may open that socket (mode 0600: who runs as the same user)
+It listens on ``DIR/NAME.sock``. A process that may open that socket (mode 0600: of the same user)
 is a *peer*, and may ask for connections to any IP address and port. ``wire`` has the protocol.
 
-- Nobody can make it wait: all sockets are non-blocking, and the loop over them is one ``select``.
+- Nothing makes it block: all sockets are non-blocking, and the loop over them is one ``select``.
 - What a peer has asked for is bounded. One that does not take its answers is not read any further,
-  and given up after STALL_SECONDS; one that sends what is no request is given up at once. Closing a
+  and dropped after STALL_SECONDS; one that sends a malformed request is dropped at once. Closing a
   peer closes whatever was being opened for it.
-- Want of descriptors or memory here is an answer like any other.
+- A lack of descriptors or memory here is an answer like any other.
 - The newest connector of a network has the name in DIR: it puts its socket there by ``rename``,
-  over a stale one or over its predecessor's. One whose name is gone, while nobody else answers
+  over a stale one or over its predecessor's. One whose name is gone, while no other answers
   there, takes it back.
 - SIGTERM: it gives up its name, tells its peers, and ends as soon as no connection goes through its
   network namespace any more, because they would die with it; after ``--grace`` in any case.
@@ -120,7 +120,7 @@ class Connector:
                 self._tick()
 
     def stop(self) -> None:
-        """Take nothing new; what is under way may go on for the grace period, or, when told so
+        """Accept nothing new; what is under way may go on for the grace period, or, when told so
         twice, not any longer."""
         if self._ends_at is not None:
             self._grace = 0.0
@@ -166,7 +166,7 @@ class Connector:
     # --- being found ---
 
     def _listen(self) -> None:
-        """Have the name, whoever had it."""
+        """Take the name, even if another connector has it."""
         self._withdraw()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         temporary = f"{self._path}.{os.urandom(4).hex()}"
@@ -201,7 +201,7 @@ class Connector:
                 os.unlink(self._path)
 
     def _tick(self) -> None:
-        """Make sure that whoever looks for a connector finds one, and resume accepting."""
+        """Make sure that a connector can be found, and resume accepting."""
         try:
             if _identity(self._path) != self._file and not _answers(self._path):
                 raise FileNotFoundError
@@ -250,7 +250,7 @@ class Connector:
             if peer.blocked or peer not in self._peers:  # what the last answer may have led to
                 return
             try:
-                data = peer.sock.recv(wire.REQUEST.size + 1)  # one byte more shows what is too long
+                data = peer.sock.recv(wire.REQUEST.size + 1)  # an extra byte: it is too long
             except BlockingIOError:
                 return
             except OSError:
@@ -264,7 +264,7 @@ class Connector:
                 return
 
     def _obey(self, peer: ProxyPeer, data: bytes) -> bool:
-        """False if it makes no sense."""
+        """False if it is malformed."""
         if len(data) != wire.REQUEST.size:
             return False
         kind, version, port, number, milliseconds, address = wire.REQUEST.unpack(data)
@@ -323,7 +323,7 @@ class Connector:
         self._selector.modify(peer.sock, events, partial(self._on_peer, peer))
 
     def _drop(self, peer: ProxyPeer) -> None:
-        """Forget a peer, and all that was to become its."""
+        """Forget a peer, and all that was being opened for it."""
         if peer not in self._peers:
             return
         self._peers.discard(peer)
@@ -399,7 +399,7 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def _answers(path: str) -> bool:
-    """Whether anybody listens on a unix socket."""
+    """Whether a process listens on a unix socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
         probe.setblocking(False)
         return probe.connect_ex(path) in (0, errno.EAGAIN)
@@ -417,7 +417,7 @@ _CARRYING = frozenset(("01", "04", "08", "09", "0B"))
 
 
 def _connections_here() -> int:
-    """How many TCP connections there are in this network namespace, whoever holds them."""
+    """How many TCP connections there are in this network namespace, in any process."""
     count = 0
     for table in _TABLES:
         with suppress(OSError), open(table) as lines:

@@ -1,16 +1,16 @@
-"""What a proxy and a connector say to each other.
+"""The protocol between a proxy and a connector.
 
     proxy -> connector    CONNECT    open a TCP connection to that address within that time
                           PING       are you there?
     connector -> proxy    READY      once, first: I take requests, in this version of the protocol
                           CONNECTED  here is its descriptor
-                          FAILED     it came to nothing, with this errno
+                          FAILED     it failed, with this errno
                           PONG       I am
-                          LEAVING    ask somebody else from now on
+                          LEAVING    ask another connector from now on
 
 The socket is of the kind SOCK_SEQPACKET (unix(7)), which keeps messages apart: each is one packet,
 and a descriptor comes with the very message that announces it. Requests are numbered by the proxy,
-answers bear the number and come in any order. All integers are big-endian.
+answers carry the number and come in any order. All integers are big-endian.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def socket_path(directory: str, network: str) -> str:
         raise ValueError(f"{network!r} is not the name of a Docker network")
     path = f"{directory.rstrip('/')}/{network}.sock"
     if len(path.encode()) > MAX_PATH:
-        raise ValueError(f"{path} is too long for a unix socket: {MAX_PATH} bytes is all it takes")
+        raise ValueError(f"{path} is too long for a unix socket: {MAX_PATH} bytes is the limit")
     return path
 
 

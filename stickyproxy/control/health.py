@@ -1,15 +1,15 @@
-"""CONTROL: passive ejection: an endpoint that cannot be connected to gets nothing until it can.
+"""CONTROL: passive ejection: an endpoint that refuses connections gets no requests until it can.
 
     two connects in a row fail     the endpoint is ejected, and so down: picks no longer see it, and
                                    its sessions are re-pinned
-    a probe connects               it is ejected no more; whatever else is known of it still holds
+    a probe connects               it is no longer ejected; other facts about it still hold
 
 One that never took a connection is most likely starting: Docker calls a task without a HEALTHCHECK
 running before it listens. So it is probed more often at first, to be of use as soon as it can be.
 
 One failure alone does nothing: the request that met it has gone elsewhere, and a session is worth
 more than the time of another try. The last usable endpoint of a cluster is never taken out: one
-that may answer is better than none that does.
+that may respond is better than none.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger("stickyproxy")
 FAILURES = 2
 """Failed connects in a row that take an endpoint out."""
 PROBE = (0.25, 5.0)
-"""Seconds until a probe: the first one, and at most."""
+"""Seconds until a probe: until the first, and at most."""
 PROBE_STARTING = (0.1, 1.0)
 """The same for an endpoint that never took a connection, for STARTING seconds."""
 STARTING = 30.0
@@ -90,7 +90,7 @@ class Health:
         await asyncio.gather(*probes, return_exceptions=True)
 
     async def _probe(self, endpoint: Endpoint) -> None:
-        """Until it connects, or the endpoint is gone from the table."""
+        """Probe until it connects, or the endpoint has left the table."""
         pool: Connects = endpoint.pool  # type: ignore[assignment]
         waits = pauses(starting=not endpoint.has_connected)
         try:

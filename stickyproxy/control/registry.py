@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from stickyproxy.base import hashing
@@ -28,7 +29,7 @@ class PoolFactory(Protocol):
     """Where an endpoint's connections come from."""
 
     def pool(self, target: Target) -> Connections:
-        """A new pool, which nobody else has."""
+        """A new pool, not shared with another endpoint."""
 
 
 class NoConnections:
@@ -60,9 +61,15 @@ class Registry:
         pools: PoolFactory,
         pin_secret: bytes | None,
         *,
+        awaits: Iterable[str] = (),
         tells_problems: bool = True,
+        rebuilt: Callable[[], None] = lambda: None,
     ) -> None:
-        """``tells_problems``: log them. Of processes with the same snapshots, one should."""
+        """``awaits``: the providers that will publish; until all of them have, unknown is not
+        absent. ``tells_problems``: log them. Of processes with the same snapshots, one should.
+        ``rebuilt`` is called when there is a new table."""
+        self._rebuilt = rebuilt
+        self._awaits = tuple(awaits)
         self._proxy = proxy
         self._pools = pools
         self._tells_problems = tells_problems
@@ -85,6 +92,11 @@ class Registry:
         if self._tells_problems:
             self._report()
 
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """The providers that have not published yet."""
+        return tuple(name for name in self._awaits if name not in self._snapshots)
+
     def snapshots(self) -> list[Snapshot]:
         """The state of each provider, by its name."""
         return [self._snapshots[provider] for provider in sorted(self._snapshots)]
@@ -102,11 +114,14 @@ class Registry:
         old = self._proxy.table
         rekeyed = any(keys[name] != self._keys[name] for name in keys.keys() & self._keys.keys())
         self._keys = keys
-        self._proxy.table = builder.build(services, self._make_endpoint, None if rekeyed else old)
+        self._proxy.table = builder.build(
+            services, self._make_endpoint, None if rekeyed else old, self.awaited
+        )
         if rekeyed:
             for cluster in old.clusters():
                 for endpoint in cluster.endpoints:
                     endpoint.pool.close()
+        self._rebuilt()
         log.debug("routing table:\n%s", self._proxy.table.dump())
 
     def _report(self) -> None:

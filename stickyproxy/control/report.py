@@ -12,12 +12,16 @@ from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.routing.balancers import OPTIONS, policy_for
 from stickyproxy.routing.builder import DEFAULT_HOST
-from stickyproxy.routing.endpoint import declared_facts, state_of
+from stickyproxy.routing.endpoint import EndpointState, declared_facts, state_of
 from stickyproxy.routing.table import RoutingTable
 
 Json = dict[str, Any]
 StateOf = Callable[[str, EndpointSpec], str]
 """The state of an endpoint of a service, in a few words."""
+
+
+NOT_REACHABLE = "not reachable"
+"""The state of an endpoint that may be used, but has never taken a connection."""
 
 
 def declared_state(_service: str, endpoint: EndpointSpec) -> str:
@@ -28,7 +32,9 @@ def declared_state(_service: str, endpoint: EndpointSpec) -> str:
 def states_in(table: RoutingTable) -> StateOf:
     """The states of endpoints as a table has them."""
     live = {
-        (endpoint.service, endpoint.id): endpoint.state.value
+        (endpoint.service, endpoint.id): NOT_REACHABLE
+        if endpoint.unreached and endpoint.state is EndpointState.USABLE
+        else endpoint.state.value
         for cluster in table.clusters()
         for endpoint in cluster.endpoints
     }
@@ -91,9 +97,12 @@ def _hosts(service: ServiceSpec) -> list[str]:
 
 
 def _state(endpoints: Sequence[Mapping[str, str]], problems: Sequence[Problem]) -> str:
-    broken = any(problem.fatal for problem in problems)
+    broken = [problem for problem in problems if problem.fatal]
+    whole = [problem for problem in broken if not problem.partial]
     if not endpoints:
-        return "not reachable" if broken else "no endpoint"
+        return "not reachable" if whole else "no endpoint"
+    if broken and not whole:
+        return "published in part"
     if broken:
         return "published by its last good labels"
     return "published"
@@ -110,6 +119,11 @@ def _problems(problems: Iterable[Problem]) -> list[Json]:
         }
         for problem in problems
     ]
+
+
+def has_errors(found: Iterable[Mapping[str, Any]]) -> bool:
+    """True if a provider is out of touch, or a service is not published as declared."""
+    return any(problem["fatal"] for row in found for problem in row["problems"])
 
 
 def as_text(found: Iterable[Mapping[str, Any]]) -> str:
@@ -146,8 +160,8 @@ def _endpoints(endpoints: Sequence[Mapping[str, str]]) -> str:
 
 
 def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
-    """Services that claim one place and cannot all have it: their endpoints are merged, but what
-    holds there is what the first by name says."""
+    """Services that share a place without having said so, or that ask for different things there:
+    their endpoints are merged, and what holds is what the first by name says."""
     by_place: dict[tuple[str, str], list[ServiceSpec]] = {}
     ordered = sorted(services, key=lambda service: service.name)
     for service in ordered:
@@ -158,12 +172,16 @@ def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
         place = host if root == "/" else host + root
         for other in others:
             overruled = _overruled(first, other)
-            if overruled and (first.name, other.name) not in reported:
+            meant = first.share and other.share
+            if (overruled or not meant) and (first.name, other.name) not in reported:
                 reported.add((first.name, other.name))
-                reason = (
-                    f"shares {place} with service {first.name}, whose {overruled}: "
-                    "give both the same"
-                )
+                reason = f"shares {place} with service {first.name}"
+                if overruled:
+                    reason += f", whose {overruled}: give both the same"
+                else:
+                    reason += ": requests go to the endpoints of both"
+                if not meant:
+                    reason += "; if that is meant, set share to true on both"
                 yield Problem(other.name, reason)
     taken = {host for host, _ in by_place}
     for service in ordered:

@@ -3,7 +3,7 @@
 Text, in this order: client - - [time] "request" status bytes "referer" "user agent", then the
 service, endpoints contacted, seconds until their response heads, seconds in all, how affinity was
 decided, the request id, when it ended in seconds since 1970, and how: a word of ``Outcome``;
-``-`` for what there is none of.
+``-`` where a value is missing.
 
 All of them tell when the request ended. [time] has whole seconds, because parsers of the combined
 format read it by ``%d/%b/%Y:%H:%M:%S %z`` and refuse a fraction (GoAccess, Fluentd, Fluent Bit,
@@ -37,14 +37,14 @@ log = logging.getLogger("stickyproxy")
 monotonic = time.monotonic
 
 CLIENT_GONE = 499
-"""Logged as the status when the client left before there was an answer, as nginx does."""
+"""Logged as the status when the client left before there was a response, as nginx does."""
 
 DELAY = 0.02
 """Seconds until a line is written, at most: writing each by itself would cost a system call."""
 
 AT_ONCE = 64
-"""How many lines are made without waiting. Making them one after the other takes half the time of
-making each when its request ends: the code and its data stay in the CPU's caches."""
+"""How many lines are formatted in one go. Formatting them together takes half the time of
+formatting each when its request ends: the code and its data stay in the CPU's caches."""
 
 _ESCAPES = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 256))} | {
     ord('"'): '\\"',
@@ -71,7 +71,7 @@ class AccessLog:
         )
 
     def write(self, exchange: Exchange) -> None:
-        """Note one request that has been answered."""
+        """Note one request that has ended."""
         waiting = self._waiting
         if not waiting:
             self._timer = asyncio.get_running_loop().call_later(DELAY, self.flush)
@@ -96,7 +96,7 @@ class AccessLog:
         self._writer.write("".join(lines).encode("ascii", "backslashreplace"))
 
     def reopen(self) -> None:
-        """Open the file anew, after it was rotated away. Raises ListenError."""
+        """Reopen the file, after it was rotated away. Raises ListenError."""
         if self._path != "-":
             self.flush()
             self._writer.reopen(self._open())
@@ -109,8 +109,8 @@ class AccessLog:
     def _open(self) -> int:
         flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         try:
-            # A named pipe that nobody reads could only be waited for, if it were opened for
-            # writing alone; see fifo(7).
+            # Opening a named pipe without a reader would block, if it were opened for
+            # writing only; see fifo(7).
             flags |= os.O_RDWR if _is_fifo(self._path) else os.O_WRONLY
             return os.open(self._path, flags, 0o640)
         except OSError as error:

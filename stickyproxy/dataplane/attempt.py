@@ -1,4 +1,4 @@
-"""DATA PLANE: endpoints that were contacted for a request, as its response tells."""
+"""DATA PLANE: endpoints that were contacted for a request, as its response lists them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from stickyproxy.semantics.headers import seconds
 
 
 class Attempt:
-    """An endpoint that was contacted and did not answer: its address and how long it took."""
+    """An endpoint that was contacted and did not respond: its address and how long it took."""
 
     __slots__ = ("address", "seconds")
 

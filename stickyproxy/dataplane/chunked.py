@@ -1,8 +1,8 @@
 """DATA PLANE: bodies in chunks (RFC 9112 section 7.1), decoded a turn's worth at a time.
 
 A peer may cut its body into chunks of one byte. Bytes that come in one read are therefore decoded
-up to a number of chunks, and the rest has to wait for the next turn of the loop: others have a
-claim to this one. What a turn brings is one piece, however many chunks it was.
+up to a number of chunks, and the rest waits for the next turn of the loop, so that other peers
+get theirs. The result of a turn is one piece, however many chunks it was.
 
 The grammar is taken strictly, as llhttp does: lines end in CRLF, a size is hexadecimal digits and
 nothing else, extensions are skipped, trailer fields are checked and dropped (section 7.1.2 allows
@@ -16,7 +16,7 @@ import re
 from stickyproxy.base.errors import StickyproxyError
 
 CHUNKS_PER_TURN = 64
-"""Chunks decoded before others get their turn; about 30 microseconds."""
+"""Chunks decoded before other peers get their turn; about 30 microseconds."""
 MAX_LINE = 4096
 """Bytes of a line: a chunk's size with its extensions, or a trailer field."""
 MAX_EXTRA = 32 * 1024
@@ -31,7 +31,7 @@ _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 _REMEMBERED_SIZES = 1024
 
 _SIZE, _DATA, _DATA_END, _TRAILERS, _DONE = range(5)
-"""What is expected next. ``_DATA_END`` is the CRLF behind a chunk."""
+"""What is expected next. ``_DATA_END`` is the CRLF after a chunk."""
 
 
 class ChunkError(StickyproxyError):
@@ -39,7 +39,7 @@ class ChunkError(StickyproxyError):
 
 
 class _Sizes(dict[bytes, int]):
-    """The size that up to four digits stand for; 0 for what has to be looked at more closely."""
+    """The size that up to four digits stand for; 0 if it needs the full parser."""
 
     def __missing__(self, digits: bytes) -> int:
         size = int(digits, 16) if _SIZE_LINE.fullmatch(digits) and digits.isalnum() else 0
@@ -61,10 +61,10 @@ class ChunkedDecoder:
         self._at = 0
         self._expect = _SIZE
         self._left = 0
-        """Bytes that are missing from the chunk at hand."""
+        """Bytes still missing from the current chunk."""
         self._extra = 0
         self._stuck = True
-        """There must come more before anything else can be decoded."""
+        """More bytes are needed before anything else can be decoded."""
 
     @property
     def done(self) -> bool:
@@ -82,7 +82,7 @@ class ChunkedDecoder:
         return self._data[self._at :] if self.done else b""
 
     def feed(self, data: bytes) -> None:
-        """Bytes as they came, behind those that could not be decoded yet."""
+        """Bytes as received, appended to those that could not be decoded yet."""
         self._data = self._data[self._at :] + data
         self._at = 0
         self._stuck = False
@@ -92,7 +92,7 @@ class ChunkedDecoder:
         pieces: list[bytes] = []
         data, at = self._data, self._at
         for _ in range(CHUNKS_PER_TURN):
-            if self._expect == _SIZE:  # the short way, for a chunk that is all here
+            if self._expect == _SIZE:  # the fast path, for a chunk that is complete
                 line_end = data.find(b"\r\n", at, at + 6)
                 if line_end > 0 and (size := _SIZES[data[at:line_end]]):
                     end = line_end + 2 + size
@@ -115,7 +115,7 @@ class ChunkedDecoder:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _take_part(self, pieces: list[bytes]) -> None:
-        """What is here of what is expected."""
+        """As much of what is expected as is here."""
         if self._expect == _SIZE:
             self._take_size()
         elif self._expect == _DATA:

@@ -11,14 +11,14 @@ from collections.abc import Callable
 log = logging.getLogger("stickyproxy")
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE)
-"""What fails for want of a descriptor: of this process, of the machine."""
+"""Errors for lack of a descriptor: in this process, on the machine."""
 
 _LOG_SECONDS = 1.0
-"""What was closed is logged at most that often."""
+"""Minimum time between two log messages about closed connections."""
 
 
 class Descriptors:
-    """Knows who has idle connections. One for all connections of a process."""
+    """Closes idle connections on demand. One for all connections of a process."""
 
     def __init__(self) -> None:
         self._holders: list[Callable[[], int]] = []
@@ -31,7 +31,7 @@ class Descriptors:
         self._holders.append(shed)
 
     def make_room(self, error: OSError) -> bool:
-        """Whether it is worth trying again what failed like this: idle connections were closed.
+        """Whether what failed like this is worth another try: idle connections were closed.
         Their descriptors are free in the next turn of the loop."""
         if error.errno not in EXHAUSTED:
             return False

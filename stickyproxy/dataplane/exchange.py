@@ -5,7 +5,7 @@ lets the balancer pick an endpoint and says what to do: send on a connection tha
 new one, or give a reply of our own. All of that happens in the callback that brought the request,
 and the response goes to the client in the callbacks that bring it; only a new connection takes a
 task, because it has to be waited for. After an attempt that failed ``retry.decide`` says whether
-there is another one, and the walk begins again with the table of then.
+there is another one, and the walk begins again with the current table.
 """
 
 from __future__ import annotations
@@ -51,42 +51,41 @@ _next_request_id = _request_ids().__next__
 
 
 class WatchesConnects(Protocol):
-    """Is told how connecting to endpoints goes."""
+    """Is told whether connecting to endpoints succeeds."""
 
     def connected(self, endpoint: Endpoint) -> None:
         """A new connection was made."""
 
     def failed(self, endpoint: Endpoint) -> None:
-        """None could be made."""
+        """No connection could be made."""
 
 
 class Proxy:
-    """Answers requests by the table it holds. ``table`` may be replaced at any moment."""
+    """Serves requests by the table it holds. ``table`` may be replaced at any moment."""
 
     def __init__(self, *, info: bytes | None) -> None:
-        """``info``: header lines that are the same in all responses; None: no info fields at
-        all."""
+        """``info``: header lines that are the same in all responses; None: no info fields."""
         self.table = RoutingTable({})
         self.info = info
         self.health: WatchesConnects | None = None
         self.on_finish: Callable[[Exchange], None] | None = None
-        """Is told of every request that has ended, once; None: nobody wants to know."""
+        """Called once for every request that has ended; None: there is no observer."""
         self._logged: dict[str, int] = {}
 
     def log_failure(self, service: str, error: Exception) -> None:
-        """Log a failed request; at most one per service and second, for it may be all of them."""
+        """Log a failed request; at most one per service and second, as all of them may fail."""
         now = int(monotonic())
         if self._logged.get(service) != now:
             self._logged[service] = now
             log.warning("service %s: %s", service, error)
 
     def refuse(self, stream: ClientStream, error: BadRequest) -> None:
-        """Answer what could not even be parsed."""
+        """Respond to a request that could not be parsed."""
         Exchange(self, stream).refuse(error)
 
 
 class Exchange:
-    """One request being answered: what has been decided and tried so far. Implements
+    """One request under way: what has been decided and tried so far. Implements
     ``downstream.ports.StreamHandler`` and ``relay.AwaitsResponse``."""
 
     __slots__ = (
@@ -147,7 +146,7 @@ class Exchange:
     # --- downstream.ports.StreamHandler ---
 
     def begin(self) -> None:
-        """Answer the request."""
+        """Serve the request."""
         try:
             self.request = ClientRequest(self.stream, self.id)
             step = self._next()
@@ -161,14 +160,19 @@ class Exchange:
             self._break_off()
 
     def refuse(self, error: BadRequest) -> None:
-        """Answer a request that must not be forwarded."""
-        self._reply(replies.refusal(error))
+        """Answer a request that must not be forwarded. One in a protocol that nobody speaks here is
+        what a health check sends that has no admin page to ask."""
+        awaited = self._proxy.table.awaited
+        if awaited and error.status == 505:
+            self._reply(replies.starting(awaited, last=True))
+        else:
+            self._reply(replies.refusal(error))
 
     def body(self, data: bytes) -> None:
         """Pass a piece of the body on, as fast as the endpoint takes it."""
         upstream, request = self._upstream, self.request
         if request is None or upstream is None or not self._holds(upstream):
-            return  # it has responded already, and need not get the rest
+            return  # it has responded already, and does not need the rest
         self._body_sent += len(data)
         upstream.send_body(b"%x\r\n%b\r\n" % (len(data), data) if request.length < 0 else data)
         if upstream.writing_paused:
@@ -188,7 +192,7 @@ class Exchange:
         upstream.end_body()
 
     def body_failed(self, error: BadRequest) -> None:
-        """The endpoint must not take what it has got for the whole."""
+        """The endpoint must not mistake what it has received for the whole request."""
         upstream = self._upstream
         if upstream is None or not self._holds(upstream):
             return
@@ -211,7 +215,7 @@ class Exchange:
             upstream.resume_reading()
 
     def client_lost(self) -> None:
-        """Nobody needs the response."""
+        """The client is gone: the response is not needed."""
         if self._connecting is not None:
             self._connecting.cancel()
         upstream = self._upstream
@@ -236,14 +240,15 @@ class Exchange:
             self._connecting = self.stream.loop.create_task(self._connect(step), name=name)
 
     def _next(self) -> UpstreamConnection | Pool | Reply:
-        """What to do next: send on this connection, connect to this pool's target, or reply.
-        Route and endpoint are of one table, the one of now: what was tried may be gone from it.
+        """The next step: send on this connection, connect to this pool's target, or reply.
+        Route and endpoint are of one table, the current one: what was tried may be gone from it.
         Raises BadRequest."""
         request = self.request
         assert request is not None
-        route = self._proxy.table.match(request.host, request.target)
+        table = self._proxy.table
+        route = table.match(request.host, request.target)
         if route is None:
-            return replies.unknown(request)
+            return replies.starting(table.awaited) if table.awaited else replies.unknown(request)
         cluster = route.cluster
         if cluster is None:
             return replies.redirect(request, route.redirect or b"")
@@ -254,7 +259,7 @@ class Exchange:
         if pick is None:
             if failures is not None:
                 return self._failure(failures.error)
-            return replies.nobody(cluster.name)
+            return replies.no_endpoint(cluster.name)
         self._route, self._strips, self.pick = route, balancer.strips, pick
         pool: Pool = pick.endpoint.pool  # type: ignore[assignment]
         if failures is not None and failures.ask_anew:
@@ -413,7 +418,7 @@ class Exchange:
 
     def _break_off(self) -> None:
         """After a bug: 500 if nothing has been sent yet, else reset the connection."""
-        log.exception("answering a request failed: this is a bug in stickyproxy")
+        log.exception("handling a request failed: this is a bug in stickyproxy")
         upstream = self._upstream
         if upstream is not None and self._holds(upstream):
             upstream.abandon()

@@ -1,4 +1,4 @@
-"""DATA PLANE: how a request ended: who ended it, and why."""
+"""DATA PLANE: how a request ended: which side ended it, and why."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Outcome(Enum):
     COMPLETE = "complete"  # the endpoint's response reached the client's transport whole
     SWITCHED = "switched"  # a tunnel after 101 that either side has closed
     REDIRECTED = "redirected"  # a response of our own, as configured
-    BAD_REQUEST = "bad-request"  # refused for what it is
+    BAD_REQUEST = "bad-request"  # malformed or not allowed
     NO_ROUTE = "no-route"
-    NO_ENDPOINT = "no-endpoint"  # the service has none that may be used
+    NO_ENDPOINT = "no-endpoint"  # the service has no usable endpoint
     CLIENT_GONE = "client-gone"
     CLIENT_STALLED = "timeout-client"  # neither sent its body nor took the response
     RETRIES_SPENT = "retries-spent"  # no connection to any endpoint that was tried
-    HEAD_TIMEOUT = "timeout-head"  # the endpoint did not answer in time
+    HEAD_TIMEOUT = "timeout-head"  # the endpoint did not respond in time
     IDLE_TIMEOUT = "timeout-idle"  # it stopped in the middle of its response
     UPSTREAM_CLOSED = "upstream-reset"  # it closed the connection before its response was whole
     UPSTREAM_MALFORMED = "upstream-malformed"
@@ -34,7 +34,7 @@ class Outcome(Enum):
 
 
 def outcome_of(error: Exception, *, head_sent: bool) -> Outcome:
-    """What an exchange ended with that failed so. ``head_sent``: the client has the head of the
+    """The outcome of an exchange that failed so. ``head_sent``: the client has the head of the
     response."""
     match error:
         case ClientStalled():

@@ -1,7 +1,7 @@
 """DATA PLANE: an endpoint's response on its way to the client.
 
 ``Relay`` receives one response from an upstream connection and hands it to the client's stream as
-it comes: head rewritten once, body in the pieces in which it was read, all that one read brought
+it arrives: head rewritten once, body in the pieces in which it was read, everything from one read
 in one write.
 """
 
@@ -23,7 +23,7 @@ monotonic = time.monotonic
 
 
 class AwaitsResponse(Protocol):
-    """Who sent the request."""
+    """The side that sent the request."""
 
     stream: ClientStream
 
@@ -34,7 +34,7 @@ class AwaitsResponse(Protocol):
         """The response is whole. Called once, or ``failed`` is."""
 
     def failed(self, error: Exception) -> None:
-        """It will never be whole."""
+        """The response will never be whole."""
 
 
 class Relay:
@@ -63,7 +63,7 @@ class Relay:
         attempts: Sequence[Attempt] = (),
     ) -> None:
         """``info``: the fields that are the same in all responses; None: no info fields.
-        ``attempts``: endpoints that were contacted in vain before."""
+        ``attempts``: endpoints that were contacted before and failed."""
         self._exchange: AwaitsResponse | None = exchange
         self._stream = exchange.stream
         self._attempts = attempts
@@ -73,7 +73,7 @@ class Relay:
         self.started = monotonic()
         self.bodiless = request.method == "HEAD"
         self.status = 0
-        """Status of the final response; 0 until its head is here: then the client has got it."""
+        """Status of the final response; 0 until its head is here: then the client has it too."""
         self.head_seconds = 0.0
         """Time from contacting the endpoint until the head of its response."""
         self.sent = 0
@@ -130,16 +130,16 @@ class Relay:
     def end(self) -> None:
         """The response is whole."""
         if (exchange := self._exchange) is not None:
-            self._exchange = None  # each holds the other: let go
+            self._exchange = None  # break the reference cycle
             exchange.responded()
 
     def flush(self) -> None:
-        """Write what has come together."""
+        """Write what has accumulated."""
         if self._exchange is not None:  # else the client has gone
             self._stream.flush()
 
     def writable(self) -> None:
-        """The endpoint takes more of the request's body."""
+        """The endpoint accepts more of the request's body."""
         if self._exchange is not None:
             self._stream.resume_body()
 

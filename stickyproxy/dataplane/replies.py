@@ -1,8 +1,9 @@
-"""DATA PLANE: responses of our own: plain text that says what is wrong, for a person to read."""
+"""DATA PLANE: responses of our own: plain text that says what is wrong."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
@@ -47,14 +48,14 @@ class Reply:
     fields: tuple[bytes, ...] = ()
     """Further header lines."""
     last: bool = False
-    """What the client sends behind this request is not to be trusted."""
+    """Nothing that the client sends after this request can be trusted."""
 
     def body(self) -> bytes:
         """The text, as it is sent."""
         return self.text.encode("ascii", "backslashreplace") + b"\n"
 
     def head_fields(self, length: int) -> list[bytes]:
-        """The header lines, but for those about the request. ``length``: bytes of the body."""
+        """The header lines, except those about the request. ``length``: bytes of the body."""
         return [
             _date_line(int(time.time())),
             b"Content-Type: text/plain; charset=utf-8",
@@ -77,7 +78,7 @@ def refusal(error: BadRequest) -> Reply:
 
 
 def unknown(request: ClientRequest) -> Reply:
-    """Nobody answers for this host and path."""
+    """No service is published for this host and path."""
     host = printable(request.host)
     path = printable(request.target.partition(b"?")[0])
     return Reply(
@@ -85,14 +86,30 @@ def unknown(request: ClientRequest) -> Reply:
     )
 
 
+def starting(awaited: Sequence[str], *, last: bool = False) -> Reply:
+    """Nobody answers for this host and path yet. Why the providers are silent concerns only those
+    who run the proxy: the log and the admin page say it."""
+    silent = " and ".join(_SOURCES.get(name, name) for name in awaited)
+    return Reply(
+        503,
+        f"starting: not all services are known yet; waiting for {silent}",
+        Outcome.NO_ROUTE,
+        _SOON,
+        last=last,
+    )
+
+
+_SOURCES = {"swarm": "the Swarm", "controller": "the controller"}
+
+
 def redirect(request: ClientRequest, destination: bytes) -> Reply:
-    """The service says where to go instead."""
+    """The service redirects the client elsewhere."""
     location = destination + (b"/" if request.target == b"*" else request.target)
     text = f"moved to {printable(location)}"
     return Reply(302, text, Outcome.REDIRECTED, (b"Location: " + location,))
 
 
-def nobody(service: str) -> Reply:
+def no_endpoint(service: str) -> Reply:
     """The service has no endpoint that may be used."""
     return Reply(503, f"service {service} has no usable endpoint", Outcome.NO_ENDPOINT, _SOON)
 
@@ -108,13 +125,13 @@ def failure(service: str, error: Exception) -> Reply:
         case OutOfResources():
             return Reply(503, "this proxy is out of resources", outcome, _SOON)
         case UpstreamTimeout():
-            return Reply(504, f"service {service}: the endpoint did not answer in time", outcome)
+            return Reply(504, f"service {service}: the endpoint did not respond in time", outcome)
         case ConnectError():
             return Reply(502, f"service {service}: no endpoint accepts connections", outcome)
         case _:
-            return Reply(502, f"service {service}: the endpoint gave no usable answer", outcome)
+            return Reply(502, f"service {service}: the endpoint gave no usable response", outcome)
 
 
 def bug() -> Reply:
-    """We failed, and the log says how."""
-    return Reply(500, "stickyproxy failed to answer this request", Outcome.BUG, last=True)
+    """The proxy failed, and the log says how."""
+    return Reply(500, "stickyproxy failed to handle this request", Outcome.BUG, last=True)

@@ -5,7 +5,7 @@
   9.2.2) and no part of the body was taken from the client: yes. If the connection had been kept
   alive the endpoint most likely closed it while idle, so the same endpoint is asked again on a
   new connection, which keeps the session where it is. If it was new the endpoint is ending, and
-  another one is asked, but only once: a request that kills whoever gets it must not kill all.
+  another one is asked, but only once: a request that kills its endpoint must not kill them all.
 - Anything else (a POST on a connection that died, a timeout, half a response): never. It may have
   been carried out.
 """
@@ -24,7 +24,7 @@ MAX_DEATHS = 1
 
 
 class Verdict(Enum):
-    """What becomes of a request after an attempt that failed."""
+    """What happens to a request after a failed attempt."""
 
     SAME_ENDPOINT = "same endpoint"  # on a new connection
     OTHER_ENDPOINT = "other endpoint"
@@ -51,7 +51,7 @@ class Attempted:
 
 
 def decide(attempt: Attempted) -> Verdict:
-    """What becomes of the request; the top of this file says why."""
+    """What happens to the request; the top of this file says why."""
     if not attempt.in_time or attempt.deaths > MAX_DEATHS:
         return Verdict.GIVE_UP
     if not attempt.connected:
@@ -70,7 +70,7 @@ class Failures:
 
     def __init__(self) -> None:
         self.attempts: tuple[Attempt, ...] = ()
-        """Endpoints that were contacted in vain."""
+        """Endpoints that were contacted and failed."""
         self.tried: tuple[Endpoint, ...] = ()
         """Those that are not to be picked again."""
         self.deaths = 0

@@ -1,9 +1,9 @@
-"""DATA PLANE: fairness: whoever has more to do than its share waits for a turn.
+"""DATA PLANE: fairness: a connection with more to do than its share waits for a turn.
 
 A turn of the event loop serves every socket that is ready. One request, or one chunk after the
-other, is done at once; what a peer sends beyond that waits here, and a few of those who wait get
-their turn in each turn of the loop, first come, first served. So it is bounded how long one turn
-lasts, however many peers send as fast as they can, and everybody else's requests wait no longer
+other, is done at once; what a peer sends beyond that waits here, and a few of those waiting get
+their turn in each turn of the loop, first come, first served. That bounds how long one turn
+lasts, however many peers send as fast as they can, and other clients' requests wait no longer
 than that.
 """
 
@@ -14,11 +14,11 @@ from collections import deque
 from collections.abc import Callable
 
 PER_TURN = 8
-"""How many of those who wait are served in a turn of the loop."""
+"""How many of those waiting are served in a turn of the loop."""
 
 
 class Turns:
-    """Who waits, in order. One for all connections of a process."""
+    """The queue of those waiting. One for all connections of a process."""
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()

@@ -1,7 +1,7 @@
 """The demo app: responds as the docker-demo image does, so that stickiness can be seen.
 
     /ping     which instance answers, as JSON; starts or echoes the cookie ``session``
-    /         a page that polls /ping and shows who answers
+    /         a page that polls /ping and shows which instance responds
     /info     what reached this instance: the headers a proxy added, dropped or changed
     /stream   server-sent events, one a second (``?n=``, 10 by default)
     /ws       a websocket that echoes
@@ -147,7 +147,7 @@ class _Demo:
         return response
 
     def _introduction(self, request: web.Request) -> dict[str, str]:
-        """Who answers, in docker-demo's order; what is empty is left out as there."""
+        """Which instance responds, in docker-demo's order; what is empty is left out as there."""
         introduction = {"instance": self._options.instance, "version": self._options.version}
         if self._options.metadata:
             introduction["metadata"] = self._options.metadata

@@ -1,7 +1,7 @@
-"""What a listener is to be. Frozen and picklable: it goes to a worker together with its socket.
+"""The specification of a listener. Frozen and picklable: workers receive it with its socket.
 
 What is configured for a single listener is a field here, None when unset; the accept loop
-(``dataplane.downstream.accept``) has it at hand for each connection.
+(``dataplane.downstream.accept``) reads it for each connection.
 """
 
 from __future__ import annotations

@@ -21,11 +21,11 @@ idempotent requests of its sessions; all requests of its sessions."""
 
 
 class PolicySpec(Protocol):
-    """How a service's requests are shared out among its endpoints, as it declares it: a frozen
+    """How a service's requests are distributed over its endpoints, as declared: a frozen
     dataclass, comparable and picklable, from one of the files in ``routing/balancers/``."""
 
     kind: ClassVar[str]
-    """Its name, unlike that of any other policy. It must not change: other versions of the program
+    """Its name, unique among policies. It must not change: other versions of the program
     know it too."""
     affinity: ClassVar[bool]
     """True if a client is to keep reaching one endpoint."""
@@ -34,7 +34,7 @@ class PolicySpec(Protocol):
         """A few words for tables and logs, e.g. ``cookie session``."""
 
     def options(self) -> Mapping[str, OptionValue]:
-        """The options that ask for it, by name; without those that are off, and without the
+        """The options that select it, by name; without those that are off, and without the
         context root."""
 
 
@@ -50,7 +50,7 @@ class EndpointSpec:
     """True while the replica is being taken down: it gets no new sessions, and keeps those that it
     has as its service's ``drain`` says."""
     network: str = ""
-    """The network whose connector makes connections to it; empty: the proxy reaches it itself."""
+    """The network whose connector opens connections to it; empty: the proxy connects directly."""
 
     @property
     def target(self) -> Target:
@@ -58,7 +58,7 @@ class EndpointSpec:
         return Target(self.address)
 
     def __reduce__(self) -> tuple[type[EndpointSpec], tuple[object, ...]]:
-        """Workers get them by the thousand; what a dataclass does by default takes three times as
+        """Workers receive thousands of them; what a dataclass does by default takes three times as
         long."""
         return EndpointSpec, tuple([getattr(self, name) for name in self.__slots__])
 
@@ -66,8 +66,8 @@ class EndpointSpec:
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
     """A service as a provider declares it. Field names are those of the ``com.docker.lb.*``
-    labels and of ``[[services]]`` in the configuration, except for ``policy``, which several of
-    these ask for; all values are validated."""
+    labels and of ``[[services]]`` in the configuration, except for ``policy``, which is selected
+    by several of these; all values are validated."""
 
     name: str
     hosts: tuple[str, ...]
@@ -83,6 +83,8 @@ class ServiceSpec:
     """Paths that may upgrade; None: all."""
     redirects: tuple[tuple[str, str], ...] = ()
     """(source host, destination URL prefix): a 302 to destination + request target."""
+    share: bool = False
+    """Meant to share its hosts with other services that say so too."""
     default_backend: bool = False
     """Also serves hosts that no service claims."""
     drain: Drain = "none"

@@ -1,6 +1,6 @@
 """What the data plane is given: the part of the configuration that goes to worker processes.
 
-Apart from ``config`` because that is read with pydantic, which a worker does not need.
+Separate from ``config`` because that needs pydantic, which a worker does not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class ProxySettings:
     workers: int = 0
     """Processes that forward requests; 0: one per core."""
     worker_timeout: float = 30.0
-    """A worker that shows no sign of life for so long is killed."""
+    """A worker that shows no sign of life for that long is killed."""
     trusted_proxies: tuple[Network, ...] = ()
     """Peers whose X-Forwarded-* are believed and extended."""
     trust_unix: bool = False
@@ -44,6 +44,8 @@ class ProxySettings:
     """How long a client may take to send the head of a request."""
     upstream_idle_timeout: float = 4.0
     """How long an idle connection to an endpoint is kept for reuse."""
+    probe_new_endpoints: bool = True
+    """Connect once to each endpoint that is new, before a request does."""
     grace_period: float = 30.0
     """How long requests under way may last after SIGTERM."""
     max_head: int = 32768
@@ -55,7 +57,7 @@ class ProxySettings:
 
 @dataclass(frozen=True, slots=True)
 class AccessLogSettings:
-    """What is logged of each request, and where."""
+    """What is logged about each request, and where."""
 
     format: LogFormat = "text"
     path: str = "-"

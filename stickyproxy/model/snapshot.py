@@ -1,4 +1,4 @@
-"""What a provider says: the whole state of its services, and what is wrong with them."""
+"""What a provider publishes: the whole state of its services, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stickyproxy.model.service import ServiceSpec
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something about a service that its owner should know. All text is fit for a terminal."""
+    """Something about a service that its owner should know. All text is safe to print."""
 
     service: str
     reason: str
@@ -22,6 +22,8 @@ class Problem:
     """A command that fixes it; empty if there is none."""
     fatal: bool = False
     """True if because of it the service is not published as declared."""
+    partial: bool = False
+    """True if because of it one of its hosts is missing, and nothing else."""
 
     def __str__(self) -> str:
         about = f"service {self.service}: {self.label}".removesuffix(": ")
@@ -37,5 +39,5 @@ class Snapshot:
     services: tuple[ServiceSpec, ...]
     problems: tuple[Problem, ...] = ()
     realm: str = ""
-    """What all proxies that see these services know alike, e.g. the id of the Swarm: pins are
+    """What all proxies that see these services have in common, e.g. the Swarm's id: pins are
     made from it where no secret is configured."""

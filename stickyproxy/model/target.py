@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """All that decides whether two connections lead to the same place in the same way: what a
-    connection pool belongs to. An endpoint whose target changes gets a new pool."""
+    """This alone decides whether two connections lead to the same place in the same way. A
+    connection pool belongs to a target: an endpoint whose target changes gets a new pool."""
 
     address: str
     """``host:port``, ``[v6]:port`` or ``unix:/path``."""

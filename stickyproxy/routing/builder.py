@@ -18,18 +18,28 @@ DEFAULT_HOST = "(any other host)"
 
 
 def build(
-    services: Iterable[ServiceSpec], make_endpoint: MakeEndpoint, previous: RoutingTable | None
+    services: Iterable[ServiceSpec],
+    make_endpoint: MakeEndpoint,
+    previous: RoutingTable | None,
+    awaited: tuple[str, ...] = (),
 ) -> RoutingTable:
     """A table for these services. Endpoints and clusters of ``previous`` that did not change are
-    taken over; the pools of endpoints that are gone are closed."""
-    builder = _Builder(make_endpoint, previous)
+    taken over; the pools of endpoints that are gone are closed. ``awaited``: the providers whose
+    services are still unknown."""
+    builder = _Builder(make_endpoint, previous, awaited)
     table = builder.build(sorted(services, key=lambda service: service.name))
     builder.retire()
     return table
 
 
 class _Builder:
-    def __init__(self, make_endpoint: MakeEndpoint, previous: RoutingTable | None) -> None:
+    def __init__(
+        self,
+        make_endpoint: MakeEndpoint,
+        previous: RoutingTable | None,
+        awaited: tuple[str, ...],
+    ) -> None:
+        self._awaited = awaited
         old = list(previous.clusters()) if previous is not None else []
         self._make_endpoint = make_endpoint
         self._old_clusters = {cluster.name: cluster for cluster in old}
@@ -61,7 +71,7 @@ class _Builder:
 
         default = by_host.pop(DEFAULT_HOST, [])
         hosts_sorted = {host.encode(): longest_first(by_host[host]) for host in sorted(by_host)}
-        return RoutingTable(hosts_sorted, longest_first(default))
+        return RoutingTable(hosts_sorted, longest_first(default), self._awaited)
 
     def retire(self) -> None:
         """Close the pools of endpoints that the new table does not use."""
@@ -94,7 +104,7 @@ class _Builder:
             if old is not None and old.target == spec.target:
                 endpoint = old
                 if spec.draining is not old.facts.draining:
-                    # This has changed its service, whose clusters are built anew in any case.
+                    # It belongs to another service now, whose clusters are rebuilt in any case.
                     old.note(replace(old.facts, draining=spec.draining))
             else:
                 endpoint = self._make_endpoint(service.name, spec)

@@ -1,8 +1,8 @@
 """What is live: endpoints and picks, and the protocols between a proxy and its balancers.
 
 Live objects carry state and stay in the process that made them. What an endpoint may be used for
-follows from what is known of it. Whoever knows something notes that fact, and takes back that fact
-alone:
+follows from the facts known about it. Each component notes its own fact, and withdraws only that
+one:
 
     fact            who notes it                      while it holds, the endpoint
     --------------  --------------------------------  ------------------------------------
@@ -11,7 +11,7 @@ alone:
     asked_to_drain  the operator                      likewise
     in_maintenance  the operator                      gets nothing, whatever else is known
     ejected         Health: it takes no connections   likewise
-    unhealthy       a check of what it answers        likewise
+    unhealthy       a check of its responses          likewise
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from stickyproxy.model.timeouts import Timeouts
 
 
 class Connections(Protocol):
-    """What an endpoint's connection pool must offer to whoever owns the endpoint."""
+    """What an endpoint's connection pool must offer to the endpoint's owner."""
 
     def limit(self, timeouts: Timeouts | None) -> None:
         """From now on these hold for its connections; None: those of the proxy."""
@@ -51,7 +51,7 @@ class EndpointState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of an endpoint; any of it may hold at a time."""
+    """The facts about an endpoint; any of them may hold at the same time."""
 
     draining: bool = False
     asked_to_drain: bool = False
@@ -66,7 +66,7 @@ class Facts:
 
 
 def state_of(facts: Facts) -> EndpointState:
-    """What an endpoint of which this is known may be used for."""
+    """What an endpoint with these facts may be used for."""
     if facts.in_maintenance or facts.ejected or facts.unhealthy:
         return EndpointState.DOWN
     if facts.drains:
@@ -78,7 +78,7 @@ _NOTHING_KNOWN, _DECLARED_DRAINING = Facts(), Facts(draining=True)
 
 
 def declared_facts(spec: EndpointSpec) -> Facts:
-    """What its provider says of an endpoint."""
+    """What its provider says about an endpoint."""
     return _DECLARED_DRAINING if spec.draining else _NOTHING_KNOWN
 
 
@@ -97,6 +97,7 @@ class Endpoint:
         "service",
         "state",
         "target",
+        "unreached",
     )
 
     def __init__(self, service: str, spec: EndpointSpec, pin: bytes, pool: Connections) -> None:
@@ -115,6 +116,8 @@ class Endpoint:
         self.state = state_of(self.facts)
         self.has_connected = False
         """True once it has taken a connection."""
+        self.unreached = False
+        """True while it has taken none, though it was tried."""
 
     def declare(self, service: ServiceSpec) -> None:
         """From now on this is what its service says of all its endpoints."""
@@ -123,7 +126,7 @@ class Endpoint:
         self._tell_pool()
 
     def note(self, facts: Facts) -> bool:
-        """From now on this is known. True if that changes the state: then the balancers of all
+        """Note these facts. True if that changes the state: then the balancers of all
         clusters with this endpoint are out of date (``RoutingTable.note`` sees to them)."""
         self.facts = facts
         before, self.state = self.state, state_of(facts)
@@ -146,10 +149,10 @@ class Affinity(Enum):
     NEW = "new"  # first request of a session: a pin is issued
     PINNED = "pinned"  # the client's pin named a usable endpoint
     HASHED = "hashed"  # a key of the request was hashed
-    REPINNED_GONE = "repinned-gone"  # its pin names no endpoint that we know
+    REPINNED_GONE = "repinned-gone"  # its pin names an unknown endpoint
     REPINNED_DOWN = "repinned-down"  # its pin names an endpoint that is not usable
     REPINNED_DRAINING = "repinned-draining"  # its pin names an endpoint that is being stopped
-    REPINNED_FAILED = "repinned-failed"  # its endpoint refused the connection just now
+    REPINNED_FAILED = "repinned-failed"  # its endpoint has just refused the connection
 
 
 class CookieIssue(Protocol):
@@ -160,13 +163,13 @@ class CookieIssue(Protocol):
         """True if ``values`` must be asked even for a response that sets no cookie itself."""
 
     def values(self, answered: Sequence[bytes], secure: bool) -> Sequence[bytes]:
-        """The Set-Cookie values to append to a response whose own ones are ``answered``.
+        """The Set-Cookie values to append to a response whose own are ``answered``.
         ``secure``: the client speaks TLS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """A balancer's answer. Prebuilt where it can be: it holds nothing of the request."""
+    """A balancer's choice. Prebuilt where possible: it holds nothing of the request."""
 
     endpoint: Endpoint
     affinity: Affinity
@@ -177,7 +180,7 @@ class Pick:
 
 
 class Request(Protocol):
-    """What a balancer may ask of a request. Values are bytes as they came over the wire."""
+    """What a balancer may read of a request. Values are bytes as received."""
 
     @property
     def idempotent(self) -> bool:
@@ -185,7 +188,7 @@ class Request(Protocol):
 
     @property
     def client_address(self) -> str:
-        """IP address of the client as trusted proxies tell it; empty on a unix socket."""
+        """IP address of the client as reported by trusted proxies; empty on a unix socket."""
 
     def cookies(self, name: bytes) -> Sequence[bytes]:
         """Values of all cookies of that name, in the order sent, quotes kept."""
@@ -220,6 +223,6 @@ class Members:
 
     @property
     def accepting(self) -> tuple[Endpoint, ...]:
-        """Who takes new sessions: a draining endpoint rather than nobody, for it still answers
+        """Endpoints for new sessions: draining ones rather than none, as they still respond
         and the alternative is a 503."""
         return self.usable or self.draining

@@ -1,8 +1,8 @@
 """What a balancer's file declares: a policy, and the options by which a service asks for it.
 
-A file in ``balancers/`` is found by being there. It has a policy, the balancer that is built from
+A file in ``balancers/`` needs no registration. It has a policy, the balancer that is built from
 it, and ``KIND``, from which the validator of ``[[services]]`` and labels, the snapshots that
-controllers hand out and the reports learn all they have to know.
+controllers hand out and the reports learn all they need to know.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stickyproxy.routing.endpoint import Balancer, Members
 
 
 class Policy(PolicySpec, Protocol):
-    """What a service declares, and what it takes to keep it."""
+    """What a service declares, and how to build its balancer."""
 
     def build(self, members: Members, previous: Balancer | None) -> Balancer:
         """A balancer over these members. ``previous`` is the one it replaces (of whatever
@@ -28,15 +28,15 @@ class Option:
     """A key of ``[[services]]``, which is a label too: ``com.docker.lb.`` and its name."""
 
     type: type[bool] | type[str] | type[float]
-    """Of what ``parse`` returns. What is off is False, or None if it is no bool."""
+    """The type that ``parse`` returns. An option that is off is False, or None if not a bool."""
     parse: Callable[[object], OptionValue]
     """From a TOML value or the text of a label; raises ValueError with a sentence that names the
     value and the remedy (``base.values`` has some)."""
     adjusts: str = ""
     """The option without which it has no meaning; empty: it asks for a policy by itself."""
     beside: frozenset[str] = frozenset()
-    """Options that ask for a policy too, and may be there nevertheless. A service may ask for no
-    two policies otherwise."""
+    """Other options that ask for a policy and may be set beside this one. Otherwise a service may
+    not ask for two policies."""
     by_address: bool = False
     """True if it is of no use where all clients come from one address."""
 
@@ -48,12 +48,12 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class PolicyKind:
-    """What there is to know of a policy before a service asks for it."""
+    """What is known about a policy before a service asks for it."""
 
     make: Callable[[Mapping[str, Any]], Policy | None]
     """The policy that these options ask for, None if they do not ask for it. They are valid, those
     that are off are missing, and ``context_root`` is always among them."""
     options: Mapping[str, Option] = field(default_factory=dict)
     rank: int = 100
-    """Who is asked first to make a policy has the lowest. Of two options that may not be combined,
-    the one of the higher rank is called wrong."""
+    """The lowest is asked first to make a policy. Of two options that may not be combined,
+    the one of the higher rank is reported."""

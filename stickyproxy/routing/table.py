@@ -1,4 +1,4 @@
-"""The routing table: immutable, never empty-handed, replaced whole.
+"""The routing table: immutable, and replaced as a whole.
 
     RoutingTable   host -> routes, longest context root first
     Route          host + context root -> cluster (or a redirect)
@@ -68,14 +68,20 @@ class Route:
 
 
 class RoutingTable:
-    """Which route answers for a host and a target."""
+    """Which route serves a host and a target."""
 
     def __init__(
-        self, hosts: dict[bytes, tuple[Route, ...]], default: tuple[Route, ...] = ()
+        self,
+        hosts: dict[bytes, tuple[Route, ...]],
+        default: tuple[Route, ...] = (),
+        awaited: tuple[str, ...] = (),
     ) -> None:
+        self.awaited = awaited
+        """The providers that have not said yet what they know: where there is no route now, there
+        may be one soon."""
         self._hosts = {host: hosts[host] for host in hosts if not host.startswith(b"*.")}
         self._wildcards = {host[2:]: hosts[host] for host in hosts if host.startswith(b"*.")}
-        """By the part behind ``*.``."""
+        """By the part after ``*.``."""
         self._default = default
 
     def match(self, host: bytes, target: bytes) -> Route | None:
@@ -131,14 +137,14 @@ class RoutingTable:
         return [cluster for cluster in self.clusters() if endpoint in cluster.endpoints]
 
     def note(self, endpoint: Endpoint, facts: Facts) -> None:
-        """From now on this is known of an endpoint. If that changes what it may be used for, the
+        """Note facts about an endpoint. If that changes what it may be used for, the
         balancers of its clusters are rebuilt."""
         if endpoint.note(facts):
             for cluster in self.clusters_of(endpoint):
                 cluster.rebuild()
 
     def dump(self) -> str:
-        """The table as a tree, for people."""
+        """The table as a tree, for reading."""
         lines: list[str] = []
         host = None
         for route in self.routes():

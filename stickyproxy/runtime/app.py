@@ -18,7 +18,7 @@ from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
-from stickyproxy.runtime.sources import Providers, Sources
+from stickyproxy.runtime.sources import Providers, Sources, names, waiting_for
 
 log = logging.getLogger("stickyproxy")
 
@@ -31,6 +31,7 @@ class App:
         if the access log cannot be opened."""
         self._grace_period = settings.proxy.grace_period
         self._stop = asyncio.Event()
+        self._accepts = False
         self._plane = DataPlane(plane_settings(settings))
         self.proxy = self._plane.proxy
         self.registry = self._plane.registry
@@ -38,7 +39,7 @@ class App:
         self._listeners = Listeners()
         self._sources = Sources(settings, file, self.registry.publish)
         self._admin = ControlServer(
-            pages.make_app(self.registry, self.proxy, self._sources.troubles)
+            pages.make_app(self.registry, self.proxy, self._sources.troubles, self._unready)
         )
 
     @classmethod
@@ -66,6 +67,7 @@ class App:
             await self.stop(grace=0)
             raise
         self._plane.accept_on(self._listeners.shares[0])
+        self._accepts = True
         self._sources.watch()
         return self._listeners.names
 
@@ -92,6 +94,14 @@ class App:
         await self._stop.wait()
         log.info("stopping: requests under way get %g s", self._grace_period)
         await self.stop()
+
+    def _unready(self) -> str:
+        """Why clients had better go elsewhere; empty: they are welcome."""
+        if self._stop.is_set():
+            return "it is stopping"
+        if reason := waiting_for(self.registry.awaited, self._sources.troubles()):
+            return reason
+        return "" if self._accepts else "it does not accept connections yet"
 
     def _on_hangup(self) -> None:
         try:
@@ -162,7 +172,7 @@ class ControllerApp:
 def plane_settings(settings: Config) -> PlaneSettings:
     """The part of a configuration that is the data plane's."""
     info = None if settings.proxy.hide_info_headers else _proxy_info()
-    return PlaneSettings(settings.proxy, settings.access_log, info)
+    return PlaneSettings(settings.proxy, settings.access_log, info, names(settings))
 
 
 def _proxy_info() -> bytes:

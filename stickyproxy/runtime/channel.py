@@ -47,6 +47,8 @@ class Begin:
     access_log: AccessLogSettings
     info: bytes | None
     """Header lines that are the same in all responses."""
+    providers: tuple[str, ...]
+    """Names of those that will publish."""
     shares: tuple[tuple[InheritedListener, ...], ...]
     """All shares of the listeners, since a worker may have to accept in place of another."""
 
@@ -99,6 +101,8 @@ class Down:
     """These endpoints, and no others, cannot be connected to."""
 
     endpoints: frozenset[EndpointKey]
+    silent: frozenset[EndpointKey] = frozenset()
+    """These have never been reached, but are used for want of others."""
 
 
 @dataclass(frozen=True, slots=True)

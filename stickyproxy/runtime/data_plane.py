@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from stickyproxy.control.health import Health
+from stickyproxy.control.newcomers import Newcomers
 from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.access_log import AccessLog
 from stickyproxy.dataplane.descriptors import Descriptors
@@ -37,6 +38,8 @@ class PlaneSettings:
     access_log: AccessLogSettings
     info: bytes | None
     """Header lines that are the same in all responses; None: no info fields at all."""
+    providers: tuple[str, ...] = ()
+    """Names of those that will publish snapshots, besides the static one."""
 
 
 class DataPlane:
@@ -47,9 +50,11 @@ class DataPlane:
         settings: PlaneSettings,
         *,
         tells_problems: bool = True,
+        tries_newcomers: bool = True,
         health_changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """``health_changed`` is called when ``down`` changes. Raises ListenError if the access log
+        """``tries_newcomers``: if the settings ask for it. ``health_changed`` is called when
+        ``down`` or ``silent`` changes. Raises ListenError if the access log
         cannot be opened."""
         proxy = settings.proxy
         self._access_log = open_access_log(settings.access_log)
@@ -68,8 +73,18 @@ class DataPlane:
         if self._access_log is not None:
             self.proxy.on_finish = self._access_log.write
         self._health = self.proxy.health = Health(self.proxy, health_changed)
+        self._newcomers = (
+            Newcomers(self.proxy, self._health, health_changed)
+            if tries_newcomers and proxy.probe_new_endpoints
+            else None
+        )
         self.registry = Registry(
-            self.proxy, self._upstreams, proxy.pin_secret, tells_problems=tells_problems
+            self.proxy,
+            self._upstreams,
+            proxy.pin_secret,
+            awaits=settings.providers,
+            tells_problems=tells_problems,
+            rebuilt=self._newcomers.look if self._newcomers else lambda: None,
         )
         self._clients = ClientServer(
             partial(Exchange, self.proxy),
@@ -85,6 +100,11 @@ class DataPlane:
     def down(self) -> frozenset[EndpointKey]:
         """The endpoints that cannot be connected to."""
         return self._health.down
+
+    @property
+    def silent(self) -> frozenset[EndpointKey]:
+        """The endpoints that have never been reached, though they were tried."""
+        return self._newcomers.silent if self._newcomers else frozenset()
 
     def start(self) -> None:
         """Begin, inside a running event loop."""
@@ -104,6 +124,8 @@ class DataPlane:
 
     async def stop(self) -> None:
         """End."""
+        if self._newcomers is not None:
+            await self._newcomers.stop()
         await self._health.stop()
         self._clients.stop()
         self._upstreams.close()
@@ -111,7 +133,7 @@ class DataPlane:
             self._access_log.close()
 
     def reopen_log(self) -> None:
-        """Open the access log anew, after it was rotated away. Raises ListenError."""
+        """Reopen the access log, after it was rotated away. Raises ListenError."""
         if self._access_log is not None:
             self._access_log.reopen()
 

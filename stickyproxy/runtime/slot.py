@@ -48,6 +48,8 @@ class WorkerSlot:
         """True while a worker runs here that accepts connections."""
         self.down: frozenset[EndpointKey] = frozenset()
         """The endpoints that this worker cannot connect to."""
+        self.silent: frozenset[EndpointKey] = frozenset()
+        """Those that it has never reached, if it is the one that tries."""
         self._begin = begin
         self._changed = changed
         self._process: Process | None = None
@@ -63,7 +65,7 @@ class WorkerSlot:
         """Heartbeats that were left out; none counts before the first sign of life."""
 
     def __repr__(self) -> str:
-        who = "nobody" if self._process is None else f"process {self._process.pid}"
+        who = "no process" if self._process is None else f"process {self._process.pid}"
         return f"<WorkerSlot {self.number} {who}{', accepting' if self.accepting else ''}>"
 
     def tell(self, key: str, order: bytes) -> None:
@@ -106,7 +108,7 @@ class WorkerSlot:
                 log.error("worker %d %s while it drained", self.number, how)
 
     def _report_exit(self, how: str, lived: float) -> float:
-        """Log that a worker ended after so many seconds; returns how many to wait before the next
+        """Log that a worker ended after that many seconds; returns how many to wait before the next
         one starts, which is none unless it is one of several that died early."""
         again = self._died_early
         self._died_early = lived < STEADY_SECONDS
@@ -142,7 +144,7 @@ class WorkerSlot:
             await asyncio.gather(*conversation, return_exceptions=True)
             channel.close()
             self._process = None
-            self.down = frozenset()
+            self.down = self.silent = frozenset()
             self._in_step.set()
             self._set_accepting(False)
 
@@ -194,8 +196,8 @@ class WorkerSlot:
                     self._set_accepting(True)
                 case Leaving():
                     self._set_accepting(False)
-                case Down(endpoints):
-                    self.down = endpoints
+                case Down(endpoints, silent):
+                    self.down, self.silent = endpoints, silent
 
     async def _watch(self) -> None:
         """Kill the worker when it is frozen: its connections would wait for ever."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Protocol
 
@@ -20,8 +20,8 @@ from stickyproxy.providers.controller import ControllerProvider
 log = logging.getLogger("stickyproxy")
 
 FIRST_SNAPSHOT_SECONDS = 5.0
-"""How long listeners stay closed while there is no first snapshot: a proxy without routes responds
-with 404, so it is better to accept nothing yet."""
+"""How long listeners stay closed while there is no first snapshot: most are there much sooner, and
+a client that waits a little is better off than one that is told 503. After that it is told."""
 
 RESTART_SECONDS = 5.0
 """Pause before a provider that failed unexpectedly is started again."""
@@ -90,6 +90,17 @@ def _providers(
         yield ControllerProvider(settings.follow, publish)
 
 
+def names(settings: Config) -> tuple[str, ...]:
+    """Names of the providers that a configuration asks for, except the static one."""
+    asked = {"swarm": settings.swarm, "controller": settings.follow}
+    return tuple(name for name in asked if asked[name] is not None)
+
+
+def waiting_for(awaited: Iterable[str], troubles: Mapping[str, str]) -> str:
+    """The providers that have not published yet, and why; empty: all have."""
+    return "; ".join(f"{name}: {troubles.get(name) or 'no response yet'}" for name in awaited)
+
+
 async def _keep_running(provider: Provider) -> None:
     """Run a provider; after a bug, again."""
     while True:
@@ -101,7 +112,7 @@ async def _keep_running(provider: Provider) -> None:
 
 
 async def _at_once() -> None:
-    """There is nobody to wait for."""
+    """There are no workers to wait for."""
 
 
 class Sources:

@@ -44,7 +44,7 @@ from stickyproxy.runtime.channel import (
 )
 from stickyproxy.runtime.data_plane import open_access_log
 from stickyproxy.runtime.slot import WorkerSlot
-from stickyproxy.runtime.sources import Sources
+from stickyproxy.runtime.sources import Sources, waiting_for
 
 log = logging.getLogger("stickyproxy")
 
@@ -89,17 +89,24 @@ class Supervisor:
             log_file.close()
         self._grace_period = settings.proxy.grace_period
         shown = _ShownTable()
-        self.registry = Registry(shown, NoConnections(), settings.proxy.pin_secret)
+        self.registry = Registry(
+            shown,
+            NoConnections(),
+            settings.proxy.pin_secret,
+            awaits=plane_settings(settings).providers,
+        )
         self._sources = Sources(settings, file, self._publish, self._in_step)
         self._admin = ControlServer(
-            pages.make_app(self.registry, shown, self._sources.troubles, self._state_of)
+            pages.make_app(
+                self.registry, shown, self._sources.troubles, self._unready, self._state_of
+            )
         )
         self._listeners = Listeners()
         self._workers = workers
         self._slots: list[WorkerSlot] = []
         self._filling: list[asyncio.Task[None]] = []
         self._orders: dict[str, bytes] = {}
-        """What all workers have to know."""
+        """What all workers need to know."""
         self._log_opened = 0
         self._all_accept = asyncio.Event()
         self._stop = asyncio.Event()
@@ -164,7 +171,9 @@ class Supervisor:
         )
         level = log.getEffectiveLevel()
         for number in range(1, self._workers + 1):
-            begin = Begin(number, level, plane.proxy, plane.access_log, plane.info, shares)
+            begin = Begin(
+                number, level, plane.proxy, plane.access_log, plane.info, plane.providers, shares
+            )
             slot = WorkerSlot(begin, self._share_out)
             self._slots.append(slot)
             for key, order in self._orders.items():
@@ -194,11 +203,23 @@ class Supervisor:
         for slot in self._slots:
             slot.tell(key, order)
 
+    def _unready(self) -> str:
+        """Why clients had better go elsewhere; empty: they are welcome."""
+        if self._stop.is_set():
+            return "it is stopping"
+        if reason := waiting_for(self.registry.awaited, self._sources.troubles()):
+            return reason
+        return (
+            "" if any(slot.accepting for slot in self._slots) else "no worker accepts connections"
+        )
+
     def _state_of(self, service: str, endpoint: EndpointSpec) -> str:
         """The state of an endpoint as the workers see it."""
         working = [slot for slot in self._slots if slot.accepting]
         down = sum((service, endpoint.id) in slot.down for slot in working)
         if not down:
+            if any((service, endpoint.id) in slot.silent for slot in working):
+                return report.NOT_REACHABLE
             return report.declared_state(service, endpoint)
         if down == len(working):
             return EndpointState.DOWN.value

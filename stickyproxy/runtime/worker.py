@@ -45,10 +45,11 @@ class Worker:
 
     def __init__(self, channel: Channel, begin: Begin) -> None:
         """Raises ListenError if the access log cannot be opened."""
-        settings = PlaneSettings(begin.proxy, begin.access_log, begin.info)
+        settings = PlaneSettings(begin.proxy, begin.access_log, begin.info, begin.providers)
         self._plane = DataPlane(
             settings,
             tells_problems=False,  # the supervisor does
+            tries_newcomers=begin.number == 1,
             health_changed=self._on_health_changed,
         )
         inherited = {each.descriptor for share in begin.shares for each in share}
@@ -122,7 +123,7 @@ class Worker:
 
     def _tell_health(self) -> None:
         self._telling = None
-        self._channel.send(Down(self._plane.down))
+        self._channel.send(Down(self._plane.down, self._plane.silent))
 
     def _reopen_log(self) -> None:
         try:

@@ -1,6 +1,6 @@
 """Cookies on the wire: pure functions on bytes that read, strip and render them (RFC 6265).
 
-Nothing here raises, whatever the bytes: what cannot be understood is passed over, as user agents
+Nothing here raises, whatever the bytes: what cannot be understood is skipped, as user agents
 and servers do.
 """
 
@@ -99,7 +99,7 @@ def has_lifetime(value: bytes) -> bool:
 
 
 def scope(value: bytes) -> tuple[bytes | None, bytes | None]:
-    """Domain and path of a Set-Cookie value: with the name, what tells cookies apart."""
+    """Domain and path of a Set-Cookie value: with the name, they identify a cookie."""
     return _attribute(value, b"domain"), _attribute(value, b"path")
 
 

@@ -1,4 +1,4 @@
-"""Who the client is, when other proxies stand before this one."""
+"""Which address is the client's when there are other proxies in front of this one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TrustedProxies:
 
     def client_of(self, forwarded_for: str, peer: str) -> str:
         """The client's address: the rightmost of ``forwarded_for`` + peer that is not a trusted
-        proxy. What stands further left was written by the client itself."""
+        proxy. Anything further left was written by the client itself."""
         client = peer
         for hop in reversed(forwarded_for.split(",")):
             address = _address_of_hop(hop)

@@ -73,7 +73,7 @@ _RESPONSE = {
     b"x-upstream-response-time": Kind.INFO,
 }
 
-# A Connection field that names one of these is lying or attacking: they frame the message.
+# A Connection field that names one of these is wrong or an attack: they frame the message.
 _NEVER_HOP_BY_HOP = frozenset((b"host", b"content-length", b"transfer-encoding", b"cookie"))
 
 _REMEMBERED_NAMES = 1024
@@ -83,8 +83,8 @@ _REMEMBERED_LINE = 128
 
 
 class Classifier(dict[bytes, int]):
-    """Field name as received -> Kind. Spellings are remembered up to a bound, so that a client
-    that invents names cannot grow it."""
+    """Field name as received -> Kind. The number of cached spellings is bounded, so that a client
+    that invents names cannot grow the cache."""
 
     def __init__(self, kinds: dict[bytes, int]) -> None:
         super().__init__(kinds)
@@ -115,15 +115,15 @@ _EVENT_STREAM = re.compile(rb"content-type:[\t ]*text/event-stream[\t ]*(?:;|$)"
 
 
 class LineClassifier(dict[bytes, int]):
-    """Field line as received -> Kind. An app's responses have most of their lines in common: those
-    are not even taken apart. A line is checked when it is first seen."""
+    """Field line as received -> Kind. An app's responses share most of their lines: those
+    are not even parsed. A line is checked when it is first seen."""
 
     def __init__(self, names: Classifier) -> None:
         super().__init__()
         self._names = names
 
     def __missing__(self, line: bytes) -> int:
-        """Raises ValueError if it is no field line."""
+        """Raises ValueError if it is not a field line."""
         match = _FIELD_LINE.fullmatch(line)
         if match is None:
             raise ValueError(f"{ascii(line[:80])[1:]} is no header field")
@@ -155,7 +155,7 @@ class ConnectionOptions:
         )
         """Lower-case names of the fields that it marks as hop-by-hop."""
         self.plain = tokens == {b"keep-alive"}
-        """It says what is so anyway in HTTP/1.1."""
+        """It says what is the default in HTTP/1.1."""
 
     def persists(self, default: bool) -> bool:
         """Whether the connection goes on (RFC 9112 section 9.3); ``default`` if it does not
@@ -168,7 +168,7 @@ connection_options = lru_cache(256)(ConnectionOptions)
 
 @lru_cache(256)
 def options_of_line(line: bytes) -> ConnectionOptions:
-    """The same, of a whole field line."""
+    """The same for a whole field line."""
     return ConnectionOptions(line.partition(b":")[2])
 
 
@@ -176,7 +176,7 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(?::[0-9]{0,5})?", re.
 
 
 def normalise_host(host: bytes) -> bytes | None:
-    """Host without case, port or trailing dot; None if it is not a host at all."""
+    """Host without case, port or trailing dot; None if it cannot be a host."""
     match = _HOST.fullmatch(host)
     if match is None:
         return None
@@ -202,7 +202,7 @@ def printable(value: bytes, limit: int = 200) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
-# --- small things rendered over and over ----------------------------------------------------
+# --- small values that are rendered often ----------------------------------------------------
 
 _MILLISECONDS = tuple(f"{ms / 1000:.3f}".encode() for ms in range(1000))
 

@@ -1,10 +1,10 @@
 """DATA PLANE: a client's request as the proxy sees it, and as the endpoint will.
 
     Peer            what is the same for all requests of one client connection
-    RequestHead     a request as the protocol parsed it that it came over
+    RequestHead     a request as parsed by the protocol it came over
     ClientRequest   one request: what routing and balancers ask of it, and the head to forward
 
-The head is taken apart once, in ``ClientRequest.__init__``; fields that pass unchanged are kept
+The head is parsed once, in ``ClientRequest.__init__``; fields that pass unchanged are kept
 as they came, in their order and spelling.
 """
 
@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from stickyproxy.base.addresses import join_host_port
 from stickyproxy.base.errors import BadRequest
 from stickyproxy.semantics import cookies
 from stickyproxy.semantics.forwarded import TrustedProxies
@@ -26,7 +27,7 @@ _REQUEST_ID = re.compile(rb"[0-9a-f]{32}")
 
 _LENGTH = re.compile(rb"[0-9]{1,20}")
 _MAX_LENGTH = (1 << 63) - 1
-"""Longer bodies overflow what most servers count in."""
+"""Longer bodies overflow the integers of most servers."""
 
 
 class Peer:
@@ -46,7 +47,7 @@ class Peer:
         self.address = address
         """IP address; empty on a unix socket."""
         self.local = _authority(local, port)
-        """What it connected to, as a Host field names it."""
+        """The address it connected to, as in a Host field."""
         self.port = port
         """The local port it connected to; 0 on a unix socket."""
         self.secure = secure
@@ -64,11 +65,11 @@ _PORTS = {b"https": b"443", b"http": b"80"}
 """Of the schemes that X-Forwarded-Proto may name."""
 
 UNKNOWN = -1
-"""Length of a body whose end only shows when it comes."""
+"""Length of a body whose end is known only when it arrives."""
 
 
 class RequestHead(Protocol):
-    """A request without its body, as the protocol parsed it that it came over."""
+    """A request without its body, as parsed by the protocol it came over."""
 
     peer: Peer
     method: str
@@ -85,7 +86,7 @@ class RequestHead(Protocol):
 
     @property
     def version(self) -> str:
-        """Of the protocol, as logs have it."""
+        """The protocol's version, as logged."""
 
     def header(self, name: str) -> bytes | None:
         """First value of the field, whatever its case; None if absent."""
@@ -170,7 +171,7 @@ class ClientRequest:
             elif kind == Kind.FORWARDED:
                 if not self._peer.trusted:
                     continue
-                if name.lower() == b"forwarded":  # RFC 7239: passed on as it is
+                if name.lower() == b"forwarded":  # RFC 7239: passed on unchanged
                     lines.append(name + b": " + value)
                 else:
                     self._note_forwarded(name.lower(), value)
@@ -218,7 +219,7 @@ class ClientRequest:
 
     def _take_special_target(self) -> None:
         """Absolute form, whose authority replaces the Host field (RFC 9112 section 3.2.2), or
-        the asterisk of OPTIONS."""
+        the asterisk form of OPTIONS."""
         if self.target == b"*" and self.method == "OPTIONS":
             return
         absolute = split_absolute(self.target)
@@ -229,7 +230,7 @@ class ClientRequest:
         self._lines.append(b"Host: " + self.host)
 
     def _name_host(self) -> None:
-        """HTTP/1.0 may leave it out, and HTTP/1.1, which endpoints are spoken to in, must not:
+        """HTTP/1.0 may omit Host; HTTP/1.1, which is what endpoints are sent, must not:
         the address that was connected to takes its place (RFC 9112 section 3.3)."""
         self.host = self._peer.local
         self._keep_lines(lambda name: name != b"host")
@@ -340,11 +341,11 @@ class ClientRequest:
 def _authority(address: str, port: int) -> bytes:
     if not address:
         return b"localhost"
-    return (f"[{address}]:{port}" if ":" in address else f"{address}:{port}").encode()
+    return join_host_port(address, port).encode()
 
 
 def _without_h2c(upgrade: bytes) -> bytes | None:
-    """HTTP/2 behind our back would carry requests that nobody routes or checks."""
+    """HTTP/2 inside a tunnel would carry requests that are neither routed nor checked."""
     protocols = [protocol.strip(b" \t") for protocol in upgrade.split(b",")]
     return b", ".join(p for p in protocols if p and p.lower() != b"h2c") or None
 

@@ -15,7 +15,7 @@ UNTIL_CLOSE = -1
 CHUNKED = -2
 """Length of a body in chunks."""
 
-# Two readings of where a body ends are one too many (RFC 9112 section 6.3).
+# A body must have one length only (RFC 9112 section 6.3).
 _FRAMED_TWICE = "it says twice how long its body is"
 
 # Looking up an attribute of a class takes longer than comparing it.
@@ -49,17 +49,17 @@ class ResponseHead:
 
     def __init__(self, head: bytes) -> None:
         """``head``: as it came, without the empty line and the line end before it. Raises
-        UpstreamProtocolError if it makes no sense."""
+        UpstreamProtocolError if it is malformed."""
         lines = head.split(b"\r\n")
         self.http11, self.status, self.reason = _status_line(lines[0])
         self.keep_alive = self.http11
-        """Whether the connection goes on after this response."""
+        """Whether the connection persists after this response."""
         self.length = UNTIL_CLOSE
         """Bytes of the body, UNTIL_CLOSE or CHUNKED, whatever the status says."""
         self.lines: list[bytes] = []
         """Fields that pass, in their order and spelling; Content-Length is among them."""
         self.info: Sequence[bytes] = ()
-        """Fields of the kind that the proxy adds itself: they are its own or the endpoint's."""
+        """Fields of the names that the proxy adds itself: either these or its own are sent."""
         self.set_cookies: Sequence[bytes] = ()
         """Values of the Set-Cookie fields, which pass too."""
         self.upgrade: Sequence[bytes] = ()

@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,17 @@ class TestReport:
             (SHOP.endpoints, False, "published"),
             (SHOP.endpoints, True, "published by its last good labels"),
             ((), True, "not reachable"),
+            (SHOP.endpoints, None, "published in part"),
+            ((), None, "no endpoint"),
             ((), False, "no endpoint"),
         ],
     )
-    def test_states(self, endpoints: tuple[EndpointSpec, ...], fatal: bool, state: str) -> None:
+    def test_states(
+        self, endpoints: tuple[EndpointSpec, ...], fatal: bool | None, state: str
+    ) -> None:
+        """``fatal`` None: only one of its hosts is concerned."""
         service = ServiceSpec("shop", ("shop.local",), endpoints)
-        problem = Problem("shop", "is odd", fatal=fatal)
+        problem = Problem("shop", "is odd", fatal=fatal is not False, partial=fatal is None)
         [row] = report.rows([Snapshot("swarm", (service,))], [problem])
         assert row["state"] == state
 
@@ -96,13 +102,22 @@ class TestConflicts:
         [
             ServiceSpec("b", ("shop.local",)),
             ServiceSpec("b", ("b.local",), context_root="/app"),
-            service_spec(
-                "b", ("shop.local",), context_root="/app", sticky_session_cookie="session"
-            ),
+            replace(SHOP, name="b", share=True),
         ],
     )
     def test_sharing_in_peace(self, other: ServiceSpec) -> None:
-        assert list(report.conflicts([SHOP, other])) == []
+        assert list(report.conflicts([replace(SHOP, share=True), other])) == []
+
+    @pytest.mark.parametrize(("one", "other"), [(False, False), (True, False), (False, True)])
+    def test_whoever_shares_a_host_is_named(self, one: bool, other: bool) -> None:
+        services = [replace(SHOP, share=one), replace(SHOP, name="zoo", share=other)]
+        [problem] = report.conflicts(services)
+        assert problem.service == "zoo"
+        assert not problem.fatal
+        assert problem.reason == (
+            "shares shop.local/app with service shop: requests go to the endpoints of both; "
+            "if that is meant, set share to true on both"
+        )
 
     @pytest.mark.parametrize(
         ("one", "other", "overruled"),
@@ -126,6 +141,7 @@ class TestConflicts:
             "hosts": ("shop.local",),
             "context_root": "/app",
             "hash_cookie": "user",
+            "share": True,
         }
         services = [service_spec("a", **common | one), service_spec("b", **common | other)]
         found = [problem.reason for problem in report.conflicts(services)]
@@ -208,7 +224,7 @@ class TestAdmin:
 
     async def test_the_command(self, running: tuple[App, str]) -> None:
         status, text = await services("--admin", running[1])
-        assert status == 0
+        assert status == 3, "one of them is not published"
         assert text == (await get(running[1], "/services"))[1]
         status, text = await services("--admin", running[1], "--json")
         assert [row["service"] for row in json.loads(text)] == ["bad", "shop"]

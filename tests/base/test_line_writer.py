@@ -112,7 +112,7 @@ class TestReader:
         assert lines == [line(number)[:-1] for number in sorted(set(numbers))]
         assert len(lines) + told(caplog) == 10_000
         assert told(caplog) > 5000
-        assert "lost: nobody reads it, or not fast enough" in caplog.text
+        assert "lost: it is not read, or not fast enough" in caplog.text
 
     def test_lost_lines_are_told_of_when_there_is_room_again(
         self, pipes: MakePipe, caplog: Caplog

@@ -101,7 +101,7 @@ raise RuntimeError
 
 
 def test_lost_lines_are_told_of_there() -> None:
-    """By who reads again before the end."""
+    """Its reader reads again before the end."""
     program = """
 for number in range(20000):
     log.info("%d %s", number, "x" * 100)
@@ -119,6 +119,6 @@ log.info("later")
         assert process.stdout.readline() == b"done\n"
         _, err = process.communicate(timeout=TIMEOUT)
     lines = err.decode().splitlines()
-    counts = [int(line.split()[0]) for line in lines if " of this log lost: nobody" in line]
+    counts = [int(line.split()[0]) for line in lines if " of this log lost: it is not read" in line]
     assert len([line for line in lines if line.endswith("xxx")]) + sum(counts) == 20000
     assert "later" in lines

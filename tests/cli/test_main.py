@@ -174,6 +174,7 @@ def document(
             f'address = "{listener}"',
             "[proxy]",
             f"workers = {workers}",
+            "probe_new_endpoints = false",  # which would be one more connection
             *proxy,
             "[access_log]",
             *access_log,
@@ -317,6 +318,24 @@ class TestCheck:
             "(any other host)",
             "  / -> rest, ip hash",
             "    (no endpoints)",
+        ]
+
+    async def test_what_cannot_have_been_meant(self, start: StartProgram, tmp_path: Path) -> None:
+        """A redirect of a host that a service has, and two services on one host."""
+        config = tmp_path / "config.toml"
+        config.write_text(
+            document(
+                service("shop", ["10.0.0.1:80"], 'redirects = ["shop.local,https://shop.local"]'),
+                service("zoo", ["10.0.0.2:80"]).replace("zoo.local", "shop.local"),
+            )
+        )
+        program = await start("check", "--config", config)
+        assert await program.ended() == 0
+        assert program.err.text.splitlines() == [
+            "warning: service zoo: shares shop.local with service shop: requests go to the "
+            "endpoints of both; if that is meant, set share to true on both",
+            "warning: service shop: redirects shop.local, where a service is published: it has no "
+            "effect",
         ]
 
     async def test_every_error_of_a_bad_file(self, start: StartProgram, tmp_path: Path) -> None:

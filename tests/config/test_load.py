@@ -280,7 +280,7 @@ class TestAddress:
             ("unix:/a b", '"unix:/a b" is not a socket'),
             ("unix:/a\0b", '"unix:/a\\u0000b" is not a socket'),
             ("unix:/" + "x" * 107, "is too long for a socket: use at most 107 bytes"),
-            ("/run/x.sock", '"/run/x.sock" lacks its kind: write "unix:/run/x.sock"'),
+            ("/run/x.sock", '"/run/x.sock" lacks its scheme: write "unix:/run/x.sock"'),
         ],
     )
     def test_refused(self, text: str, reason: str) -> None:

@@ -56,13 +56,17 @@ NOT_FOUND = 'no service is published for host "shop.local" and path "/cart"'
 SHOP = "service shop"
 FAILED: dict[Exception, tuple[int, str, str]] = {
     ConnectError("refused"): (502, f"{SHOP}: no endpoint accepts connections", "retries-spent"),
-    UpstreamClosed("gone"): (502, f"{SHOP}: the endpoint gave no usable answer", "upstream-reset"),
+    UpstreamClosed("gone"): (
+        502,
+        f"{SHOP}: the endpoint gave no usable response",
+        "upstream-reset",
+    ),
     UpstreamProtocolError("odd"): (
         502,
-        f"{SHOP}: the endpoint gave no usable answer",
+        f"{SHOP}: the endpoint gave no usable response",
         "upstream-malformed",
     ),
-    UpstreamTimeout("slow"): (504, f"{SHOP}: the endpoint did not answer in time", "timeout-head"),
+    UpstreamTimeout("slow"): (504, f"{SHOP}: the endpoint did not respond in time", "timeout-head"),
     OutOfResources("none"): (503, "this proxy is out of resources", "no-resources"),
     ClientStalled("stuck"): (408, "the request body did not come", "timeout-client"),
     BadRequest(400, "a bare LF"): (400, "a bare LF", "bad-request"),
@@ -89,7 +93,7 @@ REPLIES = [
         False,
     ),
     (
-        replies.nobody("shop"),
+        replies.no_endpoint("shop"),
         503,
         "service shop has no usable endpoint",
         Outcome.NO_ENDPOINT,
@@ -99,7 +103,7 @@ REPLIES = [
     (
         replies.bug(),
         500,
-        "stickyproxy failed to answer this request",
+        "stickyproxy failed to handle this request",
         Outcome.BUG,
         (),
         True,

@@ -174,6 +174,13 @@ class TestPage:
         assert "<title>Shop</title>" in page
         assert re.search(r'https?://|(src|href)=(?!"data:)|url\(|@import', page) is None
 
+    async def test_says_when_the_browser_keeps_no_cookies(self, client: ClientSession) -> None:
+        """Or else every question is a new visitor's, and the proxy looks as if it did not work."""
+        async with client.get("/") as response:
+            page = await response.text()
+        assert '<p id="blocked" role="alert" hidden>' in page
+        assert 'byId("blocked").hidden = navigator.cookieEnabled;' in page
+
     async def test_escapes_the_title(self) -> None:
         title = "</title><script>\"'&{{title}}\udcff"
         replica = await DemoReplica.start(replace(OPTIONS, title=title))

@@ -50,7 +50,7 @@ SHARES = (
 )
 
 MESSAGES = (
-    Begin(1, 20, SETTINGS, AccessLogSettings("json", "/log"), b"x-proxy-id: a", SHARES),
+    Begin(1, 20, SETTINGS, AccessLogSettings("json", "/log"), b"x-proxy-id: a", ("swarm",), SHARES),
     Publish(Snapshot("swarm", (SHOP,), (Problem("shop", "is wrong", fatal=True),), "realm")),
     Publish(Snapshot("static", (SHOP,) * 10_000)),
     Accept((0, 2)),

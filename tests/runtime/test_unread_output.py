@@ -1,4 +1,4 @@
-"""Standard output and standard error that are pipes which nobody reads, or not fast enough.
+"""Standard output and standard error that are pipes which are not read, or not fast enough.
 
 The access log goes to the first by default, the log to the second. Neither may stop the proxy.
 """
@@ -173,7 +173,7 @@ class TestAccessLog:
             await proxy.ask(20_000)
             reading = asyncio.create_task(proxy.all_of(proxy.out))
             assert proxy.told is not None
-            await proxy.told.says("lines of the access log on standard output lost: nobody reads")
+            await proxy.told.says("lines of the access log on standard output lost: it is not read")
             await proxy.ask(400)
             await proxy.stop()
             assert len(whole(await reading)) + proxy.lost == 20_400

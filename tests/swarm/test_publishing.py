@@ -32,8 +32,9 @@ def _proxy(swarm: Swarm) -> str:
 
 
 def _services(swarm: Swarm, *options: str) -> str:
-    """What ``stickyproxy services`` prints in the proxy's container."""
-    return swarm.manager.docker("exec", _proxy(swarm), "stickyproxy", "services", *options)
+    """What ``stickyproxy services`` prints in the proxy's container; 3: there are errors in it."""
+    command = ('stickyproxy services "$@" || test $? = 3', "sh", *options)
+    return swarm.manager.docker("exec", _proxy(swarm), "sh", "-c", *command)
 
 
 def _row(swarm: Swarm, service: str) -> dict[str, Any]:

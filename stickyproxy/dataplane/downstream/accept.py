@@ -63,8 +63,8 @@ class Server:
         return 0
 
     def _protocol_factory(self, _spec: ListenerSpec) -> Callable[[], asyncio.BaseProtocol]:
-        """What makes the connections of clients that come by this listener. All speak HTTP/1.1 in
-        the clear so far, so they are alike."""
+        """The factory of connections for clients of this listener. All speak HTTP/1.1 in
+        the clear so far, so there is one."""
         return self._clients
 
     def _accept(self, listener: Listener) -> None:

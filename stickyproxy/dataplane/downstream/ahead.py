@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 AHEAD_BYTES = 16 * 1024
-"""How much a client may send ahead before it is not read any more. As long as it is read, we see it
-leave, and its request need not be answered."""
+"""How much a client may send ahead before reading stops. As long as we read, we see the client
+leave, and its request can be given up."""
 
 
 class ReadAhead:
-    """Bytes of one client that could not be taken yet, and whether more of them are read."""
+    """Bytes of one client that could not be processed yet, and whether more are read."""
 
     __slots__ = ("_at", "data", "paused", "transport")
 
@@ -20,10 +20,10 @@ class ReadAhead:
         """What waits, from index ``_at`` on; empty if nothing does."""
         self._at = 0
         self.paused = False
-        """The client is not read: there is enough to do."""
+        """Reading is paused: there is enough to do."""
 
     def hold(self, data: bytes, at: int = 0) -> None:
-        """Keep this, from index ``at`` on, behind what is kept."""
+        """Keep this, from index ``at`` on, after what is kept."""
         if self.data:
             data, at = self.data[self._at :] + data[at:], 0
         self.data, self._at = data, at
@@ -35,7 +35,7 @@ class ReadAhead:
         self.data, self._at = data + self.data[self._at :], 0
 
     def take(self) -> tuple[bytes, int]:
-        """All that is kept, and the index from which on it counts."""
+        """All that is kept, and the index at which it begins."""
         data, at = self.data, self._at
         self.data, self._at = b"", 0
         return data, at

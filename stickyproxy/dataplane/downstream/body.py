@@ -1,6 +1,6 @@
 """DATA PLANE: the body of a request of HTTP/1.1, from the client's bytes to the handler.
 
-What follows a head is taken apart here and not by aiohttp's parser: bytes are counted, chunks are
+What follows a head is parsed here and not by aiohttp's parser: bytes are counted, chunks are
 decoded a turn's worth at a time. Until the handler asks for the body, it is kept; what is kept is
 bounded, since the connection is not read beyond ``ENOUGH``.
 """
@@ -13,11 +13,11 @@ from stickyproxy.dataplane.downstream.ports import StreamHandler
 from stickyproxy.semantics.request import UNKNOWN
 
 ENOUGH = 64 * 1024
-"""Bytes kept for a handler that does not take them, before the client has to wait."""
+"""Bytes kept for a handler that is not ready for them, before the client has to wait."""
 
 
 class RequestBody:
-    """One body. ``feed`` it what is read; it goes on to the handler once that was ``started``."""
+    """One body. ``feed`` it what is read; it is passed to the handler once that was ``started``."""
 
     __slots__ = ("_decoder", "_handler", "_left", "_pieces", "complete", "error", "kept", "surplus")
 
@@ -43,11 +43,11 @@ class RequestBody:
 
     @property
     def ended(self) -> bool:
-        """There will be no more of it."""
+        """No more of it will come."""
         return self.complete or self.error is not None
 
     def feed(self, data: bytes) -> None:
-        """Bytes as they came, when nothing is pending."""
+        """Bytes as received, when nothing is pending."""
         if self._decoder is not None:
             self._decoder.feed(data)
             self.resume()
@@ -92,7 +92,7 @@ class RequestBody:
             handler.body_failed(self.error)
 
     def discard(self) -> None:
-        """Nobody wants it any more."""
+        """It is not wanted any more."""
         self._handler = None
         self._pieces, self.kept = [], 0
 

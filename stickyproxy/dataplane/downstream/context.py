@@ -64,8 +64,8 @@ class Context:
         self.client_sweeps = self._sweeps(limits.client_timeout)
         self.keepalive_sweeps = self._sweeps(limits.keepalive_timeout)
         self.first_sweeps = self._sweeps(min(2 * limits.head_timeout, limits.keepalive_timeout))
-        """Until the first byte of the first request. A head that was begun in time is answered
-        408 when its own time is up, which must be given the chance."""
+        """Until the first byte of the first request. A head that was begun in time gets a
+        408 when its own time is up, which must come first."""
 
     def _sweeps(self, seconds: float) -> int:
         return math.ceil(seconds / self.interval)

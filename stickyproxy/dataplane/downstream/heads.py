@@ -1,6 +1,6 @@
 """DATA PLANE: request heads of HTTP/1.1, read by aiohttp's parser, one at a time.
 
-The parser is fed up to the empty line and nothing behind it. So it never sees a body, holds no
+The parser is fed up to the empty line and nothing after it. So it never sees a body, holds no
 queue of requests, and a head is refused as soon as it is too large, whatever it is made of.
 """
 
@@ -57,7 +57,7 @@ class Limits:
 
 
 class HeadReader:
-    """Reads the heads of one connection."""
+    """Reads the request heads of one connection."""
 
     __slots__ = ("_last", "_limits", "_line", "_make_parser", "_parser", "_spent", "size")
 
@@ -73,15 +73,15 @@ class HeadReader:
         self._spent = False
         """The parser is in the middle of a message with a body: the next head needs another."""
         self.size = 0
-        """Bytes that have come of a head that is not complete."""
+        """Bytes received of a head that is not complete."""
         self._last = b""
-        """The last three of them: the empty line may come in pieces."""
+        """The last three of them: the empty line may arrive in pieces."""
         self._line: bytes | None = b""
-        """What has come of the request line; None once it is whole."""
+        """As much of the request line as has arrived; None once it is whole."""
 
     def read(self, data: bytes, at: int) -> tuple[RawRequestMessage, bool, int] | None:
         """Read on, in ``data`` from index ``at``. Returns a head that is complete, whether a body
-        follows, and the index behind the head; None if all was read and there must come more.
+        follows, and the index after the head; None if all was read and more must come.
         Raises BadRequest."""
         end = data.find(b"\r\n\r\n", at) + 4
         line_end = data.find(b"\r\n", at)
@@ -99,7 +99,7 @@ class HeadReader:
         return self._parsed(messages, end)
 
     def _read_part(self, data: bytes, at: int) -> tuple[RawRequestMessage, bool, int] | None:
-        """What is not one plain head: a part of one, empty lines before it, too much of it."""
+        """Anything but one plain head: a part of one, empty lines before it, too much of it."""
         if not self.size:
             at = self._begin(data, at)
             if at == len(data):
@@ -142,8 +142,8 @@ class HeadReader:
         return blank.end()
 
     def _refuse_long(self, data: bytes) -> None:
-        """The parser may know what is too long about it: a line, the number of fields. It is not
-        fed what is too much. Raises BadRequest."""
+        """The parser may say which limit is exceeded: a line, the number of fields. It is not
+        fed more than the limit. Raises BadRequest."""
         try:
             self._parser.feed_data(data)
         except HttpProcessingError as error:
@@ -152,7 +152,7 @@ class HeadReader:
         raise BadRequest(431, f"the request head is longer than {limit} bytes")
 
     def _check_line(self, data: bytes) -> None:
-        """The parser takes RTSP/1.0 and ICE/1.0, too, and does not tell which it was. Raises
+        """The parser accepts RTSP/1.0 and ICE/1.0 too, and does not tell which it was. Raises
         BadRequest."""
         line, end, _ = ((self._line or b"") + data).partition(b"\r\n")
         self._line = None if end else line
@@ -160,7 +160,7 @@ class HeadReader:
             raise BadRequest(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
 
     def _end_of_head(self, data: bytes, at: int) -> int:
-        """Index behind the empty line, of which a part may have come before; else of the end."""
+        """Index after the empty line, part of which may have arrived before; else of the end."""
         if self._last:
             straddling = (self._last + data[at : at + 3]).find(b"\r\n\r\n")
             if straddling >= 0:

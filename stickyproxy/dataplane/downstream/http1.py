@@ -2,11 +2,11 @@
 
 ``ClientConnection`` is aiohttp's ``RequestHandler``. What is ours is the way a connection's
 requests are served: aiohttp's own loop makes a task, a ``BaseRequest`` and a ``StreamWriter`` for
-each, which cost more than all else that the proxy does (see ARCHITECTURE.md, "why the loop is
+each, which cost more than everything else the proxy does (see ARCHITECTURE.md, "why the loop is
 ours").
 
-A client may send on while its request is being answered. What comes waits as the bytes it is, and
-when there is enough of it the client is not read for a while. It has to wait for its turn
+A client may keep sending while its request is being served. What arrives waits as raw bytes, and
+when there is enough of it the client is not read for a while. It waits for its turn
 (``dataplane.turns``): no connection is handled for more than one request, or one turn's worth of
 chunks, before the others.
 """
@@ -89,25 +89,25 @@ class ClientConnection(RequestHandler):
         self._phase = _HEAD
         self._ahead = ReadAhead()
         self._turn_comes = False
-        """``_go_on`` will be called when it is our turn."""
+        """``_go_on`` will be called at our turn."""
         self._handler: StreamHandler | None = None
-        """Who answers the request at hand. It holds the stream, which must not hold it: a cycle for
+        """Handles the current request. It holds the stream, which must not hold it: a cycle for
         every request would be work for the garbage collector."""
         self._body: RequestBody | None = None
         """Its body, if it has one."""
         self._body_paused = False
-        """The endpoint does not keep up with it."""
+        """The endpoint does not keep up with the body."""
         self._discarding = 0
-        """Bytes that may still be read of a body that nobody wants; 0: it is wanted."""
+        """Bytes that may still be read of an unwanted body; 0: it is wanted."""
         self._tunnel: ClientTunnel | None = None
         self._timer: asyncio.TimerHandle | None = None
-        """Ends the reading of what nobody wants."""
+        """Ends the reading of an unwanted body, or after our end."""
         self._idle_sweeps = 0
         """Sweeps since the connection fell idle, a head was begun or the client took something."""
         self._waited = context.first_sweeps
         """Sweeps that it may be idle."""
         self._unsent = 0
-        """Bytes that the client had not taken at the last sweep."""
+        """Bytes that the client had not taken by the last sweep."""
         self.draining = context.draining
 
     def __repr__(self) -> str:
@@ -174,7 +174,7 @@ class ClientConnection(RequestHandler):
     # --- reading requests ---
 
     def _take_head(self, data: bytes, at: int) -> None:
-        """Read up to the end of a head; begin to answer if that is there."""
+        """Read up to the end of a head; begin to serve the request once it is there."""
         heads = self._heads
         assert heads is not None
         if not heads.size:
@@ -217,7 +217,7 @@ class ClientConnection(RequestHandler):
             self._after_body_read(body)
 
     def _after_body_read(self, body: RequestBody) -> None:
-        """Look at what reading has come to."""
+        """Act on what has been read."""
         if self._body is not body or self._phase is not _BODY:
             return  # the handler has ended the request
         if self._discarding:
@@ -234,7 +234,7 @@ class ClientConnection(RequestHandler):
     # --- one turn of the loop after the other ---
 
     def _wait_for_turn(self) -> None:
-        """Go on with what was read when it is our turn: others come first."""
+        """Go on with what was read at our turn: other connections come first."""
         if not self._turn_comes:
             self._turn_comes = True
             self._context.turns.wait(self._go_on)
@@ -306,7 +306,7 @@ class ClientConnection(RequestHandler):
             self._ahead.read_on()
 
     def _discard(self, body: RequestBody) -> None:
-        """Read the rest of a body that nobody wants, if it is not too much."""
+        """Read the rest of an unwanted body, if it is not too much."""
         body.discard()
         self._body_paused = False
         self._discarding = LINGER_BYTES
@@ -330,9 +330,9 @@ class ClientConnection(RequestHandler):
             self._wait_for_turn()
 
     def _refuse(self, error: BadRequest, stream: Http1Stream) -> None:
-        """Answer what could not be parsed: nothing that follows can be."""
+        """Respond to what could not be parsed: nothing after it can be."""
         self._phase = _ENDING
-        self._heads = self._parser = None  # with all that they hold of the head
+        self._heads = self._parser = None  # with all they hold of the head
         self._context.refuse(stream, error)
         self._linger()
 
@@ -369,7 +369,7 @@ class ClientConnection(RequestHandler):
         self.abort()
 
     def abort(self) -> None:
-        """Reset the connection: the client must see that its response is not whole. Closing would
+        """Reset the connection: the client must see that its response is incomplete. Closing would
         look like the proper end of one that has no length."""
         if self.transport is not None:
             sockets.reset(self.transport)
@@ -423,8 +423,8 @@ class ClientConnection(RequestHandler):
     # --- the sweep ---
 
     def sweep(self) -> None:
-        """Count one sweep, and end what has taken too long. Bodies and responses under way are
-        watched at the other end."""
+        """Count one sweep, and close what has taken too long. Bodies and responses under way are
+        watched on the upstream side."""
         context = self._context
         self._idle_sweeps += 1
         if self._phase is _ENDING or (self.writing_paused and self._handler is None):

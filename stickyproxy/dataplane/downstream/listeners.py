@@ -34,7 +34,7 @@ class Listeners:
     """The open sockets of all listeners, in as many shares as there are processes that accept.
 
     Each share has a TCP socket of its own (SO_REUSEPORT), so that the kernel deals connections
-    out to the processes; a unix socket is the same one in all shares. Whoever opened them keeps
+    out to the processes; a unix socket is the same one in all shares. One process keeps
     them open: connections that wait to be accepted outlive the process that was to accept them.
     """
 
@@ -74,7 +74,7 @@ class Listeners:
                 listener.sock.close()
             share.clear()
         for path, inode in self._files.items():
-            with contextlib.suppress(OSError):  # somebody was faster
+            with contextlib.suppress(OSError):  # another process was faster
                 if os.stat(path).st_ino == inode:
                     os.unlink(path)
         self._files.clear()
@@ -155,7 +155,7 @@ def _name(sockname: object) -> str:
 
 def _remove_stale_socket(path: str) -> None:
     """A socket file that a killed process left behind is in the way. Anything else is kept, and
-    so is a socket on which somebody listens."""
+    so is a socket that a process listens on."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return

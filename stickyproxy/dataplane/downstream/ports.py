@@ -1,8 +1,8 @@
-"""DATA PLANE: the seam between a client's protocol and the exchange that answers a request.
+"""DATA PLANE: the seam between a client's protocol and the exchange that serves a request.
 
     RequestHead    a request as a protocol parsed it (``semantics.request``)
     ClientStream   one request and the way back to its client: what a protocol implements
-    StreamHandler  who answers the request: the stream tells it what the client does
+    StreamHandler  serves the request: the stream tells it what the client does
 
 A connection of HTTP/1.1 has one stream after the other, one of HTTP/2 has many at a time. How a
 message is delimited, what a status line looks like and whether a connection lasts is known to the
@@ -20,7 +20,7 @@ from stickyproxy.semantics.request import RequestHead
 
 
 class ClientTunnel(Protocol):
-    """Takes the bytes of a client over after 101 Switching Protocols."""
+    """Takes over a client's bytes after 101 Switching Protocols."""
 
     def from_client(self, data: bytes) -> None:
         """Bytes for the endpoint."""
@@ -43,7 +43,7 @@ class ClientStream(RequestHead, Protocol):
         do; None if there is more to come. May be asked again, until ``start_body``."""
 
     def start_body(self) -> None:
-        """Hand what has come of the body, and what will, to the handler."""
+        """Hand what has arrived of the body, and what will, to the handler."""
 
     def pause_body(self) -> None:
         """Hand over no more: the endpoint cannot keep up."""
@@ -61,8 +61,8 @@ class ClientStream(RequestHead, Protocol):
         self, status: int, reason: bytes, fields: list[bytes], length: int, *, last: bool = False
     ) -> None:
         """Send the head of the response. ``fields``: lines without their ends, none of them
-        about framing but a Content-Length that is true; the list is the stream's from now on.
-        ``length``: bytes that follow, or UNKNOWN. ``last``: nothing that the client sends behind
+        about framing but a correct Content-Length; the list is the stream's from now on.
+        ``length``: bytes that follow, or UNKNOWN. ``last``: nothing that the client sends after
         this request is to be trusted."""
 
     def send_data(self, data: bytes) -> None:
@@ -81,7 +81,7 @@ class ClientStream(RequestHead, Protocol):
     # --- after 101 Switching Protocols ---
 
     def switch(self, tunnel: ClientTunnel) -> None:
-        """From now on bytes are bytes; those that the client sent ahead go first."""
+        """From now on bytes pass as they are; those that the client sent ahead go first."""
 
     def write(self, data: bytes) -> None:
         """Bytes for the client of a tunnel."""
@@ -97,10 +97,10 @@ class ClientStream(RequestHead, Protocol):
 
 
 class StreamHandler(Protocol):
-    """Answers one request."""
+    """Serves one request."""
 
     def begin(self) -> None:
-        """Answer the request, now or when what it takes has come."""
+        """Serve the request, now or when what it needs has arrived."""
 
     def body(self, data: bytes) -> None:
         """A piece of the request's body."""
@@ -124,4 +124,4 @@ class StreamHandler(Protocol):
 Serve = Callable[[ClientStream], StreamHandler]
 """Makes the handler of a request; ``begin`` is called next."""
 Refuse = Callable[[ClientStream, BadRequest], None]
-"""Answers what could not even be parsed. The stream is of no use after."""
+"""Responds to what could not be parsed. The stream is of no use afterwards."""

@@ -51,11 +51,11 @@ class ClientServer(web.Server):
             self._timer.cancel()
 
     def shed(self) -> int:
-        """Close idle connections, for want of file descriptors; returns how many."""
+        """Close idle connections, for lack of file descriptors; returns how many."""
         return sum(connection.shed() for connection in self._ours())
 
     async def drain(self) -> None:
-        """Close idle connections now and busy ones when their request is answered; returns when
+        """Close idle connections now and busy ones after their response; returns when
         none is left."""
         self._context.draining = True
         for connection in self._ours():

@@ -46,7 +46,7 @@ class Carrier(Protocol):
         """The response will never be whole."""
 
     def switch(self, tunnel: ClientTunnel) -> None:
-        """From now on bytes are bytes."""
+        """From now on bytes pass as they are."""
 
     def pause_client(self) -> None:
         """Read nothing from the client of a tunnel."""
@@ -88,7 +88,7 @@ class Http1Stream:
         self._keep = not message.should_close
         if message.upgrade:
             # RFC 9110 section 7.8: a server ignores the Upgrade of HTTP/1.0. One with a body is not
-            # forwarded as one: some servers take the body for what follows the switch. What follows
+            # forwarded as one: some servers take its body for what follows the switch. What follows
             # a request to upgrade may be of the other protocol, even if that is declined.
             self.wants_upgrade = http11 and not has_body
             self._keep = False
@@ -100,7 +100,7 @@ class Http1Stream:
 
     @classmethod
     def unparsed(cls, carrier: Carrier) -> Http1Stream:
-        """Stands for a request that could not be parsed."""
+        """A stream for a request that could not be parsed."""
         stream = cls.__new__(cls)
         stream._carrier = carrier
         stream._message = None
@@ -129,7 +129,7 @@ class Http1Stream:
 
     @property
     def version(self) -> str:
-        """As logs have it."""
+        """The protocol's version, as logged."""
         if self._message is None:
             return ""
         return "HTTP/{}.{}".format(*self._message.version)
@@ -167,7 +167,7 @@ class Http1Stream:
                 self._chunked = True
                 fields.append(b"Transfer-Encoding: chunked")
             else:
-                self._keep = False  # it ends with the connection
+                self._keep = False  # the body ends with the connection
         if status == 101:
             fields.append(b"Connection: Upgrade")
         elif last or not self._keep or self._carrier.draining:

@@ -64,7 +64,7 @@ class Home(Protocol):
     """The pool that a connection belongs to."""
 
     turns: Turns
-    """Where to wait with what is more than a turn's worth."""
+    """The queue for work beyond a turn's worth."""
 
     @property
     def address(self) -> str:
@@ -78,7 +78,7 @@ class Home(Protocol):
 
 
 class SweepLimits:
-    """Sweeps that a connection may be silent for; infinity: there is no limit."""
+    """How many sweeps a connection may be silent for; infinity: there is no limit."""
 
     __slots__ = ("client", "events", "idle", "response", "response_idle", "tunnel")
 
@@ -126,7 +126,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._home = home
         self.state = _IDLE
         self.receiver: Receiver | None = None
-        """Who gets the response, while busy."""
+        """Gets the response, while busy."""
         self._tunnel: UpstreamTunnel | None = None
         self._reader = ResponseReader()
         self.idle_sweeps = 0
@@ -151,7 +151,7 @@ class UpstreamConnection(asyncio.Protocol):
     # --- sending a request ---
 
     def expect_signs_of_life(self, seconds: float) -> None:
-        """Give the peer up when its kernel acknowledges nothing for that long: a request sent to
+        """Give up the peer when its kernel acknowledges nothing for that long: a request sent to
         a node that has died would wait for ``response_timeout``."""
         if sockets.keep_alive(self.transport, seconds):
             self._patience = seconds
@@ -214,7 +214,7 @@ class UpstreamConnection(asyncio.Protocol):
     # --- a tunnel ---
 
     def switch(self, tunnel: UpstreamTunnel) -> None:
-        """Hand the connection over to a tunnel: from now on bytes are bytes."""
+        """Hand the connection over to a tunnel: from now on bytes pass as they are."""
         self.state = _TUNNEL
         self.receiver = None
         self._tunnel = tunnel
@@ -293,7 +293,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._tunnel is not None:
             self._tunnel.from_upstream(data)
         else:
-            # RFC 9112 section 9.2: a response nobody asked for. Whatever it is, the next request
+            # RFC 9112 section 9.2: an unsolicited response. Whatever it is, the next request
             # on this connection must not get it.
             self.state = _CLOSED
             self.transport.abort()
@@ -350,7 +350,7 @@ class UpstreamConnection(asyncio.Protocol):
     # --- the sweep ---
 
     def sweep(self, limits: SweepLimits) -> None:
-        """Count one sweep, and end what has reached its limit."""
+        """Count one sweep, and close the connection if it has reached its limit."""
         self.idle_sweeps += 1
         match self.state:
             case State.BUSY:
@@ -378,6 +378,6 @@ class UpstreamConnection(asyncio.Protocol):
         return limits.events if reader.may_be_silent else limits.response_idle
 
     def _waits_for_client(self) -> bool:
-        """It is the client's silence: it does not take the response, or sends no more of its
+        """The silence is the client's: it does not take the response, or sends no more of its
         request, of which the endpoint has taken all there was."""
         return self._client_slow or not (self._request_sent or self.writing_paused)

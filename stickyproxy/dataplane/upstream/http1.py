@@ -36,7 +36,7 @@ class Receiver(Protocol):
         """A 1xx response other than 101."""
 
     def head(self, head: ResponseHead) -> None:
-        """The final response's head. Raises UpstreamProtocolError if it is no answer to the
+        """The final response's head. Raises UpstreamProtocolError if it does not fit the
         request."""
 
     def data(self, data: bytes) -> None:
@@ -90,11 +90,11 @@ class ResponseReader:
         self.event_stream = False
         """Whether the body, in chunks or until close, is server-sent events."""
         self._buffer = bytearray()
-        """What has come of a head; it is searched once, however small the pieces are."""
+        """What has arrived of a head; it is searched once, however small the pieces are."""
         self._head_bytes = 0
         self._interims = 0
         self._left = 0
-        """Bytes that are missing from a body of known length."""
+        """Bytes still missing from a body of known length."""
         self._decoder: ChunkedDecoder | None = None
 
     @property
@@ -168,7 +168,7 @@ class ResponseReader:
         return b""
 
     def _keep_part(self, data: bytes, at: int) -> None:
-        """Keep what has come of a head. Raises UpstreamProtocolError if it will be none."""
+        """Keep what has arrived of a head. Raises UpstreamProtocolError if it cannot become one."""
         if at or not self._buffer:
             self._buffer[:] = data[at:]
         if self._head_bytes + len(self._buffer) > MAX_HEAD_BYTES:
@@ -190,7 +190,7 @@ class ResponseReader:
             receiver.head(head)
             if head.status == 101:
                 return rest
-            if rest:  # what nobody asked for
+            if rest:  # unsolicited bytes
                 self.keep_alive = False
             return b""
         if length > 0:

@@ -12,6 +12,7 @@ import errno
 import math
 from weakref import WeakValueDictionary
 
+from stickyproxy.base.addresses import split_host_port
 from stickyproxy.base.errors import ConnectError, OutOfResources
 from stickyproxy.dataplane.descriptors import EXHAUSTED, Descriptors
 from stickyproxy.dataplane.turns import Turns
@@ -19,7 +20,7 @@ from stickyproxy.dataplane.upstream.connection import SweepLimits, UpstreamConne
 from stickyproxy.model.target import Target
 from stickyproxy.model.timeouts import Timeouts
 
-# What connecting fails with for want of something here, whatever the endpoint's health.
+# Errors of connecting that mean a lack of resources here, not a fault of the endpoint.
 _OURS = (*EXHAUSTED, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 RETRY_CONNECTS = 5
@@ -103,9 +104,9 @@ class Pool:
                 lambda: UpstreamConnection(self), self.address.removeprefix("unix:")
             )
         else:
-            host, _, port = self.address.rpartition(":")
+            host, port = split_host_port(self.address)
             _, connection = await loop.create_connection(
-                lambda: UpstreamConnection(self), host.strip("[]"), int(port)
+                lambda: UpstreamConnection(self), host.strip("[]"), port
             )
         return connection
 
@@ -157,7 +158,7 @@ class Pool:
             connection.sweep(limits)
 
     def shed(self) -> int:
-        """Close idle connections, for want of file descriptors; returns how many."""
+        """Close idle connections, for lack of file descriptors; returns how many."""
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.retire()
@@ -262,7 +263,7 @@ class Upstreams:
         """By the timeouts that they count; held by the pools that they sweep."""
 
     def pool(self, target: Target) -> Pool:
-        """A new pool; whoever owns the endpoint closes it."""
+        """A new pool; the endpoint's owner closes it."""
         return Pool(self, target)
 
     def clock(self, own: Timeouts | None) -> Clock:
@@ -275,7 +276,7 @@ class Upstreams:
         return clock
 
     def shed(self) -> int:
-        """Close idle connections, for want of file descriptors; returns how many."""
+        """Close idle connections, for lack of file descriptors; returns how many."""
         return sum(pool.shed() for clock in self._clocks.values() for pool in clock.pools())
 
     def start(self) -> None:

@@ -11,10 +11,10 @@ import ssl
 from typing import Any
 
 from docker import APIClient
-from docker.errors import DockerException
+from docker.errors import DockerException, NotFound
 from docker.tls import TLSConfig
 from requests.adapters import HTTPAdapter
-from requests.exceptions import RequestException
+from requests.exceptions import JSONDecodeError, RequestException
 
 from stickyproxy.config.settings import SwarmSettings
 
@@ -37,10 +37,22 @@ def connect(settings: SwarmSettings) -> APIClient:
             probe.connect(settings.endpoint.removeprefix("unix://"))
     client = _client(settings, "1.30")
     try:
-        version = client.version(api_version=False)["ApiVersion"]
+        version = _version_of(client)
     finally:
         client.close()
     return _client(settings, str(version))
+
+
+class NoEngine(ValueError):
+    """What answers is something else."""
+
+
+def _version_of(client: APIClient) -> object:
+    """The version of the API that an engine speaks. Raises NoEngine."""
+    try:
+        return client.version(api_version=False)["ApiVersion"]
+    except (NotFound, JSONDecodeError, KeyError, TypeError) as error:
+        raise NoEngine from error
 
 
 def _client(settings: SwarmSettings, version: str) -> APIClient:
@@ -98,10 +110,13 @@ _KEEPALIVE = [
 ]
 
 
-def explained(endpoint: str, error: Exception) -> str:
-    """What went wrong and how to fix it, in one line."""
+def explained(endpoint: str, error: Exception, *, contained: bool = False) -> str:
+    """What went wrong and how to fix it, in one line. ``contained``: this process runs in a
+    container, where users and groups are those that it was given."""
     text = " ".join(str(error).split())
     path = endpoint.removeprefix("unix://")
+    if isinstance(error, NoEngine):
+        return f"what answers at {endpoint} is no Docker engine: set endpoint to the address of one"
     if "not a swarm manager" in text or "not part of a swarm" in text:
         return (
             f"the engine at {endpoint} is not a Swarm manager: run the proxy on one, or let it "
@@ -113,7 +128,13 @@ def explained(endpoint: str, error: Exception) -> str:
             f"(--mount type=bind,source={path},target={path})"
         )
     if isinstance(error, PermissionError):
-        return f"this user may not use the engine at {endpoint}: add it to group docker"
+        remedy = "add it to group docker"
+        if contained:
+            remedy = (
+                "give the container a user or group that may, by number: that of the socket's "
+                f"group on the node is what stat -c %g {path} says there (--user 65532:NUMBER)"
+            )
+        return f"this user may not use the engine at {endpoint}: {remedy}"
     if "HTTP request to an HTTPS server" in text:
         return f"the engine at {endpoint} requires TLS: set tls_ca, tls_cert and tls_key"
     if "CERTIFICATE_VERIFY_FAILED" in text:

@@ -47,7 +47,7 @@ RETRY = (2.0, 300.0)
 most."""
 
 SETTLE = 2.0
-"""Seconds before a connector is created anew that was there a moment ago: the whole stack may be
+"""Seconds before a connector is recreated that was there a moment ago: the whole stack may be
 about to go."""
 
 GRACE_NANOSECONDS = 35 * 10**9
@@ -102,12 +102,12 @@ class ConnectorPlanner:
     """Remembers what has been tried, and what was there."""
 
     def __init__(self, settings: SwarmSettings, may_join: Callable[[Json | None], bool]) -> None:
-        """``may_join``: whether a network may be joined at all."""
+        """``may_join``: whether a network may be joined."""
         self._enabled = settings.attach_networks and settings.join_by == "connector"
         self._may_join = may_join
         self._attempts: dict[str, _Placement] = {}
         """By the id of a network, to create or update its connector; by that of a service, to
-        remove it. The former stay for as long as the network is needed: if somebody else removes
+        remove it. The former stay for as long as the network is needed: if another client removes
         what is created here, the two should not go on for ever at full speed."""
         self._seen: dict[str, float] = {}
         """Network -> when its connector was last listed."""
@@ -185,7 +185,7 @@ class ConnectorPlanner:
         return True
 
     def failed(self, name: str, reason: str) -> None:
-        """The engine refused. That somebody else was faster is no failure."""
+        """The engine refused. That another proxy was faster is no failure."""
         if any(words in reason for words in _FASTER):
             return
         for attempt in self._attempts.values():
@@ -212,8 +212,8 @@ _MOUNT = f"type=volume,source=stickyproxy_run,target={DIRECTORY}"
 
 
 def _connectors(state: SwarmState, proxy: str) -> tuple[dict[str, Json], list[Json]]:
-    """Those of a proxies' service by network, and those that are of no use to anybody: a second
-    one for a network, and the connectors of proxies that are no more."""
+    """Those of a proxies' service by network, and those that are of no use: a second
+    one for a network, and the connectors of proxies that are gone."""
     names = {name_of(service) for service in state.services}
     there: dict[str, Json] = {}
     surplus = []
@@ -242,7 +242,7 @@ def _why_not(own: Json) -> str:
     """Why proxies of this service cannot have connectors; empty: they can."""
     if _volume(own) is None:
         return (
-            f"no network can be joined for want of a volume at {DIRECTORY}, where proxies meet "
+            f"no network can be joined without a volume at {DIRECTORY}, where proxies meet "
             "their connectors"
         )
     return ""
@@ -260,9 +260,9 @@ def connector_spec(own: Json, network: Json, names: set[str] | frozenset[str]) -
         "Mounts": [_volume(own)],
         "ReadOnly": True,
         "CapabilityDrop": ["ALL"],
-        "Healthcheck": {"Test": ["NONE"]},  # a check is a process each time, dearer than this one
+        "Healthcheck": {"Test": ["NONE"]},  # each check would start a process larger than this
         "StopGracePeriod": GRACE_NANOSECONDS,
-        # Whoever may open the socket is who runs as the same user; the rest is how it is started.
+        # Only processes of the same user may open the socket; the rest is how it is started.
         **{key: proxy[key] for key in ("Command", "User", "Groups", "Privileges") if key in proxy},
     }
     placement = template.get("Placement") or {}
@@ -276,9 +276,9 @@ def connector_spec(own: Json, network: Json, names: set[str] | frozenset[str]) -
             **{key: template[key] for key in ("LogDriver", "Runtime") if key in template},
         },
         "Mode": {"Global": {}},
-        # The next one is there before the last one goes, and who is connected may finish.
+        # The next one is there before the last one goes, and connected proxies may finish.
         "UpdateConfig": {"Order": "start-first", "Parallelism": 1, "FailureAction": "pause"},
-        "EndpointSpec": {"Mode": "dnsrr"},  # nobody connects to it
+        "EndpointSpec": {"Mode": "dnsrr"},  # nothing connects to it
     }
     marks = {
         CONNECTOR_NETWORK: network["Id"],

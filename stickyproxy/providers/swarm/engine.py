@@ -74,7 +74,10 @@ class Engine:
             return self._look()
         except ERRORS as error:
             self.forget()
-            raise ProviderError(explained(self._settings.endpoint, error)) from error
+            raise ProviderError(self._explained(error)) from error
+
+    def _explained(self, error: Exception) -> str:
+        return explained(self._settings.endpoint, error, contained=bool(own_container()))
 
     def _look(self) -> View | None:
         if self._client is None:
@@ -162,7 +165,7 @@ class Engine:
             if change.add or change.remove:
                 self._update_service(client, change, location.service)
         except ERRORS as error:
-            raise ProviderError(explained(self._settings.endpoint, error)) from error
+            raise ProviderError(self._explained(error)) from error
 
     def _plug_in(self, client: APIClient, container: str, networks: Iterable[str]) -> None:
         """An overlay exists on a node only while something there is on it, and the engine does
@@ -202,7 +205,7 @@ class Engine:
                 response = client.request(method, url, json=body, timeout=ENGINE_TIMEOUT)
                 client._raise_for_status(response)
             except ERRORS as error:
-                refused[name] = explained(self._settings.endpoint, error)
+                refused[name] = self._explained(error)
 
         for spec in change.create:
             attempt(spec["Name"], "POST", "create", spec)
@@ -215,7 +218,7 @@ class Engine:
 
     def _update_service(self, client: APIClient, change: Change, service: str) -> None:
         """One update for all networks. The rest of the specification is sent back unchanged, so
-        that nothing unknown to this version is lost. If somebody else has updated the service
+        that nothing unknown to this version is lost. If another client has updated the service
         meanwhile, the engine refuses, and the next listing shows what is still to be done."""
         found = client.inspect_service(service)
         response = client.post(

@@ -7,9 +7,8 @@ problem of a service is found at once.
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Annotated, Literal
@@ -23,10 +22,18 @@ from pydantic import (
     field_validator,
 )
 
-from stickyproxy.base.text import shown
+from stickyproxy.base.text import Misspelt, shown
 from stickyproxy.base.values import boolean
-from stickyproxy.config.options import Boolean, Hosts, ServiceOptions, explain, nearest, word
+from stickyproxy.config.options import (
+    Boolean,
+    Hosts,
+    ServiceOptions,
+    corrections,
+    explain,
+    nearest,
+)
 from stickyproxy.model.snapshot import Problem
+from stickyproxy.providers.swarm.hints import Finding, LabelChange, Tally, with_hints
 
 PREFIX = "com.docker.lb."
 
@@ -46,8 +53,21 @@ def _object_name(text: str) -> str:
     return text.strip()
 
 
+_MODES = ("task", "vip")
+
+
+def _backend_mode(text: str) -> str:
+    """How the endpoints of a service are found. Raises ValueError."""
+    word = text.strip().lower()
+    if word in _MODES:
+        return word
+    message = f'{shown(text)} is not known: write "task" or "vip"'
+    guess = nearest(word, _MODES)
+    raise Misspelt(message, guess) if guess else ValueError(message)
+
+
 ObjectName = Annotated[str, AfterValidator(_object_name)]
-BackendMode = Annotated[Literal["task", "vip"], BeforeValidator(word)]
+BackendMode = Annotated[Literal["task", "vip"], BeforeValidator(_backend_mode)]
 
 
 class LabelOptions(ServiceOptions):
@@ -82,6 +102,9 @@ KNOWN = tuple(LabelOptions.model_fields)
 
 _EXAMPLES = {"hosts": "{service}.example.com", "port": "8080"}
 """Values for labels that have no default."""
+
+_LISTS = ("hosts", "websocket_endpoints")
+"""Labels with several values, by commas."""
 
 _IN_THE_CLEAR = ("ssl_only", "ssl_passthrough", "ssl_backend")
 """Labels that keep a service from being published as long as they are not supported: its traffic
@@ -126,34 +149,57 @@ def parse_service(
     ``ports``: the endpoint ports the service itself names (it publishes them), from which a
     missing ``port`` is inferred if there is exactly one.
     """
-    values = {key.removeprefix(PREFIX): labels[key] for key in labels if key.startswith(PREFIX)}
-    if not values:
+    ours = {key: labels[key] for key in labels if key.startswith(PREFIX)}
+    if not ours:
         return None
+    ports = tuple(ports)
+    declaration, findings = _parse(service, ours, ports)
+
+    def fare(changed: Mapping[str, str]) -> Tally:
+        if not changed:
+            return Tally(0, frozenset())  # nobody wants it published
+        now, found = _parse(service, changed, ports)
+        return Tally(len(found), now.hosts)
+
+    return replace(declaration, problems=tuple(with_hints(findings, ours, fare)))
+
+
+def _parse(
+    service: str, labels: Mapping[str, str], ports: Sequence[int]
+) -> tuple[Declaration, list[Finding]]:
+    """What these labels ask for, and what is wrong with them."""
+    values = {key.removeprefix(PREFIX): labels[key] for key in labels}
     encrypted = any(_asks_for_encryption(key, values[key]) for key in values)
     slips = sorted(values.keys() - {*KNOWN})
-    meant = {nearest(key, KNOWN) for key in slips}  # what these say is not missing
-    unknown = [_unknown(service, key, values.pop(key)) for key in slips]
-    missing = None if {"port"} & {*values, *meant} else _infer_port(service, values, ports)
-    problems = [*unknown, *([missing] if missing else [])]
+    meant = {_guess(key) for key in slips}  # what these say is not missing
+    findings = [_unknown(service, key, values.pop(key), labels) for key in slips]
+    if not {"port"} & {*values, *meant} and (missing := _infer_port(service, values, ports)):
+        findings.append(missing)
     try:
         options = LabelOptions.model_validate(values)
     except ValidationError as error:
-        problems += (
-            problem
-            for problem in _explained(service, values, error)
-            if problem.label.removeprefix(PREFIX) in values.keys() | ({*KNOWN} - meant)
+        findings += (
+            finding
+            for finding in _explained(service, values, error, ports)
+            if finding[0].label.removeprefix(PREFIX) in values.keys() | ({*KNOWN} - meant)
         )
         wrong = {str(each["loc"][0]) for each in error.errors() if each["loc"]}
         hosts = None if wrong & {"hosts"} & values.keys() or "hosts" in meant else _hosts(values)
         default = bool({"default_backend"} & {*values, *meant})
-        return Declaration(None, tuple(problems), encrypted, hosts, default)
-    problems += _not_served_yet(service, values, options)
+        return Declaration(None, (), encrypted, hosts, default), findings
+    findings += _not_served_yet(service, values, options)
     if options.backend_mode == "vip" and options.has_affinity:
-        problems.append(_vip_with_affinity(service, values))
-    fatal = any(problem.fatal for problem in problems)
+        findings.append(_vip_with_affinity(service, values))
+    fatal = any(problem.fatal for problem, _ in findings)
     hosts = None if "hosts" in meant else frozenset(options.hosts)
     default = options.default_backend or "default_backend" in meant
-    return Declaration(None if fatal else options, tuple(problems), encrypted, hosts, default)
+    return Declaration(None if fatal else options, (), encrypted, hosts, default), findings
+
+
+@lru_cache(maxsize=4096)
+def _guess(key: str) -> str | None:
+    """The label that was meant by an unknown one, if there is one like it."""
+    return nearest(key, KNOWN)
 
 
 def _hosts(values: Mapping[str, str]) -> frozenset[str]:
@@ -190,7 +236,7 @@ def on_containers(service: str, labels: Mapping[str, str]) -> Problem | None:
         labels[ours[0]],
         "is set on the containers, where no proxy reads it: in a stack file, put it under "
         "deploy: labels:",
-        remedy=f"docker service update --label-add {ours[0]}=... {service}",
+        remedy=LabelChange(add=tuple((label, labels[label]) for label in ours)).command(service),
     )
 
 
@@ -202,18 +248,53 @@ def _problem(
     return Problem(service, reason, name, quoted, remedy, fatal)
 
 
-def _unknown(service: str, key: str, value: str) -> Problem:
-    guess = nearest(key, KNOWN)
+def _unknown(service: str, key: str, value: str, labels: Mapping[str, str]) -> Finding:
+    guess = _guess(key)
     hint = f"did you mean {PREFIX}{guess}?" if guess else f"known: {', '.join(KNOWN)}"
     reason = f"is not a known label ({hint})"
-    remedy = f"docker service update --label-rm {shlex.quote(PREFIX + key)} "
-    remedy += f"--label-add {PREFIX}{guess}={shlex.quote(value)} {service}" if guess else service
-    # A command that is cut short or does not fit one line is not worth copying.
-    remedy = remedy if remedy.isprintable() and len(remedy) <= 200 else ""
-    return _problem(service, PREFIX + key, value, reason, fatal=True, remedy=remedy)
+    label = PREFIX + key
+    if guess is None or PREFIX + guess in labels:
+        changes = [] if _asks_for_encryption(key, value) else [LabelChange(remove=(label,))]
+    else:
+        meant = [] if _is_yes_or_no(value) and not _is_switch(guess) else [value]
+        meant += _corrected(guess, value)
+        changes = [LabelChange(remove=(label,), add=((PREFIX + guess, text),)) for text in meant]
+    return _problem(service, label, value, reason, fatal=True), changes
 
 
-def _infer_port(service: str, values: dict[str, str], ports: Iterable[int]) -> Problem | None:
+def _is_switch(key: str) -> bool:
+    return LabelOptions.model_fields[key].default is False
+
+
+def _is_yes_or_no(text: str) -> bool:
+    try:
+        boolean(text)
+    except ValueError as error:
+        return isinstance(error, Misspelt)
+    return True
+
+
+def _corrected(key: str, text: str) -> list[str]:
+    """The value of a label as it was meant, if that is known."""
+    try:
+        LabelOptions.model_validate({key: text})
+    except ValidationError as error:
+        meant = {where[1:]: value for where, value in corrections(error) if where[0] == key}
+        wrong = {each["loc"][1:] for each in error.errors() if each["loc"][0] == key}
+        if () in meant:
+            return [meant[()]]
+        items = [item.strip() for item in text.split(",") if item.strip()]
+        # Without what cannot be corrected, as long as something is left.
+        listed = [
+            meant.get((number,), item)
+            for number, item in enumerate(items)
+            if (number,) not in wrong or (number,) in meant
+        ]
+        return [",".join(dict.fromkeys(listed))] if listed and key in _LISTS else []
+    return []
+
+
+def _infer_port(service: str, values: dict[str, str], ports: Iterable[int]) -> Finding | None:
     """Set the port in ``values``, or say why not."""
     candidates = sorted(set(ports))
     if len(candidates) == 1:
@@ -226,27 +307,31 @@ def _infer_port(service: str, values: dict[str, str], ports: Iterable[int]) -> P
         else "is required: write the port the application listens on"
     )
     example = candidates[0] if candidates else 8080
-    remedy = f"docker service update --label-add {PREFIX}port={example} {service}"
-    return _problem(service, PREFIX + "port", "", reason, fatal=True, remedy=remedy)
+    change = LabelChange(add=((PREFIX + "port", str(example)),))
+    return _problem(service, PREFIX + "port", "", reason, fatal=True), [change]
 
 
 def _explained(
-    service: str, values: Mapping[str, str], error: ValidationError
-) -> Iterator[Problem]:
+    service: str, values: Mapping[str, str], error: ValidationError, ports: Sequence[int]
+) -> Iterator[Finding]:
     for location, reason in explain(error, lambda _: KNOWN):
-        key = str(location[0])
-        change = f"--label-rm {PREFIX}{key}"  # then the default applies
-        if key in _EXAMPLES:
-            change = f"--label-add {PREFIX}{key}={_EXAMPLES[key].format(service=service)}"
-        remedy = f"docker service update {change} {service}"
-        yield _problem(
-            service, PREFIX + key, values.get(key, ""), reason, fatal=True, remedy=remedy
-        )
+        key, value = str(location[0]), values.get(str(location[0]), "")
+        meant = _corrected(key, value) if key in values else []
+        if not meant and key in _EXAMPLES:
+            example = _EXAMPLES[key].format(service=service)
+            meant = [str(ports[0]) if key == "port" and len(ports) == 1 else example]
+        changes = [LabelChange(add=((PREFIX + key, text),)) for text in meant]
+        if key == "hosts" and value.strip() == "*":
+            everywhere = ((PREFIX + "default_backend", "true"),)
+            changes = [LabelChange(remove=(PREFIX + key,), add=everywhere)]
+        elif not meant and not _asks_for_encryption(key, value):
+            changes = [LabelChange(remove=(PREFIX + key,))]  # then the default applies
+        yield _problem(service, PREFIX + key, value, reason, fatal=True), changes
 
 
 def _not_served_yet(
     service: str, values: Mapping[str, str], options: LabelOptions
-) -> Iterator[Problem]:
+) -> Iterator[Finding]:
     for key in KNOWN:
         if not key.startswith("ssl_") or not getattr(options, key):
             continue
@@ -254,24 +339,20 @@ def _not_served_yet(
             reason = "is not served yet: the service is not published, lest it be unencrypted"
         else:
             reason = "is not served yet: the service is published without TLS"
-        yield _problem(service, PREFIX + key, values[key], reason, fatal=key in _IN_THE_CLEAR)
+        yield _problem(service, PREFIX + key, values[key], reason, fatal=key in _IN_THE_CLEAR), ()
 
 
 def _asks_for_encryption(key: str, text: str) -> bool:
     """True for anything but a plain "no": a typo must not send secrets in the clear."""
     if key not in KNOWN:
-        return "ssl" in key.lower() or nearest(key, KNOWN) in _IN_THE_CLEAR
+        return "ssl" in key.lower() or _guess(key) in _IN_THE_CLEAR
     try:
         return key in _IN_THE_CLEAR and boolean(text)
     except ValueError:
         return True
 
 
-def _vip_with_affinity(service: str, values: Mapping[str, str]) -> Problem:
-    return _problem(
-        service,
-        PREFIX + "backend_mode",
-        values["backend_mode"],
-        "has one upstream for all clients, so no session sticks: remove it or the affinity",
-        remedy=f"docker service update --label-rm {PREFIX}backend_mode {service}",
-    )
+def _vip_with_affinity(service: str, values: Mapping[str, str]) -> Finding:
+    label = PREFIX + "backend_mode"
+    reason = "has one upstream for all clients, so no session sticks: remove it or the affinity"
+    return _problem(service, label, values["backend_mode"], reason), [LabelChange(remove=(label,))]

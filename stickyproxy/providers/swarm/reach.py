@@ -36,7 +36,7 @@ class Way:
     published: bool = False
     """True: at the port that the task publishes on its node (``mode=host``)."""
     blocked: bool = False
-    """True: not at all, see ``problems``."""
+    """True: it cannot be reached, see ``problems``."""
     problems: tuple[Problem, ...] = ()
 
     @property

@@ -14,16 +14,19 @@ from dataclasses import dataclass, replace
 from stickyproxy.config.options import hashes_addresses
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
-from stickyproxy.providers.swarm import labels
+from stickyproxy.providers.swarm import labels, sharing
 from stickyproxy.providers.swarm.labels import Declaration, LabelOptions
 from stickyproxy.providers.swarm.reach import SwarmIndex, Way
+from stickyproxy.providers.swarm.sharing import Claim
 from stickyproxy.providers.swarm.state import (
     Json,
     ProxyLocation,
     SwarmState,
+    created_at,
     is_converging,
     name_of,
     published_ports,
+    stack_of,
 )
 
 log = logging.getLogger("stickyproxy")
@@ -63,11 +66,13 @@ class SwarmReader:
         alive = {service.get("ID") for service in state.services}
         self._last_good = {key: self._last_good[key] for key in self._last_good if key in alive}
         wanted: dict[str, frozenset[str]] = {}
+        settled, refused = sharing.settle(found.claim for found in finds if found.claim)
+        finds = [_with_places(found, settled) for found in finds]
         for found in finds:
             for network in found.networks:
                 wanted[network] = wanted.get(network, frozenset()) | {found.name}
         specs = sorted(_published(finds), key=lambda spec: spec.name)
-        problems = [problem for found in finds for problem in found.problems]
+        problems = [*(problem for found in finds for problem in found.problems), *refused]
         problems += [*_behind_ingress(swarm, specs), *_no_such_proxies(swarm)]
         problems.sort(key=lambda problem: (problem.service, problem.label, problem.reason))
         return Reading(
@@ -123,6 +128,8 @@ class SwarmReader:
             frozenset(networks - {""}),
             way.blocked,
             is_converging(service, tasks),
+            stack_of(service),
+            created_at(service),
         )
 
     def _earlier(
@@ -153,10 +160,26 @@ class _Found:
     blocked: bool = False
     """True: it is published without endpoints, because none can be reached."""
     converging: bool = False
+    stack: str = ""
+    created: str = ""
 
     @property
     def name(self) -> str:
         return self.spec.name if self.spec else ""
+
+    @property
+    def claim(self) -> Claim | None:
+        return Claim(self.spec, self.stack, self.created) if self.spec else None
+
+
+def _with_places(found: _Found, settled: Mapping[str, ServiceSpec]) -> _Found:
+    """With those that it gets; a service that gets none is not published."""
+    if found.spec is None:
+        return found
+    spec = settled[found.name]
+    if spec.hosts or spec.default_backend or spec.redirects:
+        return replace(found, spec=spec)
+    return _Found(problems=found.problems)
 
 
 def _published(finds: Sequence[_Found]) -> Iterator[ServiceSpec]:

@@ -64,6 +64,17 @@ def connected_networks(services: Iterable[Json], proxy: str) -> frozenset[str]:
     return frozenset(each.get(CONNECTOR_NETWORK, "") for each in ours)
 
 
+def stack_of(service: Json) -> str:
+    """The stack that a service was deployed with; empty: none."""
+    return str((service["Spec"].get("Labels") or {}).get("com.docker.stack.namespace", ""))
+
+
+def created_at(service: Json) -> str:
+    """When a service was created: later is greater. Docker writes as many decimals as it needs."""
+    whole, _, decimals = str(service.get("CreatedAt", "")).removesuffix("Z").partition(".")
+    return f"{whole}.{decimals:0<9}"
+
+
 def published_ports(service: Json) -> Sequence[Json]:
     """The TCP ports a service publishes, by the mesh or on its nodes."""
     ports = (service["Spec"].get("EndpointSpec") or {}).get("Ports") or ()

@@ -1,4 +1,4 @@
-"""One policy per file. A new one is a file here; ``routing/policy.py`` says what it has to have."""
+"""One policy per file. A new one is a file here; ``routing/policy.py`` says what it must define."""
 
 from __future__ import annotations
 

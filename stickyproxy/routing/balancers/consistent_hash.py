@@ -162,7 +162,7 @@ KIND = PolicyKind(
 
 
 # With n of m endpoints tried, a value that points to another one is found after m/(m-n) draws on
-# average; so many times that fail once in e**32.
+# average; this many draws fail once in e**32.
 _PATIENCE = 32
 
 
@@ -182,7 +182,7 @@ class ConsistentHashBalancer:
 
     def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:
         """The endpoint of the request's key; the next best if that is in ``tried``; None if there
-        is none. An empty key is no key: it would herd strangers onto one endpoint."""
+        is none. An empty key is no key: it would send unrelated clients to one endpoint."""
         key = self._key.read(request)
         if key:
             endpoint = self.table.owner(key, tried)

@@ -36,7 +36,7 @@ from stickyproxy.semantics import cookies
 
 @dataclass(frozen=True, slots=True)
 class CookiePolicy:
-    """A session keeps its endpoint; adding endpoints moves nobody."""
+    """A session keeps its endpoint; adding endpoints moves no session."""
 
     kind: ClassVar[str] = "cookie"
     affinity: ClassVar[bool] = True
@@ -89,7 +89,7 @@ KIND = PolicyKind(
 
 
 class CompanionState(Enum):
-    """What the client holds under the companion's name."""
+    """What the client sent under the companion's name."""
 
     NOTHING = "nothing"
     STALE = "stale"
@@ -159,7 +159,7 @@ class CookieBalancer:
         for value in named:
             if looks_like_pin(value):
                 stale.append(value)
-            elif app_value is None and value.strip(b'"'):  # an empty one tells nobody apart
+            elif app_value is None and value.strip(b'"'):  # an empty one identifies no client
                 app_value = value
 
         if app_value is not None:

@@ -15,8 +15,8 @@ from stickyproxy.routing.policy import Option, PolicyKind
 
 @dataclass(frozen=True, slots=True)
 class IpHashPolicy:
-    """A client address keeps its endpoint; a replica more among n moves about 1/(n+1) of them,
-    one less moves only its own."""
+    """A client address keeps its endpoint; adding one to n moves about 1/(n+1) of the addresses,
+    removing one moves only its own."""
 
     kind: ClassVar[str] = "ip_hash"
     affinity: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Round robin: everybody in turn, no affinity."""
+"""Round robin: the endpoints take turns, no affinity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RoundRobinPolicy:
     affinity: ClassVar[bool] = False
 
     def build(self, members: Members, previous: Balancer | None) -> RoundRobinBalancer:
-        """Goes on where ``previous`` stopped, if that took turns too."""
+        """Continues where ``previous`` stopped, if that took turns too."""
         if isinstance(previous, RoundRobinBalancer):
             return RoundRobinBalancer(members, previous.cursor)
         # Not the random module: workers forked from one parent would all start alike.
@@ -33,11 +33,11 @@ class RoundRobinPolicy:
         return {}
 
 
-KIND = PolicyKind(make=lambda options: None)  # nobody has to ask for it
+KIND = PolicyKind(make=lambda options: None)  # the default: no option asks for it
 
 
 class RoundRobinBalancer:
-    """``cursor`` is the place of the endpoint whose turn was last."""
+    """``cursor`` is the index of the endpoint whose turn was last."""
 
     strips: frozenset[bytes] = frozenset()
 

@@ -199,7 +199,7 @@ class TestCreating:
         cluster.proxies = proxies(Mounts=[])
         assert cluster.plan("net-a") is None
         [problem] = cluster.planner.problems("lb")
-        assert f"for want of a volume at {DIRECTORY}" in problem.reason
+        assert f"without a volume at {DIRECTORY}" in problem.reason
         assert problem.remedy == (
             "docker service update --mount-add "
             "type=volume,source=stickyproxy_run,target=/run/stickyproxy lb"

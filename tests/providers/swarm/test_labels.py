@@ -3,8 +3,11 @@ nothing else escapes."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterable
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stickyproxy.model.snapshot import Problem
@@ -255,3 +258,138 @@ class TestAnyText:
     def test_of_others_is_harmless(self, labels: dict[str, str]) -> None:
         for problem in lookalikes("shop", labels):
             assert str(problem).isprintable()
+
+
+# --- hints ---------------------------------------------------------------------------------------
+
+
+def applied(command: str, labels: dict[str, str]) -> dict[str, str]:
+    """The labels after ``docker service update``."""
+    words = iter(shlex.split(command))
+    assert [next(words) for _ in range(3)] == ["docker", "service", "update"]
+    after = dict(labels)
+    for word in words:
+        if word == "--label-rm":
+            del after[next(words)]
+        elif word == "--label-add":
+            key, _, value = next(words).partition("=")
+            after[key] = value
+        else:
+            assert word == "shop"
+    return after
+
+
+def hinted(labels: dict[str, str], ports: Iterable[int] = ()) -> list[str]:
+    found = parse_service("shop", labels, ports)
+    return [problem.remedy for problem in found.problems if problem.remedy] if found else []
+
+
+def count(labels: dict[str, str], ports: Iterable[int] = ()) -> int:
+    found = parse_service("shop", labels, ports)
+    return len(found.problems) if found else 0
+
+
+class TestHints:
+    @pytest.mark.parametrize(
+        ("bad", "change"),
+        [
+            ({"hsts": "true"}, "--label-rm com.docker.lb.hsts"),
+            ({"context_root": "app"}, "--label-add com.docker.lb.context_root=/app"),
+            ({"ip_hash": "yes"}, "--label-add com.docker.lb.ip_hash=true"),
+            ({"ip_hash": "Off"}, "--label-add com.docker.lb.ip_hash=false"),
+            ({"hosts": "http://Shop.example:81/"}, "--label-add com.docker.lb.hosts=shop.example"),
+            ({"hosts": "a.b, b c, d.e"}, "--label-add com.docker.lb.hosts=a.b,d.e"),
+            (
+                {"hash_cookie": "u", "hash_cookie_ttl": "60"},
+                "--label-add com.docker.lb.hash_cookie_ttl=60s",
+            ),
+            (
+                {"websocket_endpoints": "/a,b"},
+                "--label-add com.docker.lb.websocket_endpoints=/a,/b",
+            ),
+            ({"port": "8081/tcp"}, "--label-add com.docker.lb.port=8081"),
+            (
+                {"ip_hsh": "yes"},
+                "--label-rm com.docker.lb.ip_hsh --label-add com.docker.lb.ip_hash=true",
+            ),
+            (
+                {"context_rot": "app"},
+                "--label-rm com.docker.lb.context_rot --label-add com.docker.lb.context_root=/app",
+            ),
+            ({"zzz": "1"}, "--label-rm com.docker.lb.zzz"),
+            ({"backend_mode": "vpi"}, "--label-add com.docker.lb.backend_mode=vip"),
+        ],
+    )
+    def test_a_correction_is_better_than_removal(self, bad: dict[str, str], change: str) -> None:
+        [problem] = declared(**bad).problems
+        assert problem.remedy == f"docker service update {change} shop"
+
+    def test_a_host_is_not_made_of_yes_or_no(self) -> None:
+        assert hinted({PREFIX + "hsts": "true", PREFIX + "port": "80"}) == []
+
+    @pytest.mark.parametrize("label", ["ssl_only", "ssl_onyl"])
+    def test_nobody_is_told_to_do_without_encryption(self, label: str) -> None:
+        [problem] = declared(**{label: "yes, please"}).problems
+        assert problem.remedy == ""
+
+    def test_of_containers_names_the_values(self) -> None:
+        lost = {PREFIX + "hosts": "a.example", PREFIX + "port": "80"}
+        problem = on_containers("shop", lost)
+        assert problem is not None
+        after = applied(problem.remedy, {})
+        assert after == lost
+
+    @settings(deadline=None)
+    @given(
+        st.dictionaries(
+            st.one_of(
+                st.sampled_from(KNOWN),
+                st.sampled_from(("hsts", "hots", "host", "prot", "ip_hsh", "context", "ssl_onyl")),
+                st.text(max_size=12),
+            ),
+            st.one_of(
+                st.sampled_from(
+                    (
+                        "true",
+                        "yes",
+                        "no",
+                        "app",
+                        "/app",
+                        "80",
+                        "80a",
+                        "60",
+                        "1.5s",
+                        "vip",
+                        "session",
+                    )
+                ),
+                st.sampled_from(("a.example", "http://a.example/", "a.example,b c", "*.b.*", "*")),
+                st.text(max_size=20),
+            ),
+            max_size=6,
+        ),
+        st.lists(st.integers(1, 65535), max_size=2),
+    )
+    def test_all_of_them_help(self, values: dict[str, str], ports: list[int]) -> None:
+        """None makes things worse or changes a host that is there, alone or after the others."""
+        before = {PREFIX + key: value for key, value in values.items()}
+        found = parse_service("shop", before, ports)
+        together = dict(before)
+        for hint in hinted(before, ports):
+            alone = applied(hint, before)
+            assert count(alone, ports) < count(before, ports)
+            worse = count(together, ports)
+            together = applied(hint, together)
+            assert count(together, ports) < worse
+            for after in (alone, together):
+                now = parse_service("shop", after, ports)
+                assert (
+                    now is None
+                    or found is None
+                    or (found.hosts or frozenset()) <= (now.hosts or frozenset())
+                )
+                for key in set(KNOWN) - {"hosts"}:
+                    label = PREFIX + key
+                    bad = {p.label for p in found.problems} if found else set()
+                    if label in before and label not in bad:
+                        assert after[label] == before[label]

@@ -4,6 +4,7 @@ Everything that needs an engine is shown by tests/swarm, on real ones."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import sys
 import threading
@@ -17,7 +18,7 @@ import pytest
 from stickyproxy.base.errors import ProviderError
 from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.model.snapshot import Snapshot
-from stickyproxy.providers.swarm.client import BACKOFF
+from stickyproxy.providers.swarm.client import BACKOFF, explained
 from stickyproxy.providers.swarm.engine import Engine, list_once
 from stickyproxy.providers.swarm.events import EventWatch
 from stickyproxy.providers.swarm.provider import SwarmProvider
@@ -132,6 +133,47 @@ class TestWithoutAnEngine:
         with pytest.raises(ProviderError) as caught:
             list_once(settings)
         assert str(caught.value).startswith(said.format(tmp=tmp_path))
+
+    @pytest.mark.parametrize(
+        ("status", "body"),
+        [
+            ("200 OK", b"<!doctype html><title>Welcome</title>"),
+            ("200 OK", b"[]"),
+            ("200 OK", b"{}"),
+            ("404 Not Found", b"nothing here"),
+        ],
+    )
+    def test_a_web_server_is_no_engine(self, status: str, body: bytes) -> None:
+        response = f"HTTP/1.0 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            def respond() -> None:
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(response)
+
+            endpoint = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+            thread = threading.Thread(target=respond)
+            thread.start()
+            with pytest.raises(ProviderError) as found:
+                list_once(SwarmSettings(endpoint))
+            thread.join()
+        assert str(found.value) == (
+            f"what answers at {endpoint} is no Docker engine: set endpoint to the address of one"
+        )
+
+    @pytest.mark.parametrize(
+        ("contained", "remedy"),
+        [(False, "add it to group docker"), (True, "give the container a user or group that may")],
+    )
+    def test_without_permission_it_is_said_what_applies_here(
+        self, contained: bool, remedy: str
+    ) -> None:
+        error = PermissionError(errno.EACCES, "Permission denied")
+        said = explained("unix:///run/docker.sock", error, contained=contained)
+        assert said.startswith("this user may not use the engine at unix:///run/docker.sock: ")
+        assert remedy in said
 
     def test_it_may_come_later(self, tmp_path: Path) -> None:
         engine = Engine(SwarmSettings(endpoint=f"unix://{tmp_path}/none"), forwards_here=True)
