@@ -30,7 +30,6 @@ from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
 from stickyproxy.model.snapshot import Snapshot
-from stickyproxy.providers import static
 from stickyproxy.runtime.app import App
 
 
@@ -45,7 +44,7 @@ async def swap(path: Path, swaps_per_second: float) -> None:
 
 
 async def _keep_swapping(app: App, swaps_per_second: float) -> None:
-    services = list(static.snapshot(app.config).services)
+    services = list(app.config.services)
     turn = 0
     while True:
         turn += 1

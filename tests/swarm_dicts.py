@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stickyproxy.providers.swarm.labels import PREFIX
+from stickyproxy.providers.engine.labels import PREFIX
 from stickyproxy.providers.swarm.state import Json, SwarmState
 
 REALM = "swarm-1"

@@ -22,7 +22,7 @@ from stickyproxy.config.load import parse
 from stickyproxy.config.tables import TABLES
 from stickyproxy.dataplane.access_log import Record
 from stickyproxy.dataplane.outcome import Outcome
-from stickyproxy.providers.swarm.labels import KNOWN
+from stickyproxy.providers.engine.labels import KNOWN
 from stickyproxy.routing.endpoint import Affinity
 from tests.test_floors import MAY_IMPORT
 

@@ -55,13 +55,13 @@ RESERVED = {
         *("admin.pages", "control.controller", "control.server", "providers.controller"),
         "demo.app",
     },
-    "docker": {"providers.swarm.client", "providers.swarm.engine"},
+    "docker": {"providers.engine.client", "providers.docker.engine", "providers.swarm.engine"},
     "mmh3": {"base.hashing"},
     "pydantic": {
         *("config.codec", "config.load", "config.options", "config.tables", "config.values"),
-        "providers.swarm.labels",
+        "providers.engine.labels",
     },
-    "requests": {"providers.swarm.client"},  # docker's, whose exceptions come through
+    "requests": {"providers.engine.client"},  # docker's, whose exceptions come through
     "uvloop": {"cli.common", "runtime.worker"},
 }
 """Libraries, and who alone may import them; nothing else from outside may be imported at all."""

@@ -8,7 +8,7 @@ import socket
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import StickyproxyError
-from stickyproxy.config.settings import SwarmSettings
+from stickyproxy.config.settings import DockerSettings, SwarmSettings
 from stickyproxy.control import report
 
 TIMEOUT = 5.0
@@ -38,11 +38,20 @@ def found_by_proxy(admin: Address) -> list[report.Json]:
     return list(found)
 
 
-def found_by_engine(settings: SwarmSettings) -> list[report.Json]:
-    """The rows for what an engine lists. Raises ProviderError."""
+def found_by_engine(
+    swarm: SwarmSettings | None, docker: DockerSettings | None
+) -> list[report.Json]:
+    """The rows for what engines list: services of a Swarm, containers, or both. Raises
+    ProviderError."""
     # the docker SDK takes its time
+    from stickyproxy.providers.docker.engine import list_containers  # noqa: PLC0415
     from stickyproxy.providers.swarm.engine import list_once  # noqa: PLC0415
 
-    snapshot = list_once(settings)
-    problems = (*snapshot.problems, *report.conflicts(snapshot.services))
-    return report.rows([snapshot], problems)
+    snapshots = []
+    if swarm is not None:
+        snapshots.append(list_once(swarm))
+    if docker is not None:
+        snapshots.append(list_containers(docker))
+    services = [service for snapshot in snapshots for service in snapshot.services]
+    found = [problem for snapshot in snapshots for problem in snapshot.problems]
+    return report.rows(snapshots, [*found, *report.conflicts(services)])

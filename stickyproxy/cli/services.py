@@ -57,12 +57,22 @@ def services(options: argparse.Namespace) -> int:
     among what was found."""
     settings = Config() if options.config is None else load(options.config)
     if options.engine is not None:
-        engine = settings.swarm or SwarmSettings()
-        if settings.swarm is None and "DOCKER_HOST" in os.environ:
-            engine = replace(engine, endpoint=os.environ["DOCKER_HOST"])
-        rows = found_by_engine(replace(engine, endpoint=options.engine or engine.endpoint))
+        rows = _ask_engine(settings, options.engine)
     else:
         rows = found_by_proxy(options.admin or settings.admin or ADMIN_ADDRESS)
     if not options.quiet:
         print(json.dumps(rows, indent=2) if options.json else report.as_text(rows))
     return WRONG if report.has_errors(rows) else 0
+
+
+def _ask_engine(settings: Config, endpoint: str) -> list[report.Json]:
+    """What the providers of the configuration would find; a Swarm if it has none. ``endpoint``
+    replaces theirs unless it is empty. Raises ProviderError."""
+    swarm, docker = settings.swarm, settings.docker
+    if swarm is None and docker is None:
+        swarm = SwarmSettings()
+        endpoint = endpoint or os.environ.get("DOCKER_HOST", "")
+    if endpoint:
+        swarm = None if swarm is None else replace(swarm, endpoint=endpoint)
+        docker = None if docker is None else replace(docker, endpoint=endpoint)
+    return found_by_engine(swarm, docker)

@@ -18,17 +18,31 @@ JoinBy = Literal["connector", "service"]
 
 
 @dataclass(frozen=True, slots=True)
-class SwarmSettings:
-    """The Swarm whose labelled services are published; times are in seconds."""
+class EngineSettings:
+    """A Docker engine, and how it is asked; times are in seconds."""
 
     endpoint: str = "unix:///var/run/docker.sock"
-    """``unix:///path`` or ``tcp://host:port`` of a manager's engine."""
+    """``unix:///path`` or ``tcp://host:port``."""
     poll_interval: float = 3.0
     """How often the engine is asked when it reports nothing by itself."""
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
     """Files; by ``tls_ca`` the engine is verified, by the other two it verifies us."""
+
+
+@dataclass(frozen=True, slots=True)
+class DockerSettings(EngineSettings):
+    """The engine whose labelled containers are published."""
+
+    service_cluster: str | None = None
+    """Publish only containers of this cluster, or of none; None: all."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmSettings(EngineSettings):
+    """The Swarm whose labelled services are published: by the engine of a manager."""
+
     service_cluster: str | None = None
     """Publish only services of this cluster, or of none; None: all."""
     attach_networks: bool = True
@@ -73,6 +87,7 @@ class Config:
     admin: Address | None = None
     """Where the admin page listens; None: nowhere."""
     swarm: SwarmSettings | None = None
+    docker: DockerSettings | None = None
     follow: FollowSettings | None = None
     controller: ControllerSettings | None = None
 

@@ -22,6 +22,8 @@ from stickyproxy.config.settings import (
     ADMIN_ADDRESS,
     Config,
     ControllerSettings,
+    DockerSettings,
+    EngineSettings,
     FollowSettings,
     JoinBy,
     SwarmSettings,
@@ -32,6 +34,7 @@ from stickyproxy.model.settings import AccessLogSettings, LogFormat, Network, Pr
 
 _PROXY = ProxySettings()
 _ACCESS_LOG = AccessLogSettings()
+_ENGINE = EngineSettings()
 _SWARM = SwarmSettings()
 
 
@@ -140,18 +143,13 @@ class _ControllerTable(_TokenTable):
         return ControllerSettings(self.address, self.secret())
 
 
-class _SwarmTable(_Table):
-    endpoint: Annotated[str, PlainValidator(values.engine_endpoint)] = _SWARM.endpoint
-    poll_interval: Timeout = _SWARM.poll_interval
+class _EngineTable(_Table):
+    endpoint: Annotated[str, PlainValidator(values.engine_endpoint)] = _ENGINE.endpoint
+    poll_interval: Timeout = _ENGINE.poll_interval
     tls_ca: Annotated[str, PlainValidator(values.file)] | None = None
     tls_cert: Annotated[str, PlainValidator(values.file)] | None = None
     tls_key: Annotated[str, PlainValidator(values.file)] | None = Field(None, validate_default=True)
     service_cluster: Annotated[str, PlainValidator(values.service_name)] | None = None
-    attach_networks: StrictBool = _SWARM.attach_networks
-    join_by: JoinBy = _SWARM.join_by
-    networks: tuple[Annotated[str, PlainValidator(values.network_pattern)], ...] = ()
-    release_networks_after: Timeout = _SWARM.release_networks_after
-    proxy_service: Annotated[str, PlainValidator(values.service_name)] | None = None
 
     @field_validator("tls_cert")
     @classmethod
@@ -173,6 +171,19 @@ class _SwarmTable(_Table):
             raise ValueError("has no meaning without tls_cert: set that too, or remove this key")
         return value
 
+
+class _DockerTable(_EngineTable):
+    def settings(self) -> DockerSettings:
+        return DockerSettings(**{key: getattr(self, key) for key in type(self).model_fields})
+
+
+class _SwarmTable(_EngineTable):
+    attach_networks: StrictBool = _SWARM.attach_networks
+    join_by: JoinBy = _SWARM.join_by
+    networks: tuple[Annotated[str, PlainValidator(values.network_pattern)], ...] = ()
+    release_networks_after: Timeout = _SWARM.release_networks_after
+    proxy_service: Annotated[str, PlainValidator(values.service_name)] | None = None
+
     def settings(self) -> SwarmSettings:
         return SwarmSettings(**{key: getattr(self, key) for key in type(self).model_fields})
 
@@ -187,6 +198,7 @@ class _FollowTable(_TokenTable):
 
 class _ProvidersTable(_Table):
     swarm: _SwarmTable | None = None
+    docker: _DockerTable | None = None
     controller: _FollowTable | None = None
 
 
@@ -201,7 +213,8 @@ class Document(_Table):
 
     def config(self) -> Config:
         listeners = tuple(ListenerSpec(table.address) for table in self.listeners)
-        swarm, follow = self.providers.swarm, self.providers.controller
+        swarm, docker = self.providers.swarm, self.providers.docker
+        follow = self.providers.controller
         controller = self.controller
         return Config(
             listeners=listeners or Config().listeners,
@@ -210,6 +223,7 @@ class Document(_Table):
             services=tuple(table.spec(table.name, table.endpoints) for table in self.services),
             admin=None if self.admin is None else self.admin.address,
             swarm=None if swarm is None else swarm.settings(),
+            docker=None if docker is None else docker.settings(),
             follow=None if follow is None else follow.settings(),
             controller=None if controller is None else controller.settings(),
         )
@@ -224,6 +238,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "admin": _AdminTable,
     "providers": _ProvidersTable,
     "providers.swarm": _SwarmTable,
+    "providers.docker": _DockerTable,
     "providers.controller": _FollowTable,
     "controller": _ControllerTable,
 }

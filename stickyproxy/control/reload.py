@@ -52,6 +52,7 @@ _FIXED = {
     "access_log": "[access_log]",
     "admin": "[admin]",
     "swarm": "[providers.swarm]",
+    "docker": "[providers.docker]",
     "follow": "[providers.controller]",
 }
 """What is only read at the start, and its name in the file."""

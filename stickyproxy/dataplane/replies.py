@@ -99,7 +99,11 @@ def starting(awaited: Sequence[str], *, last: bool = False) -> Reply:
     )
 
 
-_SOURCES = {"swarm": "the Swarm", "controller": "the controller"}
+_SOURCES = {
+    "swarm": "the Swarm",
+    "docker": "the Docker engine",
+    "controller": "the controller",
+}
 
 
 def redirect(request: ClientRequest, destination: bytes) -> Reply:

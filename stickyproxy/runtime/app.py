@@ -127,6 +127,7 @@ class ControllerApp:
             )
         others = {
             "[[services]]": settings.services,
+            "[providers.docker]": settings.docker,
             "[providers.controller]": settings.follow,
             "[admin]": settings.admin,
         }
@@ -135,7 +136,7 @@ class ControllerApp:
         self._address = settings.controller.address
         self._controller = Controller(settings.controller.token)
         self._providers = Providers(
-            replace(settings, follow=None), self._controller.publish, forwards_here=False
+            replace(settings, docker=None, follow=None), self._controller.publish
         )
         self._server = ControlServer(self._controller.make_app())
         self._stop = asyncio.Event()

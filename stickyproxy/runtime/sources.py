@@ -14,8 +14,8 @@ from typing import Protocol
 from stickyproxy.config.settings import Config
 from stickyproxy.control.reload import ConfigFile, Reloader
 from stickyproxy.model.snapshot import Snapshot
-from stickyproxy.providers import static
 from stickyproxy.providers.controller import ControllerProvider
+from stickyproxy.providers.static import StaticProvider
 
 log = logging.getLogger("stickyproxy")
 
@@ -43,15 +43,18 @@ class Provider(Protocol):
 
 
 class Providers:
-    """The providers that a configuration asks for, except the static one, which never changes by
-    itself."""
+    """The providers that a configuration asks for."""
 
     def __init__(
-        self, settings: Config, publish: Callable[[Snapshot], None], *, forwards_here: bool = True
+        self,
+        settings: Config,
+        publish: Callable[[Snapshot], None],
+        static: Provider | None = None,
     ) -> None:
-        """``forwards_here``: requests are forwarded by this process or its workers, so that the
-        networks of its container are those that count."""
-        self._providers = list(_providers(settings, publish, forwards_here))
+        """``static``: that of ``[[services]]``, if requests are forwarded by this process or its
+        workers, so that the networks of its container are those that count."""
+        found = _providers(settings, publish, forwards_here=static is not None)
+        self._providers = [*([] if static is None else [static]), *found]
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -86,13 +89,17 @@ def _providers(
         from stickyproxy.providers.swarm.provider import SwarmProvider  # noqa: PLC0415
 
         yield SwarmProvider(settings.swarm, publish, forwards_here=forwards_here)
+    if settings.docker is not None:
+        from stickyproxy.providers.docker.provider import DockerProvider  # noqa: PLC0415
+
+        yield DockerProvider(settings.docker, publish)
     if settings.follow is not None:
         yield ControllerProvider(settings.follow, publish)
 
 
 def names(settings: Config) -> tuple[str, ...]:
     """Names of the providers that a configuration asks for, except the static one."""
-    asked = {"swarm": settings.swarm, "controller": settings.follow}
+    asked = {"swarm": settings.swarm, "docker": settings.docker, "controller": settings.follow}
     return tuple(name for name in asked if asked[name] is not None)
 
 
@@ -128,15 +135,14 @@ class Sources:
         """``settled`` waits until what was published is in force; then a reload is reported."""
         self.config = settings
         """The configuration in force."""
-        self._publish = publish
         self._settled = settled
-        self._providers = Providers(settings, publish)
+        self._static = StaticProvider(settings.services, publish)
+        self._providers = Providers(settings, publish, self._static)
         self._reloader = None if file is None else Reloader(file, settings, self._use)
         self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Publish the services in the configuration, and begin to look for more."""
-        self._publish(static.snapshot(self.config))
+        """Begin to publish."""
         self._providers.start()
 
     async def ready(self) -> None:
@@ -166,5 +172,5 @@ class Sources:
 
     async def _use(self, new: Config) -> None:
         self.config = new
-        self._publish(static.snapshot(new))
+        await self._static.use(new.services)
         await self._settled()

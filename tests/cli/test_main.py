@@ -338,6 +338,15 @@ class TestCheck:
             "effect",
         ]
 
+    async def test_names_are_printed_as_they_are(self, start: StartProgram, tmp_path: Path) -> None:
+        config = tmp_path / "config.toml"
+        config.write_text(
+            '[[services]]\nname = "capp"\nhosts = ["c.example"]\nendpoints = ["capp:8080"]\n'
+        )
+        program = await start("check", "--config", config)
+        assert await program.ended() == 0
+        assert program.out.text.splitlines()[-2:] == ["  / -> capp, round robin", "    capp:8080"]
+
     async def test_every_error_of_a_bad_file(self, start: StartProgram, tmp_path: Path) -> None:
         config = tmp_path / "config.toml"
         config.write_text(

@@ -29,7 +29,7 @@ with contextlib.suppress(ImportError):
             import stickyproxy.config.load
             import stickyproxy.dataplane.downstream.heads
             import stickyproxy.dataplane.upstream.http1
-            import stickyproxy.providers.swarm.labels
+            import stickyproxy.providers.engine.labels
             import stickyproxy.semantics.request  # noqa: F401
 
 import httptools
@@ -43,7 +43,7 @@ from stickyproxy.dataplane.chunked import ChunkedDecoder, ChunkError
 from stickyproxy.dataplane.downstream.heads import HeadReader, Limits
 from stickyproxy.dataplane.downstream.stream import Carrier, Http1Stream
 from stickyproxy.dataplane.upstream.http1 import Expect, ResponseReader
-from stickyproxy.providers.swarm import labels as swarm_labels
+from stickyproxy.providers.engine import labels as swarm_labels
 from stickyproxy.semantics import cookies, headers
 from stickyproxy.semantics.forwarded import TrustedProxies
 from stickyproxy.semantics.request import UNKNOWN, ClientRequest, Peer

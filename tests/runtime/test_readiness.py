@@ -115,6 +115,12 @@ class TestEngine:
         await says_it_is_starting(site, program, "Swarm", "there is no engine at")
         await program.stop()
 
+    async def test_without_a_swarm(self, start: StartProgram, tmp_path: Path) -> None:
+        site = Site(tmp_path, f"[providers.docker]\nendpoint = 'unix://{tmp_path}/none.sock'\n")
+        program = await start("serve", "--config", site.config)
+        await says_it_is_starting(site, program, "Docker engine", "there is no engine at")
+        await program.stop()
+
     async def test_without_an_admin_page(self, start: StartProgram, tmp_path: Path) -> None:
         """The health check has to ask the proxy's own listener."""
         site = Site(tmp_path, swarm(tmp_path / "none.sock"), admin=False)

@@ -38,6 +38,7 @@ CLIENT_ADDRESS = f"{SUBNET}.1"
 NEEDED = {
     "dockerd": "docker.io",
     "docker": "docker.io",
+    "docker-compose": "docker-compose",
     "iptables": "iptables",
     "ip": "iproute2",
     "nsenter": "util-linux",
@@ -477,6 +478,25 @@ class Swarm:
             node.remove()
         _remove_names(self._name)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class Machine(Swarm):
+    """One machine with an engine that is in no Swarm; a context manager."""
+
+    def __init__(self, *, tls: bool = False) -> None:
+        """``tls``: let the engine answer on TLS_PORT too."""
+        super().__init__(tls=tls)
+
+    def __repr__(self) -> str:
+        return f"<Machine {self.node}>"
+
+    @property
+    def node(self) -> Node:
+        """The machine."""
+        return self.nodes[0]
+
+    def _join(self) -> None:
+        """There is nothing to join."""
 
 
 # --- what is left behind ------------------------------------------------------------------------

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from docker import APIClient
 from docker.errors import NotFound
@@ -17,7 +15,13 @@ from docker.errors import NotFound
 from stickyproxy.base.errors import ProviderError
 from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.model.snapshot import Snapshot
-from stickyproxy.providers.swarm.client import ENGINE_TIMEOUT, ERRORS, connect, explained
+from stickyproxy.providers.engine.client import (
+    ENGINE_TIMEOUT,
+    ERRORS,
+    connect,
+    explained,
+    own_container,
+)
 from stickyproxy.providers.swarm.connectors import ConnectorChange
 from stickyproxy.providers.swarm.networks import Change
 from stickyproxy.providers.swarm.reader import SwarmReader
@@ -257,19 +261,6 @@ def _location_of_service(
             )
             return ProxyLocation(frozenset(ids), name_of(service))
     return ProxyLocation(service=name)
-
-
-_CONTAINER = re.compile(r"/containers/([0-9a-f]{64})/hostname /etc/hostname ")
-
-
-def own_container() -> str:
-    """Id of the container this process runs in, by the file Docker mounts into each; empty: in
-    none."""
-    try:
-        found = _CONTAINER.search(Path("/proc/self/mountinfo").read_text())
-    except OSError:
-        return ""
-    return found[1] if found else ""
 
 
 def list_once(settings: SwarmSettings) -> Snapshot:

@@ -18,13 +18,13 @@ from stickyproxy.base.errors import ProviderError
 from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.providers.contact import Contact
-from stickyproxy.providers.swarm.client import BACKOFF
+from stickyproxy.providers.engine.client import BACKOFF
+from stickyproxy.providers.engine.events import EventWatch
 from stickyproxy.providers.swarm.connectors import ConnectorPlanner
 from stickyproxy.providers.swarm.engine import Engine, View
-from stickyproxy.providers.swarm.events import EventWatch
 from stickyproxy.providers.swarm.networks import NetworkPlanner
 from stickyproxy.providers.swarm.reader import Reading, SwarmReader
-from stickyproxy.providers.swarm.threads import CallThread
+from stickyproxy.providers.threads import CallThreads
 
 log = logging.getLogger("stickyproxy")
 
@@ -76,7 +76,7 @@ class SwarmProvider:
     async def run(self) -> None:
         """Publish until cancelled."""
         loop = asyncio.get_running_loop()
-        thread = CallThread("swarm listing")
+        thread = CallThreads("swarm listing")
         events = EventWatch(self._settings, lambda: _call_soon(loop, self._on_event))
         try:
             while True:
@@ -95,7 +95,7 @@ class SwarmProvider:
         self._last_event = time.monotonic()
         self._woken.set()
 
-    async def _step(self, thread: CallThread) -> float:
+    async def _step(self, thread: CallThreads) -> float:
         """Ask, publish and join; returns the seconds until that is due again, unless an event
         comes. However many come, listings do not take more than their share of the time."""
         try:
@@ -141,7 +141,7 @@ class SwarmProvider:
             return min(FAST_POLL, self._settings.poll_interval)
         return self._settings.poll_interval
 
-    async def _join_networks(self, thread: CallThread) -> None:
+    async def _join_networks(self, thread: CallThreads) -> None:
         if self._view is None or self._reading is None:
             return
         view = self._view

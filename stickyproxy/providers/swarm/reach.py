@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from stickyproxy.base.addresses import join_host_port
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.snapshot import Problem
-from stickyproxy.providers.swarm import labels
-from stickyproxy.providers.swarm.labels import LabelOptions
+from stickyproxy.providers.engine import labels
+from stickyproxy.providers.engine.labels import LabelOptions
 from stickyproxy.providers.swarm.state import (
     Json,
     ProxyLocation,

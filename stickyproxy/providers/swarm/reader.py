@@ -8,14 +8,15 @@ reach   how its endpoints are reached
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from stickyproxy.config.options import hashes_addresses
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
-from stickyproxy.providers.swarm import labels, sharing
-from stickyproxy.providers.swarm.labels import Declaration, LabelOptions
+from stickyproxy.providers.engine import labels, places
+from stickyproxy.providers.engine.labels import Declaration, LabelOptions
+from stickyproxy.providers.swarm import sharing
 from stickyproxy.providers.swarm.reach import SwarmIndex, Way
 from stickyproxy.providers.swarm.sharing import Claim
 from stickyproxy.providers.swarm.state import (
@@ -71,7 +72,8 @@ class SwarmReader:
         for found in finds:
             for network in found.networks:
                 wanted[network] = wanted.get(network, frozenset()) | {found.name}
-        specs = sorted(_published(finds), key=lambda spec: spec.name)
+        published = places.shared_out((f.spec, not f.blocked) for f in finds if f.spec)
+        specs = sorted(published, key=lambda spec: spec.name)
         problems = [*(problem for found in finds for problem in found.problems), *refused]
         problems += [*_behind_ingress(swarm, specs), *_no_such_proxies(swarm)]
         problems.sort(key=lambda problem: (problem.service, problem.label, problem.reason))
@@ -180,22 +182,6 @@ def _with_places(found: _Found, settled: Mapping[str, ServiceSpec]) -> _Found:
     if spec.hosts or spec.default_backend or spec.redirects:
         return replace(found, spec=spec)
     return _Found(problems=found.problems)
-
-
-def _published(finds: Sequence[_Found]) -> Iterator[ServiceSpec]:
-    """Clients of a service that cannot be reached get a 503; but not where it shares a host with
-    other services, on which it would only impose its policy."""
-    open_ones = [found.spec for found in finds if found.spec and not found.blocked]
-    taken = {(host, spec.context_root) for spec in open_ones for host in spec.hosts}
-    defaults = {spec.context_root for spec in open_ones if spec.default_backend}
-    for found in finds:
-        if spec := found.spec:
-            if found.blocked:
-                root = spec.context_root
-                hosts = tuple(host for host in spec.hosts if (host, root) not in taken)
-                default = spec.default_backend and root not in defaults
-                spec = replace(spec, hosts=hosts, default_backend=default)
-            yield spec
 
 
 def _declared(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from stickyproxy.base.text import shown
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Problem
-from stickyproxy.providers.swarm import labels
+from stickyproxy.providers.engine import labels
 
 
 @dataclass(frozen=True, slots=True)

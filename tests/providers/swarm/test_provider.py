@@ -1,4 +1,4 @@
-"""providers/swarm without an engine: threads, pauses, and what is said.
+"""providers/swarm without an engine: pauses, and what is said.
 Everything that needs an engine is shown by tests/swarm, on real ones."""
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,51 +17,10 @@ import pytest
 from stickyproxy.base.errors import ProviderError
 from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.model.snapshot import Snapshot
-from stickyproxy.providers.swarm.client import BACKOFF, explained
+from stickyproxy.providers.engine.client import BACKOFF, explained
+from stickyproxy.providers.engine.events import EventWatch
 from stickyproxy.providers.swarm.engine import Engine, list_once
-from stickyproxy.providers.swarm.events import EventWatch
 from stickyproxy.providers.swarm.provider import SwarmProvider
-from stickyproxy.providers.swarm.threads import CallThread
-
-
-class TestCallThread:
-    async def test_runs_in_one_other_thread_in_turn(self) -> None:
-        thread = CallThread("test")
-        order: list[int] = []
-
-        def call(number: int) -> int:
-            order.append(number)
-            return threading.get_ident()
-
-        try:
-            calls = (thread.run(partial(call, number)) for number in range(9))
-            threads = set(await asyncio.gather(*calls))
-        finally:
-            thread.stop()
-        assert order == list(range(9))
-        assert len(threads) == 1
-        assert threading.get_ident() not in threads
-
-    async def test_raises_what_the_call_raised(self) -> None:
-        thread = CallThread("test")
-        try:
-            with pytest.raises(ZeroDivisionError):
-                await thread.run(lambda: 1 // 0)
-            assert await thread.run(lambda: 1) == 1
-        finally:
-            thread.stop()
-
-    async def test_a_call_that_hangs_does_not_hold_its_caller(self) -> None:
-        thread = CallThread("test")
-        held = threading.Event()
-        task = asyncio.create_task(thread.run(held.wait))
-        try:
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.01):
-                    await task
-        finally:
-            held.set()
-            thread.stop()
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ async def test_what_is_wrong_with_it(
 def test_in_labels(environ: dict[str, str]) -> None:
     text = printed(
         environ,
-        "from stickyproxy.providers.swarm.labels import parse_service",
+        "from stickyproxy.providers.engine.labels import parse_service",
         "labels = dict(hosts='shop.local', port='80', failover='true', failover_first='a:1')",
         "found = parse_service('shop', {'com.docker.lb.' + key: labels[key] for key in labels})",
         "print(found.problems, found.options.spec('shop', ()).policy.describe())",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from pathlib import Path
 from typing import Any
 
 from docker import APIClient
@@ -16,7 +17,7 @@ from docker.tls import TLSConfig
 from requests.adapters import HTTPAdapter
 from requests.exceptions import JSONDecodeError, RequestException
 
-from stickyproxy.config.settings import SwarmSettings
+from stickyproxy.config.settings import EngineSettings
 
 ENGINE_TIMEOUT = 10.0
 """Seconds the engine may take to respond."""
@@ -28,7 +29,7 @@ ERRORS = (DockerException, RequestException, OSError, ValueError)
 """What a request to the engine may raise."""
 
 
-def connect(settings: SwarmSettings) -> APIClient:
+def connect(settings: EngineSettings) -> APIClient:
     """A client that speaks the engine's own version of the API."""
     if settings.endpoint.startswith("unix://"):
         # Try the socket first: the SDK leaves one open if it cannot connect.
@@ -55,7 +56,7 @@ def _version_of(client: APIClient) -> object:
         raise NoEngine from error
 
 
-def _client(settings: SwarmSettings, version: str) -> APIClient:
+def _client(settings: EngineSettings, version: str) -> APIClient:
     """With a fixed version, creating a client sends no request yet, so that it can be set up first:
     CA_BUNDLE variables of the environment would replace ``tls_ca``, and proxy variables would put
     a proxy between us and the engine."""
@@ -77,7 +78,7 @@ class _KeepaliveAdapter(HTTPAdapter):
     """Connections that end when the machine at the other end disappears: the stream of events may
     be silent for hours, and would wait for ever."""
 
-    def __init__(self, settings: SwarmSettings) -> None:
+    def __init__(self, settings: EngineSettings) -> None:
         self._options: dict[str, Any] = {"socket_options": _KEEPALIVE}
         if settings.tls_ca:
             self._options["ssl_context"] = _tls_context(settings)
@@ -88,7 +89,7 @@ class _KeepaliveAdapter(HTTPAdapter):
         super().init_poolmanager(*args, **(options | self._options))
 
 
-def _tls_context(settings: SwarmSettings) -> ssl.SSLContext:
+def _tls_context(settings: EngineSettings) -> ssl.SSLContext:
     """As the SDK's own, without the strictness of Python 3.13 and urllib3, which refuses a CA made
     as Docker's guide says (docs.docker.com/engine/security/protect-access): it has no keyUsage."""
     context = ssl.create_default_context(cafile=settings.tls_ca)
@@ -109,6 +110,18 @@ _KEEPALIVE = [
     ),
 ]
 
+_CONTAINER = re.compile(r"/containers/([0-9a-f]{64})/hostname /etc/hostname ")
+
+
+def own_container() -> str:
+    """Id of the container this process runs in, by the file Docker mounts into each; empty: in
+    none."""
+    try:
+        found = _CONTAINER.search(Path("/proc/self/mountinfo").read_text())
+    except OSError:
+        return ""
+    return found[1] if found else ""
+
 
 def explained(endpoint: str, error: Exception, *, contained: bool = False) -> str:
     """What went wrong and how to fix it, in one line. ``contained``: this process runs in a
@@ -120,7 +133,8 @@ def explained(endpoint: str, error: Exception, *, contained: bool = False) -> st
     if "not a swarm manager" in text or "not part of a swarm" in text:
         return (
             f"the engine at {endpoint} is not a Swarm manager: run the proxy on one, or let it "
-            "follow a controller ([providers.controller])"
+            "follow a controller ([providers.controller]); without a Swarm, [providers.docker] "
+            "publishes containers"
         )
     if isinstance(error, FileNotFoundError) or "FileNotFoundError" in text:
         return (

@@ -1,4 +1,4 @@
-"""providers/swarm/labels.py: what each label means, what is said of a wrong one, and that
+"""providers/engine/labels.py: what each label means, what is said of a wrong one, and that
 nothing else escapes."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stickyproxy.model.snapshot import Problem
-from stickyproxy.providers.swarm.labels import (
+from stickyproxy.providers.engine.labels import (
     KNOWN,
     PREFIX,
     Declaration,

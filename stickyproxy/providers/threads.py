@@ -1,4 +1,4 @@
-"""A thread for calls that block."""
+"""Threads for calls that block."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class CallThread:
-    """One daemon thread that runs blocking calls in turn: unlike an executor's, it does not keep
-    the process from ending while a call hangs."""
+class CallThreads:
+    """Daemon threads that run blocking calls, in the order in which they come: unlike those of an
+    executor, they do not keep the process from ending while a call hangs."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, count: int = 1) -> None:
+        """``count``: how many calls may be under way at a time."""
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name=name, daemon=True) for _ in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def run(self, call: Callable[[], T]) -> T:
-        """The result of ``call``, run in the thread."""
+        """The result of ``call``, run in one of the threads."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -35,6 +39,8 @@ class CallThread:
                 future.set_result(result)  # type: ignore[arg-type]
 
         def work() -> None:
+            if future.cancelled():
+                return
             result, failure = None, None
             try:
                 result = call()
@@ -47,8 +53,9 @@ class CallThread:
         return await future
 
     def stop(self) -> None:
-        """End the thread after the call in progress."""
-        self._calls.put(None)
+        """End the threads after the calls in progress."""
+        for _ in self._threads:
+            self._calls.put(None)
 
     def _run(self) -> None:
         while (work := self._calls.get()) is not None:

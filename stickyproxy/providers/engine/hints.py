@@ -1,4 +1,4 @@
-"""Commands that correct the labels of a service: pure.
+"""What corrects the labels of a service, commands for most: pure.
 
 What is offered has been tried on the labels first, alone and after the hints before it: it leaves
 fewer problems than there were, overwrites no label but the one that it corrects, and takes no host
@@ -31,15 +31,25 @@ class LabelChange:
         kept = {key: labels[key] for key in labels if key not in self.remove}
         return kept | dict(self.add)
 
-    def command(self, service: str) -> str:
-        """What to type; empty if that is no line for a terminal."""
-        words = ["docker", "service", "update"]
-        for label in self.remove:
-            words += ["--label-rm", label]
-        for label, value in self.add:
-            words += ["--label-add", f"{label}={value}"]
-        line = shlex.join([*words, service])
-        return line if line.isprintable() and len(line) <= LONGEST else ""
+
+Relabel = Callable[[str, LabelChange], str]
+"""How somebody makes a change to the labels of a service: a command, or what to do."""
+
+
+def service_update(service: str, change: LabelChange) -> str:
+    """The command for a Swarm service."""
+    words = ["docker", "service", "update"]
+    for label in change.remove:
+        words += ["--label-rm", label]
+    for label, value in change.add:
+        words += ["--label-add", f"{label}={value}"]
+    return shlex.join([*words, service])
+
+
+def remedy(service: str, change: LabelChange, relabel: Relabel = service_update) -> str:
+    """What to type; empty if that is no line for a terminal."""
+    line = relabel(service, change)
+    return line if line.isprintable() and len(line) <= LONGEST else ""
 
 
 Finding = tuple[Problem, Sequence[LabelChange]]
@@ -59,6 +69,7 @@ def with_hints(
     findings: Sequence[Finding],
     labels: Mapping[str, str],
     fare: Callable[[Mapping[str, str]], Tally],
+    relabel: Relabel = service_update,
 ) -> Iterator[Problem]:
     """The problems, each with the first change that helps."""
     ahead = labels
@@ -70,13 +81,14 @@ def with_hints(
         )
 
     for place, (problem, changes) in enumerate(findings):
-        offered = (change for change in changes if place < MOST and change.command(problem.service))
+        name = problem.service
+        offered = (each for each in changes if place < MOST and remedy(name, each, relabel))
         chosen = next(filter(helps, offered), None)
         if chosen is None:
             yield problem
         else:
             ahead = chosen.applied_to(ahead)
-            yield replace(problem, remedy=chosen.command(problem.service))
+            yield replace(problem, remedy=remedy(name, chosen, relabel))
 
 
 def _is_better(after: Tally, before: Tally) -> bool:

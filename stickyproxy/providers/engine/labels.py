@@ -1,4 +1,4 @@
-"""Labels of Swarm services: pure parsing, by the same validator as ``[[services]]``.
+"""Labels of Swarm services and containers: pure parsing, by the validator of ``[[services]]``.
 
 ``parse_service`` never raises: whatever a label says becomes options or a problem, and every
 problem of a service is found at once.
@@ -33,11 +33,19 @@ from stickyproxy.config.options import (
     nearest,
 )
 from stickyproxy.model.snapshot import Problem
-from stickyproxy.providers.swarm.hints import Finding, LabelChange, Tally, with_hints
+from stickyproxy.providers.engine.hints import (
+    Finding,
+    LabelChange,
+    Relabel,
+    Tally,
+    remedy,
+    service_update,
+    with_hints,
+)
 
 PREFIX = "com.docker.lb."
 
-# --- the options that only Swarm services have ----------------------------------------------
+# --- the options that only labels have -----------------------------------------------------
 
 _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 
@@ -71,7 +79,7 @@ BackendMode = Annotated[Literal["task", "vip"], BeforeValidator(_backend_mode)]
 
 
 class LabelOptions(ServiceOptions):
-    """Every option that the labels of a Swarm service can set."""
+    """Every option that labels can set."""
 
     network: ObjectName | None = None
     backend_mode: BackendMode = "task"
@@ -102,6 +110,9 @@ KNOWN = tuple(LabelOptions.model_fields)
 
 _EXAMPLES = {"hosts": "{service}.example.com", "port": "8080"}
 """Values for labels that have no default."""
+
+_DNS_UNFIT = re.compile("[^A-Za-z0-9_.-]")
+"""What a name of ours may have and a host's may not."""
 
 _LISTS = ("hosts", "websocket_endpoints")
 """Labels with several values, by commas."""
@@ -142,12 +153,15 @@ class Declaration:
 
 
 def parse_service(
-    service: str, labels: Mapping[str, str], ports: Iterable[int] = ()
+    service: str,
+    labels: Mapping[str, str],
+    ports: Iterable[int] = (),
+    relabel: Relabel = service_update,
 ) -> Declaration | None:
     """What ``labels`` ask for; None if none of them is ours.
 
     ``ports``: the endpoint ports the service itself names (it publishes them), from which a
-    missing ``port`` is inferred if there is exactly one.
+    missing ``port`` is inferred if there is exactly one. ``relabel`` makes remedies.
     """
     ours = {key: labels[key] for key in labels if key.startswith(PREFIX)}
     if not ours:
@@ -161,7 +175,7 @@ def parse_service(
         now, found = _parse(service, changed, ports)
         return Tally(len(found), now.hosts)
 
-    return replace(declaration, problems=tuple(with_hints(findings, ours, fare)))
+    return replace(declaration, problems=tuple(with_hints(findings, ours, fare, relabel)))
 
 
 def _parse(
@@ -236,7 +250,7 @@ def on_containers(service: str, labels: Mapping[str, str]) -> Problem | None:
         labels[ours[0]],
         "is set on the containers, where no proxy reads it: in a stack file, put it under "
         "deploy: labels:",
-        remedy=LabelChange(add=tuple((label, labels[label]) for label in ours)).command(service),
+        remedy=remedy(service, LabelChange(add=tuple((label, labels[label]) for label in ours))),
     )
 
 
@@ -318,7 +332,7 @@ def _explained(
         key, value = str(location[0]), values.get(str(location[0]), "")
         meant = _corrected(key, value) if key in values else []
         if not meant and key in _EXAMPLES:
-            example = _EXAMPLES[key].format(service=service)
+            example = _EXAMPLES[key].format(service=_DNS_UNFIT.sub("-", service))
             meant = [str(ports[0]) if key == "port" and len(ports) == 1 else example]
         changes = [LabelChange(add=((PREFIX + key, text),)) for text in meant]
         if key == "hosts" and value.strip() == "*":
