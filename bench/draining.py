@@ -1,8 +1,8 @@
 """stickyproxy with draining endpoints, as the rolling lab needs it:
 ``python -m bench.draining FILE``. SIGHUP publishes the file again.
 
-What may go to an endpoint that is being stopped is what the lab compares. Today's code knows
-``sticky``; the other two, and sending again what was never read, are tried out here:
+What may go to an endpoint that is being stopped is what the lab compares: the values of the option
+``drain``, and sending again what was never read, which is tried out here:
 
     sticky   a stopping endpoint keeps its sessions and gets no new ones
     safe     it keeps them for idempotent requests; others go elsewhere and are pinned anew
@@ -20,7 +20,6 @@ import socket
 import struct
 import sys
 import tomllib
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,31 +36,12 @@ from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.balancers import make_policy
-from stickyproxy.routing.cluster import Cluster
-from stickyproxy.routing.endpoint import Balancer, EndpointState, Members, Pick, Request
+from stickyproxy.routing.endpoint import EndpointState
 from stickyproxy.runtime import data_plane
 from stickyproxy.runtime.app import App
-from stickyproxy.semantics.request import ClientRequest
 
 _UNACKED = 24
 """Where tcpi_unacked stands in Linux's struct tcp_info."""
-
-
-class SafeBalancer:
-    """Asks one of two balancers: with the endpoints that are draining, or without."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        usable = tuple(e for e in cluster.endpoints if e.state is EndpointState.USABLE)
-        self._all = cluster.balancer
-        self._usable: Balancer = cluster.policy.build(Members(usable=usable), None)
-        self.strips = self._all.strips
-
-    def pick(self, request: Request, tried: Collection[Any]) -> Pick | None:
-        """See ``model.Balancer``."""
-        assert isinstance(request, ClientRequest)
-        if request.idempotent:
-            return self._all.pick(request, tried)
-        return self._usable.pick(request, tried) or self._all.pick(request, tried)
 
 
 class ShownUnread(connection.UpstreamConnection):
@@ -141,12 +121,7 @@ async def serve(path: Path) -> None:
     )
 
     def publish() -> None:
-        document = _read(path)
-        app.registry.publish(_snapshot(document))
-        if document["drain"] == "safe":
-            for cluster in app.proxy.table.clusters():
-                if not isinstance(cluster.balancer, SafeBalancer):
-                    cluster.balancer = SafeBalancer(cluster)
+        app.registry.publish(_snapshot(_read(path)))
 
     publish()
     app.handle_signals()
@@ -165,12 +140,11 @@ def _snapshot(document: dict[str, Any]) -> Snapshot:
         EndpointSpec(task, address, draining=task in draining)
         for task, address in document["endpoints"].items()
     ]
-    if document["drain"] == "none":
-        endpoints = [e for e in endpoints if not e.draining] or endpoints
     service = ServiceSpec(
         name="bench",
         hosts=("bench.test",),
         endpoints=tuple(endpoints),
+        drain=document["drain"],
         policy=make_policy({"context_root": "/", "sticky_session_cookie": "session"}),
     )
     return Snapshot("swarm", (service,))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 
 from stickyproxy.base.hashing import pin, pin_key
 from stickyproxy.model.service import EndpointSpec
+from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.routing.balancers.consistent_hash import ConsistentHashPolicy, HeaderKey
 from stickyproxy.routing.balancers.cookie import CookiePolicy
 from stickyproxy.routing.balancers.ip_hash import IpHashPolicy
@@ -35,12 +36,20 @@ KEY = pin_key(None)
 
 
 class NoPool:
+    def limit(self, timeouts: Timeouts | None) -> None:
+        pass
+
+    def keep_idle(self, keep: bool) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
 
 class BenchRequest:
     """The least that ``endpoint.Request`` can be; cookies are read off the wire format."""
+
+    idempotent = True
 
     def __init__(self, number: int, cookie: bytes = b"") -> None:
         self.client_address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
@@ -37,10 +37,12 @@ from stickyproxy.base.values import (
     cookie_path,
     port_number,
     refuse_characters,
+    text,
     timeout,
     url_path,
 )
-from stickyproxy.model.service import EndpointSpec, OptionValue, PolicySpec, ServiceSpec
+from stickyproxy.model.service import Drain, EndpointSpec, OptionValue, PolicySpec, ServiceSpec
+from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.routing.balancers import OPTIONS, make_policy
 from stickyproxy.routing.policy import Option
 
@@ -202,6 +204,21 @@ def _redirect_destination(text: str) -> str:
     return text.removesuffix("/")
 
 
+# --- draining ---------------------------------------------------------------------------------
+
+_DRAINS: tuple[str, ...] = get_args(Drain)
+
+
+def _drain(value: object) -> str:
+    """What stopping replicas still get. Raises ValueError."""
+    word = text(value).strip().lower()
+    if word in _DRAINS:
+        return word
+    message = f'{shown(value)} is not known: write "none", "safe" or "sticky"'
+    guess = nearest(word, _DRAINS)
+    raise Misspelt(message, guess) if guess else ValueError(message)
+
+
 # --- the options ----------------------------------------------------------------------------
 
 Boolean = Annotated[bool, PlainValidator(boolean)]
@@ -294,12 +311,29 @@ class ServiceOptions(_PlaceAndPolicy):
 
     websocket_endpoints: Annotated[tuple[UrlPath, ...], _split_by(",")] | None = None
     redirects: Annotated[tuple[Redirect, ...], _split_by(";")] = ()
+    drain: Annotated[Drain, PlainValidator(_drain)] = "none"
+    connect_timeout: Timeout | None = None
+    response_timeout: Timeout | None = None
+    response_idle_timeout: Timeout | None = None
+    client_timeout: Timeout | None = None
+    upgrade_idle_timeout: Timeout | None = None
 
     def policy(self) -> PolicySpec | None:
         """The policy that they ask for, if any."""
         values = {name: getattr(self, name) for name in OPTIONS}
         asked = {name: value for name, value in values.items() if value is not OPTIONS[name].off}
         return make_policy({"context_root": self.context_root, **asked})
+
+    def timeouts(self) -> Timeouts | None:
+        """Those that the service has of its own, if any."""
+        own = Timeouts(
+            connect=self.connect_timeout,
+            response=self.response_timeout,
+            response_idle=self.response_idle_timeout,
+            client=self.client_timeout,
+            upgrade_idle=self.upgrade_idle_timeout,
+        )
+        return None if own == Timeouts() else own
 
     def spec(self, name: str, endpoints: Iterable[EndpointSpec]) -> ServiceSpec:
         """The service ``name`` with these options and these endpoints."""
@@ -314,6 +348,8 @@ class ServiceOptions(_PlaceAndPolicy):
             redirects=self.redirects,
             share=self.share,
             default_backend=self.default_backend,
+            drain=self.drain,
+            timeouts=self.timeouts(),
         )
 
 

@@ -56,7 +56,9 @@ class _ProxyTable(_Table):
     secret_file: Annotated[bytes, PlainValidator(values.secret_from_file)] | None = None
     connect_timeout: Timeout = _PROXY.connect_timeout
     response_timeout: Timeout = _PROXY.response_timeout
+    response_idle_timeout: Timeout | None = None
     client_timeout: Timeout = _PROXY.client_timeout
+    upgrade_idle_timeout: Timeout | None = None
     keepalive_timeout: Timeout = _PROXY.keepalive_timeout
     head_timeout: Timeout = _PROXY.head_timeout
     upstream_idle_timeout: Timeout = _PROXY.upstream_idle_timeout
@@ -83,7 +85,9 @@ class _ProxyTable(_Table):
             pin_secret=self.secret or self.secret_file,
             connect_timeout=self.connect_timeout,
             response_timeout=self.response_timeout,
+            response_idle_timeout=self.response_idle_timeout,
             client_timeout=self.client_timeout,
+            upgrade_idle_timeout=self.upgrade_idle_timeout,
             keepalive_timeout=self.keepalive_timeout,
             head_timeout=self.head_timeout,
             upstream_idle_timeout=self.upstream_idle_timeout,

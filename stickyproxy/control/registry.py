@@ -11,6 +11,7 @@ from stickyproxy.control import report
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.model.target import Target
+from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.routing import builder
 from stickyproxy.routing.endpoint import Connections, Endpoint
 from stickyproxy.routing.table import RoutingTable
@@ -37,6 +38,12 @@ class NoConnections:
     def pool(self, _target: Target) -> NoConnections:
         """There is none to make."""
         return self
+
+    def limit(self, timeouts: Timeouts | None) -> None:
+        """There is nothing to wait for."""
+
+    def keep_idle(self, keep: bool) -> None:
+        """There is nothing to keep."""
 
     def close(self) -> None:
         """There is nothing to close."""

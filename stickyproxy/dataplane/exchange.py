@@ -63,12 +63,10 @@ class WatchesConnects(Protocol):
 class Proxy:
     """Serves requests by the table it holds. ``table`` may be replaced at any moment."""
 
-    def __init__(self, *, info: bytes | None, retry_seconds: float) -> None:
-        """``info``: header lines that are the same in all responses (None: no info fields).
-        ``retry_seconds``: a request older than this is not tried on another endpoint."""
+    def __init__(self, *, info: bytes | None) -> None:
+        """``info``: header lines that are the same in all responses; None: no info fields."""
         self.table = RoutingTable({})
         self.info = info
-        self.retry_seconds = retry_seconds
         self.health: WatchesConnects | None = None
         self.on_finish: Callable[[Exchange], None] | None = None
         """Called once for every request that has ended; None: there is no observer."""
@@ -338,7 +336,7 @@ class Exchange:
         upstream = self._upstream
         assert upstream is not None
         self.stream.flush()  # the head must be out before the first byte of the new protocol
-        self.tunnel = UpgradeTunnel(self.stream, upstream, self._tunnel_closed)
+        self.tunnel = UpgradeTunnel(self.stream, upstream, self._finish)
         self.tunnel.open()
 
     def responded(self) -> None:
@@ -368,6 +366,7 @@ class Exchange:
         failures = self.failures
         if failures is None:
             failures = self.failures = Failures()
+        pool: Pool = pick.endpoint.pool  # type: ignore[assignment]
         now = monotonic()
         died = upstream is not None and not self._reused
         failures.note(error, Attempt(pick.endpoint.address, now - started), died=died)
@@ -379,7 +378,7 @@ class Exchange:
                 replayable=request.idempotent and not self._body_sent,
                 responded=upstream is not None and upstream.responded,
                 deaths=failures.deaths,
-                in_time=now - self.started <= self._proxy.retry_seconds,
+                in_time=now - self.started <= pool.retry_seconds,
             )
         )
         if verdict is Verdict.GIVE_UP:
@@ -420,9 +419,6 @@ class Exchange:
             stream.send_data(body)
         self._finish(reply.outcome)
         stream.end()
-
-    def _tunnel_closed(self) -> None:
-        self._finish(Outcome.SWITCHED)
 
     def _cut(self, outcome: Outcome) -> None:
         self._finish(outcome)

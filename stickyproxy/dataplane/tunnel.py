@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stickyproxy.dataplane.downstream.ports import ClientStream
+from stickyproxy.dataplane.outcome import Outcome, outcome_of
 from stickyproxy.dataplane.upstream.connection import UpstreamConnection
 
 
@@ -15,12 +16,12 @@ class UpgradeTunnel:
     __slots__ = ("_closed", "_stream", "_upstream", "bytes_down")
 
     def __init__(
-        self, stream: ClientStream, upstream: UpstreamConnection, closed: Callable[[], None]
+        self, stream: ClientStream, upstream: UpstreamConnection, closed: Callable[[Outcome], None]
     ) -> None:
-        """``closed`` is called once, when either side has ended."""
+        """``closed`` is called once, when either side has ended or was given up."""
         self._stream = stream
         self._upstream = upstream
-        self._closed: Callable[[], None] | None = closed
+        self._closed: Callable[[Outcome], None] | None = closed
         self.bytes_down = 0
 
     def open(self) -> None:
@@ -35,7 +36,7 @@ class UpgradeTunnel:
 
     def client_lost(self) -> None:
         self._upstream.close()
-        self._end()
+        self._end(Outcome.SWITCHED)
 
     # --- upstream.connection.UpstreamTunnel ---
 
@@ -46,7 +47,12 @@ class UpgradeTunnel:
     def upstream_lost(self) -> None:
         if self._closed is not None:
             self._stream.close()
-            self._end()
+            self._end(Outcome.SWITCHED)
+
+    def failed(self, error: Exception) -> None:
+        if self._closed is not None:
+            self._stream.close()
+            self._end(outcome_of(error, head_sent=True))
 
     def pause_client(self) -> None:
         self._stream.pause_client()
@@ -56,7 +62,7 @@ class UpgradeTunnel:
 
     # ---
 
-    def _end(self) -> None:
+    def _end(self, outcome: Outcome) -> None:
         closed, self._closed = self._closed, None
         if closed is not None:
-            closed()
+            closed(outcome)

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from stickyproxy.model.target import Target
+from stickyproxy.model.timeouts import Timeouts
 
 OptionValue = bool | str | float
+
+Drain = Literal["none", "safe", "sticky"]
+"""What a replica that is being stopped still gets, as long as there is another: nothing; the
+idempotent requests of its sessions; all requests of its sessions."""
 
 
 class PolicySpec(Protocol):
@@ -42,7 +47,8 @@ class EndpointSpec:
     address: str
     """``host:port``, ``[v6]:port`` or ``unix:/path``."""
     draining: bool = False
-    """True while the replica is being taken down: it keeps its sessions and gets no new ones."""
+    """True while the replica is being taken down: it gets no new sessions, and keeps those that it
+    has as its service's ``drain`` says."""
     network: str = ""
     """The network whose connector opens connections to it; empty: the proxy connects directly."""
 
@@ -81,6 +87,10 @@ class ServiceSpec:
     """Meant to share its hosts with other services that say so too."""
     default_backend: bool = False
     """Also serves hosts that no service claims."""
+    drain: Drain = "none"
+    """What its replicas still get while they are being stopped."""
+    timeouts: Timeouts | None = None
+    """Those that are its own; None: it has none."""
 
     def __reduce__(self) -> tuple[type[ServiceSpec], tuple[object, ...]]:
         """As for endpoints."""

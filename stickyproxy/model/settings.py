@@ -30,9 +30,14 @@ class ProxySettings:
     """The key of the pins, from ``secret`` or the file ``secret_file``; None: the default key."""
     connect_timeout: float = 3.0
     response_timeout: float = 60.0
-    """Silence of the endpoint until its response head, and between two reads of a body."""
+    """Silence of the endpoint until its response head."""
+    response_idle_timeout: float | None = None
+    """Its silence between two reads of a body; None: ``response_timeout``, and no limit for
+    server-sent events."""
     client_timeout: float = 60.0
     """How long a client may neither send nor take a byte of a body."""
+    upgrade_idle_timeout: float | None = None
+    """Silence of both sides after an upgrade; None: no limit."""
     keepalive_timeout: float = 75.0
     """How long an idle client connection is kept."""
     head_timeout: float = 15.0

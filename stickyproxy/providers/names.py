@@ -54,7 +54,7 @@ class Resolution:
 
     addresses: tuple[str, ...] = ()
     leaving: tuple[str, ...] = ()
-    """Those that the last answer was the first not to have: they keep their sessions until the next
+    """Those that the last answer was the first not to have: they drain until the next
     answer confirms that they are gone. A name with many addresses may give some at a time."""
     trouble: str = "the resolver has not answered yet"
     """Why the last attempt failed; empty: it did not."""

@@ -84,7 +84,7 @@ class _Builder:
         cluster = self._clusters.get(name)
         if cluster is None:
             endpoints = tuple(
-                self._endpoint(service.name, spec)
+                self._endpoint(service, spec)
                 for service in services
                 for spec in sorted(service.endpoints, key=lambda spec: spec.id)
             )
@@ -96,8 +96,8 @@ class _Builder:
             self._clusters[name] = cluster
         return cluster
 
-    def _endpoint(self, service: str, spec: EndpointSpec) -> Endpoint:
-        key = (service, spec.id)
+    def _endpoint(self, service: ServiceSpec, spec: EndpointSpec) -> Endpoint:
+        key = (service.name, spec.id)
         endpoint = self._endpoints.get(key)
         if endpoint is None:
             old = self._old_endpoints.get(key)
@@ -107,6 +107,7 @@ class _Builder:
                     # It belongs to another service now, whose clusters are rebuilt in any case.
                     old.note(replace(old.facts, draining=spec.draining))
             else:
-                endpoint = self._make_endpoint(service, spec)
+                endpoint = self._make_endpoint(service.name, spec)
+            endpoint.declare(service)
             self._endpoints[key] = endpoint
         return endpoint

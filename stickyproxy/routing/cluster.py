@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from stickyproxy.model.service import ServiceSpec
+from stickyproxy.routing import draining
 from stickyproxy.routing.balancers import policy_for
-from stickyproxy.routing.endpoint import Balancer, Endpoint, EndpointState, Members
+from stickyproxy.routing.endpoint import Balancer, Endpoint, EndpointState
 from stickyproxy.routing.policy import Policy
 
 
@@ -25,21 +26,11 @@ class Cluster:
         self.name = "+".join(service.name for service in services)
         self.endpoints = endpoints
         self.policy: Policy = policy_for(services[0])
-        self.balancer: Balancer = self.policy.build(self._members(), previous)
+        self.balancer: Balancer = draining.build(self.policy, endpoints, previous)
 
     def rebuild(self) -> None:
         """The state of an endpoint has changed; takes effect with the next pick."""
-        self.balancer = self.policy.build(self._members(), self.balancer)
-
-    def _members(self) -> Members:
-        by_state: dict[EndpointState, list[Endpoint]] = {state: [] for state in EndpointState}
-        for endpoint in self.endpoints:
-            by_state[endpoint.state].append(endpoint)
-        return Members(
-            usable=tuple(by_state[EndpointState.USABLE]),
-            draining=tuple(by_state[EndpointState.DRAINING]),
-            down=tuple(by_state[EndpointState.DOWN]),
-        )
+        self.balancer = draining.build(self.policy, self.endpoints, self.balancer)
 
     def __repr__(self) -> str:
         usable = sum(endpoint.state is EndpointState.USABLE for endpoint in self.endpoints)

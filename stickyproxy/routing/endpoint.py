@@ -6,7 +6,8 @@ one:
 
     fact            who notes it                      while it holds, the endpoint
     --------------  --------------------------------  ------------------------------------
-    draining        its provider                      keeps its sessions and gets none new
+    draining        its provider                      gets no new sessions; keeps those that it
+                                                      has as its service's ``drain`` says
     asked_to_drain  the operator                      likewise
     in_maintenance  the operator                      gets nothing, whatever else is known
     ejected         Health: it takes no connections   likewise
@@ -20,13 +21,21 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from stickyproxy.model.service import EndpointSpec
+from stickyproxy.model.service import Drain, EndpointSpec, ServiceSpec
+from stickyproxy.model.timeouts import Timeouts
 
 # --- live -----------------------------------------------------------------------------------
 
 
 class Connections(Protocol):
     """What an endpoint's connection pool must offer to the endpoint's owner."""
+
+    def limit(self, timeouts: Timeouts | None) -> None:
+        """From now on these hold for its connections; None: those of the proxy."""
+
+    def keep_idle(self, keep: bool) -> None:
+        """Whether connections wait for another request. If not, idle ones are closed now and busy
+        ones when their exchange ends."""
 
     def close(self) -> None:
         """Close idle connections now and busy ones when their exchange ends."""
@@ -36,7 +45,7 @@ class EndpointState(Enum):
     """What an endpoint may be used for."""
 
     USABLE = "usable"
-    DRAINING = "draining"  # keeps its pins, gets no new sessions
+    DRAINING = "draining"  # gets no new sessions, and perhaps none of its own
     DOWN = "down"  # gets nothing
 
 
@@ -50,12 +59,17 @@ class Facts:
     ejected: bool = False
     unhealthy: bool = False
 
+    @property
+    def drains(self) -> bool:
+        """True if it is about to be taken down, whatever else is known."""
+        return self.draining or self.asked_to_drain
+
 
 def state_of(facts: Facts) -> EndpointState:
     """What an endpoint with these facts may be used for."""
     if facts.in_maintenance or facts.ejected or facts.unhealthy:
         return EndpointState.DOWN
-    if facts.draining or facts.asked_to_drain:
+    if facts.drains:
         return EndpointState.DRAINING
     return EndpointState.USABLE
 
@@ -74,6 +88,7 @@ class Endpoint:
     __slots__ = (
         "address",
         "address_lines",
+        "drain",
         "facts",
         "has_connected",
         "id",
@@ -95,6 +110,8 @@ class Endpoint:
         )
         self.pin = pin
         self.pool = pool
+        self.drain: Drain = "none"
+        """What it still gets while it drains."""
         self.facts = declared_facts(spec)
         self.state = state_of(self.facts)
         self.has_connected = False
@@ -102,12 +119,24 @@ class Endpoint:
         self.unreached = False
         """True while it has taken none, though it was tried."""
 
+    def declare(self, service: ServiceSpec) -> None:
+        """From now on this is what its service says of all its endpoints."""
+        self.drain = service.drain
+        self.pool.limit(service.timeouts)
+        self._tell_pool()
+
     def note(self, facts: Facts) -> bool:
         """Note these facts. True if that changes the state: then the balancers of all
         clusters with this endpoint are out of date (``RoutingTable.note`` sees to them)."""
         self.facts = facts
         before, self.state = self.state, state_of(facts)
+        self._tell_pool()
         return self.state is not before
+
+    def _tell_pool(self) -> None:
+        """Servers that stop gracefully wait for idle connections, or close them while the next
+        request is on its way."""
+        self.pool.keep_idle(not (self.facts.drains and self.drain == "none"))
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.service}/{self.id} {self.address} {self.state.value}>"
@@ -122,6 +151,7 @@ class Affinity(Enum):
     HASHED = "hashed"  # a key of the request was hashed
     REPINNED_GONE = "repinned-gone"  # its pin names an unknown endpoint
     REPINNED_DOWN = "repinned-down"  # its pin names an endpoint that is not usable
+    REPINNED_DRAINING = "repinned-draining"  # its pin names an endpoint that is being stopped
     REPINNED_FAILED = "repinned-failed"  # its endpoint has just refused the connection
 
 
@@ -153,6 +183,10 @@ class Request(Protocol):
     """What a balancer may read of a request. Values are bytes as received."""
 
     @property
+    def idempotent(self) -> bool:
+        """True if doing it twice is doing it once (RFC 9110 section 9.2.2)."""
+
+    @property
     def client_address(self) -> str:
         """IP address of the client as reported by trusted proxies; empty on a unix socket."""
 
@@ -182,6 +216,9 @@ class Members:
 
     usable: tuple[Endpoint, ...] = ()
     draining: tuple[Endpoint, ...] = ()
+    """They keep their sessions."""
+    leaving: tuple[Endpoint, ...] = ()
+    """They drain too, and get nothing: their sessions are re-pinned."""
     down: tuple[Endpoint, ...] = ()
 
     @property

@@ -67,14 +67,13 @@ class DataPlane:
             response_timeout=proxy.response_timeout,
             client_timeout=proxy.client_timeout,
             idle_timeout=proxy.upstream_idle_timeout,
+            response_idle_timeout=proxy.response_idle_timeout,
+            upgrade_idle_timeout=proxy.upgrade_idle_timeout,
             turns=turns,
             connectors=settings.connectors,
             descriptors=descriptors,
         )
-        self.proxy = Proxy(
-            info=settings.info,
-            retry_seconds=5 * proxy.connect_timeout,
-        )
+        self.proxy = Proxy(info=settings.info)
         if self._access_log is not None:
             self.proxy.on_finish = self._access_log.write
         self._health = self.proxy.health = Health(self.proxy, health_changed)

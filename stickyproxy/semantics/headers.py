@@ -29,6 +29,7 @@ class Kind:
     SET_COOKIE = 8
     HOST = 9
     INFO = 10  # our own response fields: an endpoint's are replaced by ours
+    EVENT_STREAM = 11  # the Content-Type of server-sent events
 
 
 _HOP_BY_HOP = {
@@ -110,6 +111,9 @@ RESPONSE_KINDS = Classifier(_RESPONSE)
 _FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t\x20-\x7e\x80-\xff]*")
 
 
+_EVENT_STREAM = re.compile(rb"content-type:[\t ]*text/event-stream[\t ]*(?:;|$)", re.IGNORECASE)
+
+
 class LineClassifier(dict[bytes, int]):
     """Field line as received -> Kind. An app's responses share most of their lines: those
     are not even parsed. A line is checked when it is first seen."""
@@ -124,6 +128,8 @@ class LineClassifier(dict[bytes, int]):
         if match is None:
             raise ValueError(f"{ascii(line[:80])[1:]} is no header field")
         kind = self._names[match[1]]
+        if kind == Kind.PASS and _EVENT_STREAM.match(line):
+            kind = Kind.EVENT_STREAM
         if len(line) <= _REMEMBERED_LINE:
             if len(self) >= _REMEMBERED_LINES:
                 self.clear()

@@ -61,6 +61,9 @@ class Peer:
         return "https" if self.secure else "http"
 
 
+_PORTS = {b"https": b"443", b"http": b"80"}
+"""Of the schemes that X-Forwarded-Proto may name."""
+
 UNKNOWN = -1
 """Length of a body whose end is known only when it arrives."""
 
@@ -316,7 +319,9 @@ class ClientRequest:
         peer = self._peer
         chain = [theirs[b"x-forwarded-for"]] if b"x-forwarded-for" in theirs else []
         chain.append(peer.address.encode() or b"unix:")
-        port = str(peer.port).encode()
+        scheme = theirs.get(b"x-forwarded-proto")
+        # Our own port says nothing of the one that the trusted proxy's client connected to.
+        port = _PORTS.get(scheme.lower() if scheme else b"", b"%d" % peer.port)
         return b"".join(
             (
                 b"X-Forwarded-For: ",
@@ -324,7 +329,7 @@ class ClientRequest:
                 b"\r\nX-Real-IP: ",
                 self.client_address.encode() or b"unix:",
                 b"\r\nX-Forwarded-Proto: ",
-                theirs.get(b"x-forwarded-proto", peer.scheme.encode()),
+                peer.scheme.encode() if scheme is None else scheme,
                 b"\r\nX-Forwarded-Port: ",
                 theirs.get(b"x-forwarded-port", port),
                 b"\r\nX-Forwarded-Host: ",

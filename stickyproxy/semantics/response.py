@@ -34,6 +34,7 @@ class ResponseHead:
     """One response head, final or interim."""
 
     __slots__ = (
+        "event_stream",
         "http11",
         "info",
         "keep_alive",
@@ -65,6 +66,8 @@ class ResponseHead:
         """The Upgrade fields, which mean something in a 101 only."""
         self.switches = False
         """Connection names Upgrade."""
+        self.event_stream = False
+        """The body is server-sent events."""
         kinds = RESPONSE_LINES
         keep = self.lines.append
         named: frozenset[bytes] = frozenset()
@@ -91,16 +94,23 @@ class ResponseHead:
                     keep(line)
                 elif kind == Kind.TRANSFER_ENCODING:
                     self._note_coding(line.partition(b":")[2].strip(b" \t"))
-                elif kind == Kind.INFO:
-                    self.info = (*self.info, line)
-                elif kind == Kind.UPGRADE:
-                    self.upgrade = (*self.upgrade, line)
+                else:
+                    self._note_rare(kind, line)
         except ValueError as error:
             raise UpstreamProtocolError(str(error)) from None
         if named:
             self.lines = [
                 line for line in self.lines if line.partition(b":")[0].lower() not in named
             ]
+
+    def _note_rare(self, kind: int, line: bytes) -> None:
+        if kind == Kind.INFO:
+            self.info = (*self.info, line)
+        elif kind == Kind.UPGRADE:
+            self.upgrade = (*self.upgrade, line)
+        elif kind == Kind.EVENT_STREAM:
+            self.event_stream = True
+            self.lines.append(line)
 
     def _note_coding(self, value: bytes) -> None:
         if self.length != UNTIL_CLOSE:

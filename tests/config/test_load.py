@@ -89,8 +89,13 @@ class TestExample:
     @pytest.mark.parametrize("table", ["proxy", "access_log"])
     def test_what_is_commented_out_is_the_default(self, table: str) -> None:
         keys = example_keys(table)
-        for secret in {"secret", "secret_file"} & keys.keys():
-            del keys[secret]  # has no default
+        for without in {
+            "secret",
+            "secret_file",
+            "response_idle_timeout",
+            "upgrade_idle_timeout",
+        } & keys.keys():
+            del keys[without]  # has no default
         text = f"[{table}]\n" + "\n".join(f"{key} = {value}" for key, value in keys.items())
         assert parse(text) == Config()
 
@@ -139,7 +144,9 @@ class TestDefaults:
             pin_secret=None,
             connect_timeout=3,
             response_timeout=60,
+            response_idle_timeout=None,
             client_timeout=60,
+            upgrade_idle_timeout=None,
             keepalive_timeout=75,
             head_timeout=15,
             upstream_idle_timeout=4,
@@ -162,6 +169,8 @@ class TestProxy:
             hide_info_headers = true
             connect_timeout = "1s"
             response_timeout = "2s"
+            response_idle_timeout = "9s"
+            upgrade_idle_timeout = "10s"
             client_timeout = "7s"
             keepalive_timeout = "3s"
             head_timeout = "4s"
@@ -175,6 +184,8 @@ class TestProxy:
             hide_info_headers=True,
             connect_timeout=1,
             response_timeout=2,
+            response_idle_timeout=9,
+            upgrade_idle_timeout=10,
             client_timeout=7,
             keepalive_timeout=3,
             head_timeout=4,

@@ -16,6 +16,7 @@ from stickyproxy.base.text import shown
 from stickyproxy.base.values import boolean, duration, duration_text, port_number, timeout
 from stickyproxy.config.options import ServiceOptions, explain, host_name, nearest
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.routing.balancers import OPTIONS
 from tests.specs import asked, service_spec
 
@@ -125,9 +126,30 @@ class TestWhatIsAccepted:
         assert options.spec("shop", ()).name == "shop"
 
     def test_options_and_spec_have_the_same_keys(self) -> None:
-        published = {item.name for item in fields(ServiceSpec)} - {"name", "endpoints", "policy"}
+        nested = {"policy", "timeouts"}
+        published = {item.name for item in fields(ServiceSpec)} - {"name", "endpoints", *nested}
+        published |= {f"{item.name}_timeout" for item in fields(Timeouts)}
         assert published | set(OPTIONS) == set(KEYS) - {"port"}
         assert published.isdisjoint(OPTIONS)
+
+    @pytest.mark.parametrize(
+        ("written", "read"),
+        [("none", "none"), ("safe", "safe"), (" Sticky ", "sticky")],
+    )
+    def test_drain(self, written: str, read: str) -> None:
+        assert spec(drain=written).drain == read
+        assert spec().drain == "none"
+
+    def test_timeouts(self) -> None:
+        assert spec().timeouts is None
+        assert spec(response_timeout="5m").timeouts == Timeouts(response=300)
+        assert spec(
+            connect_timeout="1s",
+            response_timeout="2s",
+            response_idle_timeout="3s",
+            client_timeout="4s",
+            upgrade_idle_timeout="1h",
+        ).timeouts == Timeouts(1, 2, 3, 4, 3600)
 
 
 class TestWhatIsRefused:
@@ -143,6 +165,10 @@ class TestWhatIsRefused:
             ("port", "http", '"http" is not a port'),
             ("ip_hash", "yes", '"yes" is neither true nor false'),
             ("ip_hash", 1, "1 is neither true nor false"),
+            ("drain", "yes", '"yes" is not known: write "none", "safe" or "sticky"'),
+            ("drain", True, "true is not text: write it in quotes"),
+            ("response_timeout", "5", '"5" has no unit: write "5s"'),
+            ("upgrade_idle_timeout", "0s", "would time out at once: write more than zero"),
             ("context_root", 5, "5 is not text"),
             ("context_root", "", '"" does not start with "/": write "/"'),
             ("context_root", "shop", '"shop" does not start with "/": write "/shop"'),

@@ -25,6 +25,7 @@ from stickyproxy.control.controller import Controller
 from stickyproxy.control.server import ControlServer
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
+from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.providers.controller import ControllerProvider
 from stickyproxy.routing.balancers import OPTIONS
 from tests.specs import service_spec
@@ -42,6 +43,8 @@ def snapshot(*names: str) -> Snapshot:
             redirects=(("a.example", "http://b.example"),),
             hash_cookie="user",
             hash_cookie_ttl=60.0,
+            drain="safe",
+            timeouts=Timeouts(response=300.0, upgrade_idle=3600.0),
         )
         for name in names
     )

@@ -29,6 +29,9 @@ from tests.scripted import (
     EndpointConnection,
     RawClient,
     Response,
+    Script,
+    Truncated,
+    chunk,
     chunked,
     get,
     ok,
@@ -567,6 +570,130 @@ class TestGone:
         assert (line["request"], line["status"]) == ("GET /ws HTTP/1.1", "101")
         assert (line["bytes"], line["upstream_addr"]) == ("5", peer.address)
         assert line["outcome"] == "switched"
+
+
+formats = pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+
+SIZED, CHUNKED = ("Content-Length", "10"), ("Transfer-Encoding", "chunked")
+UNTIL_CLOSE = ("Connection", "close")
+
+
+async def close(conn: EndpointConnection) -> None:
+    conn.close()
+
+
+async def abort(conn: EndpointConnection) -> None:
+    conn.abort()
+
+
+async def break_chunks(conn: EndpointConnection) -> None:
+    await conn.send(b"no chunk\r\n")
+
+
+async def say_nothing(conn: EndpointConnection) -> None:
+    await conn.eof()
+
+
+class TestCut:
+    """A response that was begun and never became whole: the status is what the client has got, and
+    the outcome says who ended it, and why."""
+
+    @formats
+    @pytest.mark.parametrize(
+        ("framing", "end", "settings", "outcome"),
+        [
+            (SIZED, close, {}, "upstream-reset"),
+            (SIZED, abort, {}, "upstream-reset"),
+            (CHUNKED, close, {}, "upstream-reset"),
+            (UNTIL_CLOSE, abort, {}, "upstream-reset"),
+            (CHUNKED, break_chunks, {}, "upstream-malformed"),
+            (SIZED, say_nothing, {"response_timeout": 0.5}, "timeout-idle"),
+            (SIZED, say_nothing, {"response_idle_timeout": 0.1}, "timeout-idle"),
+        ],
+    )
+    async def test_by_the_endpoint(
+        self,
+        *,
+        logging: StartLogging,
+        endpoint: MakeEndpoint,
+        client: MakeClient,
+        as_json: bool,
+        framing: tuple[str, str],
+        end: Script,
+        settings: dict[str, float],
+        outcome: str,
+    ) -> None:
+        async def half(conn: EndpointConnection) -> None:
+            assert await conn.request() is not None
+            body = chunk(b"12345") if framing == CHUNKED else b"12345"
+            await conn.send(respond("200 OK", framing) + body)
+            await seen.wait()
+            await end(conn)
+
+        seen = asyncio.Event()
+        peer = await endpoint(half)
+        log = await logging([service(peer)], as_json=as_json, **settings)
+        user = await client(log.port)
+        await user.send(get())
+        assert (await user.response_head()).status == 200
+        assert await user.body_some() == b"12345"
+        seen.set()
+        with pytest.raises(Truncated):
+            await user.body_some()
+        [line] = await (log.json() if as_json else log.text())
+        assert (int(line["status"]), int(line["bytes"]), line["outcome"]) == (200, 5, outcome)
+        assert line["upstream_addr"] == peer.address
+
+    @formats
+    @pytest.mark.parametrize("how", ["close", "abort", "takes nothing"])
+    async def test_by_the_client(
+        self,
+        logging: StartLogging,
+        endpoint: MakeEndpoint,
+        client: MakeClient,
+        as_json: bool,
+        how: str,
+    ) -> None:
+        async def endless(conn: EndpointConnection) -> None:
+            assert await conn.request() is not None
+            await conn.send(respond("200 OK", UNTIL_CLOSE))
+            while True:
+                await conn.send(bytes(1 << 20))
+
+        peer = await endpoint(endless)
+        settings = {"client_timeout": 0.1} if how == "takes nothing" else {}
+        log = await logging([service(peer)], as_json=as_json, **settings)
+        user = await client(log.port)
+        await user.send(get())
+        assert (await user.response_head()).status == 200
+        if how == "close":
+            user.close()
+        elif how == "abort":
+            user.abort()
+        await peer.wait_open(0)
+        [line] = await (log.json() if as_json else log.text())
+        outcome = "timeout-client" if how == "takes nothing" else "client-gone"
+        assert (int(line["status"]), line["outcome"]) == (200, outcome)
+        assert line["upstream_addr"] == peer.address
+
+    @formats
+    async def test_a_tunnel_that_was_silent_for_too_long(
+        self, logging: StartLogging, endpoint: MakeEndpoint, client: MakeClient, as_json: bool
+    ) -> None:
+        async def switch(conn: EndpointConnection) -> None:
+            assert await conn.request() is not None
+            fields = (("Connection", "Upgrade"), ("Upgrade", "websocket"))
+            await conn.send(respond("101 Switching Protocols", *fields))
+            await conn.eof()
+
+        peer = await endpoint(switch)
+        log = await logging([service(peer)], as_json=as_json, upgrade_idle_timeout=0.1)
+        user = await client(log.port)
+        await user.send(get("/ws", Connection="Upgrade", Upgrade="websocket"))
+        assert (await user.response_head()).status == 101
+        assert await user.closed() == "eof"
+        [line] = await (log.json() if as_json else log.text())
+        assert (str(line["status"]), line["outcome"]) == ("101", "timeout-idle")
 
 
 class TestFile:

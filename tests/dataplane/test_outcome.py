@@ -379,6 +379,8 @@ class SecondTime:
 class Exhausted:
     """A pool that cannot connect for want of something here."""
 
+    retry_seconds = 1.0
+
     def take(self, *, replayable: bool) -> None:
         """It has none."""
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from stickyproxy.base.errors import UpstreamClosed, UpstreamProtocolError
+from stickyproxy.control.registry import NoConnections
 from stickyproxy.dataplane.attempt import Attempt, upstream_lines
 from stickyproxy.dataplane.downstream.ports import ClientStream
 from stickyproxy.dataplane.relay import Relay
@@ -18,13 +19,6 @@ from stickyproxy.semantics.response import ResponseHead
 from tests.dataplane.test_replies import Head
 
 INFO = b"x-proxy-id: p1\r\nx-server-info: s"
-
-
-class Nowhere:
-    """A pool without connections."""
-
-    def close(self) -> None:
-        raise NotImplementedError
 
 
 class Issue:
@@ -81,7 +75,7 @@ class Scene:
         self.ended: list[object] = []
         request = ClientRequest(Head(b"shop.local", b"/", method), b"1" * 32)
         request.upgrade = upgrade
-        endpoint = Endpoint("shop", EndpointSpec("t1", "10.0.0.1:80"), b"", Nowhere())
+        endpoint = Endpoint("shop", EndpointSpec("t1", "10.0.0.1:80"), b"", NoConnections())
         self.relay = Relay(self, request, Pick(endpoint, Affinity.NONE, cookies), info, attempts)
 
     def switched(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from typing import Any
 
@@ -100,6 +101,8 @@ class Tunnel:
 
     def upstream_lost(self) -> None: ...
 
+    def failed(self, error: Exception) -> None: ...
+
     def pause_client(self) -> None: ...
 
     def resume_client(self) -> None: ...
@@ -119,7 +122,9 @@ async def test_a_closed_tunnel_does_not_wait_for_ever_for_an_endpoint_that_takes
         await asyncio.sleep(0)
         assert not connection.writing_paused
         connection.close()
-        limits = SweepLimits(idle=1, response=3, client=1)
+        limits = SweepLimits(
+            idle=1, response=3, response_idle=3, events=math.inf, client=1, tunnel=math.inf
+        )
         for _ in range(3):
             connection.sweep(limits)
         await asyncio.sleep(0)

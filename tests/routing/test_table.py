@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from stickyproxy.base.errors import InvalidHost
-from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.model.service import Drain, EndpointSpec, ServiceSpec
+from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.routing.builder import build
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts, state_of
@@ -20,10 +21,17 @@ SHOP = ServiceSpec("shop", ("shop.local",), (ONE, TWO))
 
 
 class CountingPool:
-    """Says how often it was closed."""
+    """Says how often it was closed, and whether it keeps idle connections."""
 
     def __init__(self) -> None:
         self.closed = 0
+        self.keeps_idle = True
+
+    def limit(self, timeouts: Timeouts | None) -> None:
+        pass
+
+    def keep_idle(self, keep: bool) -> None:
+        self.keeps_idle = keep
 
     def close(self) -> None:
         self.closed += 1
@@ -192,6 +200,49 @@ class TestTakingOver:
         before = cluster(first := table(SHOP))
         assert list(table(previous=first).clusters()) == []
         assert [closed(each) for each in before.endpoints] == [1, 1]
+
+
+class TestIdleConnections:
+    """An endpoint that gets nothing more keeps none; one that has its sessions keeps them too."""
+
+    def keeps(self, found: RoutingTable) -> list[bool]:
+        pools = [each.pool for each in cluster(found).endpoints]
+        return [pool.keeps_idle for pool in pools if isinstance(pool, CountingPool)]
+
+    @pytest.mark.parametrize(
+        ("drain", "keeps"), [("none", False), ("safe", True), ("sticky", True)]
+    )
+    def test_as_declared(self, drain: Drain, keeps: bool) -> None:
+        shop = replace(SHOP, drain=drain)
+        first = table(shop)
+        assert self.keeps(first) == [True, True]
+        draining = replace(shop, endpoints=(replace(ONE, draining=True), TWO))
+        assert self.keeps(second := table(draining, previous=first)) == [keeps, True]
+        assert self.keeps(table(draining)) == [keeps, True]
+        assert self.keeps(table(shop, previous=second)) == [True, True]
+
+    def test_another_way_of_draining(self) -> None:
+        draining = replace(SHOP, endpoints=(replace(ONE, draining=True), TWO))
+        first = table(draining)
+        second = table(replace(draining, drain="sticky"), previous=first)
+        assert cluster(second).endpoints[0] is cluster(first).endpoints[0]
+        assert self.keeps(second) == [True, True]
+
+    def test_by_the_operator_and_whatever_else_is_known(self) -> None:
+        found = table(SHOP)
+        one = cluster(found).endpoints[0]
+        found.note(one, Facts(asked_to_drain=True))
+        assert self.keeps(found) == [False, True]
+        found.note(one, Facts(asked_to_drain=True, ejected=True))
+        assert self.keeps(found) == [False, True]
+        found.note(one, Facts(ejected=True))
+        assert self.keeps(found) == [True, True]
+
+    def test_services_on_one_host_each_have_their_own_way(self) -> None:
+        other = ServiceSpec("other", SHOP.hosts, (replace(TWO, draining=True),), drain="sticky")
+        found = table(replace(SHOP, endpoints=(replace(ONE, draining=True),)), other)
+        assert cluster(found).name == "other+shop"
+        assert self.keeps(found) == [True, False]
 
 
 class TestNoting:

@@ -13,6 +13,7 @@ from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
 from stickyproxy.model.snapshot import Problem, Snapshot
+from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.runtime.channel import (
     Accept,
     Accepting,
@@ -35,6 +36,8 @@ SHOP = service_spec(
     ("shop.local",),
     (EndpointSpec("task", "10.0.0.1:80"), EndpointSpec("old", "10.0.0.2:80", draining=True)),
     sticky_session_cookie="session",
+    drain="sticky",
+    timeouts=Timeouts(connect=1.0),
 )
 
 SETTINGS = ProxySettings(trusted_proxies=(ip_network("10.0.0.0/8"),), pin_secret=b"secret")

@@ -102,6 +102,24 @@ def test_a_trusted_proxy_is_believed_and_its_chain_extended() -> None:
     assert b"\r\nForwarded: for=203.0.113.5\r\n" in head
 
 
+@pytest.mark.parametrize(
+    ("told", "port"),
+    [
+        ([b"X-Forwarded-Proto: https"], b"443"),
+        ([b"X-Forwarded-Proto: HTTPS"], b"443"),
+        ([b"x-forwarded-proto: http"], b"80"),
+        ([b"X-Forwarded-Proto: https", b"X-Forwarded-Port: 8443"], b"8443"),
+        ([b"X-Forwarded-Proto: wss"], b"8080"),
+        ([b"X-Forwarded-For: 203.0.113.5"], b"8080"),
+    ],
+)
+def test_the_port_follows_the_scheme_that_a_trusted_proxy_tells(
+    told: list[bytes], port: bytes
+) -> None:
+    assert b"\r\nX-Forwarded-Port: " + port + b"\r\n" in sent(parsed(*told, trusted=True))
+    assert b"\r\nX-Forwarded-Port: 8080\r\n" in sent(parsed(*told, trusted=False))
+
+
 def test_pins_are_not_shown() -> None:
     request = parsed(b"Cookie: a=b; session=" + PIN)
     assert request.cookies(b"session") == (PIN,)

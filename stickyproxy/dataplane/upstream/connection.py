@@ -50,6 +50,9 @@ class UpstreamTunnel(Protocol):
     def upstream_lost(self) -> None:
         """The endpoint closed its side."""
 
+    def failed(self, error: Exception) -> None:
+        """The connection has been given up."""
+
     def pause_client(self) -> None:
         """The endpoint cannot keep up."""
 
@@ -75,14 +78,27 @@ class Home(Protocol):
 
 
 class SweepLimits:
-    """How many sweeps a connection may be silent for."""
+    """How many sweeps a connection may be silent for; infinity: there is no limit."""
 
-    __slots__ = ("client", "idle", "response")
+    __slots__ = ("client", "events", "idle", "response", "response_idle", "tunnel")
 
-    def __init__(self, *, idle: int, response: int, client: int) -> None:
+    def __init__(
+        self,
+        *,
+        idle: float,
+        response: float,
+        response_idle: float,
+        events: float,
+        client: float,
+        tunnel: float,
+    ) -> None:
+        """``events``: inside a response of server-sent events; ``response_idle``: inside others."""
         self.idle = idle
         self.response = response
+        self.response_idle = response_idle
+        self.events = events
         self.client = client
+        self.tunnel = tunnel
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -323,6 +339,13 @@ class UpstreamConnection(asyncio.Protocol):
             self.receiver = None
             receiver.failed(error)
 
+    def _fail_tunnel(self, error: Exception) -> None:
+        self.state = _CLOSED
+        tunnel, self._tunnel = self._tunnel, None
+        self.transport.abort()
+        if tunnel is not None:
+            tunnel.failed(error)
+
     def _release(self) -> None:
         """After a whole response: back into the pool, if there is no doubt about the connection."""
         self.receiver = None
@@ -345,18 +368,29 @@ class UpstreamConnection(asyncio.Protocol):
                 if self._waits_for_client():
                     if self.idle_sweeps > limits.client:
                         self._fail(ClientStalled("the client stalled"))
-                elif self.idle_sweeps > limits.response:
+                elif self.idle_sweeps > self._silence(limits):
                     self._fail(UpstreamTimeout(f"{self._home.address} stayed silent too long"))
             case State.IDLE:
                 if self.idle_sweeps > limits.idle:
                     self.retire()
-            case State.TUNNEL:  # may be silent for as long as it likes, unless a side is waiting
-                waits = self.writing_paused or self.transport.is_closing()
-                stuck = waits and self.idle_sweeps > limits.response
-                if stuck or (self._client_slow and self.idle_sweeps > limits.client):
-                    self.transport.abort()
+            case State.TUNNEL:
+                if self._client_slow and self.idle_sweeps > limits.client:
+                    self._fail_tunnel(ClientStalled("the client stalled"))
+                elif self.idle_sweeps > (limits.response if self._is_awaited() else limits.tunnel):
+                    self._fail_tunnel(UpstreamTimeout("the tunnel stayed silent too long"))
             case State.CLOSED:  # it had a sweep's time to take the rest
                 sockets.reset(self.transport)
+
+    def _is_awaited(self) -> bool:
+        """A tunnel's endpoint does not take what it was sent, or the end of it."""
+        return self.writing_paused or self.transport.is_closing()
+
+    def _silence(self, limits: SweepLimits) -> float:
+        """How long the endpoint may be silent where its response is now."""
+        reader = self._reader
+        if reader.expect is _HEAD:
+            return limits.response
+        return limits.events if reader.may_be_silent else limits.response_idle
 
     def _waits_for_client(self) -> bool:
         """The silence is the client's: it does not take the response, or sends no more of its

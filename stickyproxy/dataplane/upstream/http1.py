@@ -72,12 +72,23 @@ class ResponseReader:
     """Reads the responses of one connection, one after the other. To begin with the next one,
     ``expect`` its head."""
 
-    __slots__ = ("_buffer", "_decoder", "_head_bytes", "_interims", "_left", "expect", "keep_alive")
+    __slots__ = (
+        "_buffer",
+        "_decoder",
+        "_head_bytes",
+        "_interims",
+        "_left",
+        "event_stream",
+        "expect",
+        "keep_alive",
+    )
 
     def __init__(self) -> None:
         self.expect = _NOTHING
         self.keep_alive = True
         """Whether the connection may serve another request, by what was read so far."""
+        self.event_stream = False
+        """Whether the body, in chunks or until close, is server-sent events."""
         self._buffer = bytearray()
         """What has arrived of a head; it is searched once, however small the pieces are."""
         self._head_bytes = 0
@@ -85,6 +96,11 @@ class ResponseReader:
         self._left = 0
         """Bytes still missing from a body of known length."""
         self._decoder: ChunkedDecoder | None = None
+
+    @property
+    def may_be_silent(self) -> bool:
+        """What is read is events, which come when something happens."""
+        return self.event_stream and self.expect in (_CHUNKED, _CLOSE)
 
     @property
     def pending(self) -> bool:
@@ -184,6 +200,7 @@ class ResponseReader:
             if rest:
                 self._take_sized(rest, receiver)
             return b""
+        self.event_stream = head.event_stream
         if length == CHUNKED:
             self.expect = _CHUNKED
             self._decoder = ChunkedDecoder()

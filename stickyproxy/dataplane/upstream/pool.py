@@ -1,6 +1,7 @@
 """DATA PLANE: connections to endpoints, kept for the next request.
 
-Upstreams   all pools of the process; its sweep is the only timer there is
+Upstreams   all pools of the process
+Clock       its sweep is the only timer that pools with the same timeouts have
 Pool        the connections to one target
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
+from weakref import WeakValueDictionary
 
 from stickyproxy.base.addresses import split_host_port
 from stickyproxy.base.errors import ConnectError, OutOfResources
@@ -17,9 +19,13 @@ from stickyproxy.dataplane.descriptors import EXHAUSTED, Descriptors
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.connection import SweepLimits, UpstreamConnection
 from stickyproxy.model.target import Target
+from stickyproxy.model.timeouts import Timeouts
 
 # Errors of connecting that mean a lack of resources here, not a fault of the endpoint.
 _OURS = (*EXHAUSTED, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
+
+RETRY_CONNECTS = 5
+"""A request is tried again for as long as so many connects in vain may take."""
 
 
 class Pool:
@@ -30,10 +36,13 @@ class Pool:
         self.target = target
         self.turns = upstreams.turns
         self._upstreams = upstreams
+        self._clock = upstreams.clock(None)
+        self._clock.add(self)
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
         self._outworn: set[UpstreamConnection] = set()
         """Busy ones that serve no further request: see ``renew``."""
+        self._keeps_idle = True
         self._closed = False
 
     def __repr__(self) -> str:
@@ -43,6 +52,11 @@ class Pool:
     def address(self) -> str:
         """The target's, for messages."""
         return self.target.address
+
+    @property
+    def retry_seconds(self) -> float:
+        """A request older than this is not tried on another endpoint."""
+        return RETRY_CONNECTS * self._clock.connect_timeout
 
     def take(self, *, replayable: bool) -> UpstreamConnection | None:
         """An idle connection, or None. A request that cannot be replayed only gets one that was
@@ -60,10 +74,9 @@ class Pool:
 
     async def connect(self) -> UpstreamConnection:
         """A new connection. Raises ConnectError, OutOfResources."""
-        upstreams, address = self._upstreams, self.address
-        timeout = upstreams.connect_timeout
+        address, timeout = self.address, self._clock.connect_timeout
         try:
-            connection = await self._open()
+            connection = await self._open(timeout)
         except TimeoutError as error:
             raise ConnectError(f"{address} accepted no connection within {timeout:g} s") from error
         except OSError as error:
@@ -72,24 +85,24 @@ class Pool:
             raise ConnectError(f"{address}: {error.strerror or error}") from error
         connection.expect_signs_of_life(timeout)
         self._all.add(connection)
-        upstreams.add(self)  # closed and emptied while we were connecting: still swept
+        self._clock.add(self)  # closed and emptied while we were connecting: still swept
         return connection
 
-    async def _open(self) -> UpstreamConnection:
+    async def _open(self, seconds: float) -> UpstreamConnection:
         """Raises OSError, and what connectors raise."""
         open_once = self._open_through if self.target.network else self._open_here
         try:
-            return await open_once()
+            return await open_once(seconds)
         except (OSError, OutOfResources) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             if not (isinstance(cause, OSError) and self._upstreams.descriptors.make_room(cause)):
                 raise
         await asyncio.sleep(0)
-        return await open_once()
+        return await open_once(seconds)
 
-    async def _open_here(self) -> UpstreamConnection:
+    async def _open_here(self, seconds: float) -> UpstreamConnection:
         loop, address = asyncio.get_running_loop(), self.address
-        async with asyncio.timeout(self._upstreams.connect_timeout):
+        async with asyncio.timeout(seconds):
             if address.startswith("unix:"):
                 _, connection = await loop.create_unix_connection(
                     lambda: UpstreamConnection(self), address.removeprefix("unix:")
@@ -100,13 +113,11 @@ class Pool:
                 )
         return connection
 
-    async def _open_through(self) -> UpstreamConnection:
+    async def _open_through(self, seconds: float) -> UpstreamConnection:
         """By the connector of the target's network, which keeps to the time itself: its silence
         is not the endpoint's."""
-        upstreams, host_and_port = self._upstreams, _host_and_port(self.address)
-        sock = await upstreams.connectors.connect(
-            self.target.network, *host_and_port, upstreams.connect_timeout
-        )
+        connectors = self._upstreams.connectors
+        sock = await connectors.connect(self.target.network, *_host_and_port(self.address), seconds)
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(lambda: UpstreamConnection(self), sock=sock)
         return connection
@@ -117,10 +128,10 @@ class Pool:
 
     def put(self, connection: UpstreamConnection) -> None:
         """Take back a connection that is fit for another exchange."""
-        if self._closed or connection in self._outworn:
-            connection.retire()
-        else:
+        if self._keeps_idle and connection not in self._outworn:
             self._idle.append(connection)
+        else:
+            connection.retire()
 
     def forget(self, connection: UpstreamConnection) -> None:
         """The connection is lost."""
@@ -129,7 +140,23 @@ class Pool:
         if connection in self._idle:
             self._idle.remove(connection)
         if self._closed and not self._all:
-            self._upstreams.remove(self)
+            self._clock.remove(self)
+
+    def limit(self, timeouts: Timeouts | None) -> None:
+        """See ``routing.endpoint.Connections``. Sweeps that were counted before stay counted."""
+        clock = self._upstreams.clock(timeouts)
+        if clock is not self._clock:
+            self._clock.remove(self)
+            self._clock = clock
+            clock.add(self)
+
+    def keep_idle(self, keep: bool) -> None:
+        """See ``routing.endpoint.Connections``."""
+        self._keeps_idle = keep and not self._closed
+        if not keep:
+            for connection in self._idle:
+                connection.retire()
+            self._idle.clear()
 
     def renew(self) -> None:
         """Close idle connections now, and those that are busy when their exchange ends. The next
@@ -142,11 +169,9 @@ class Pool:
     def close(self) -> None:
         """Close idle connections now, and busy ones when their exchange ends."""
         self._closed = True
-        for connection in self._idle:
-            connection.retire()
-        self._idle.clear()
+        self.keep_idle(False)
         if not self._all:
-            self._upstreams.remove(self)
+            self._clock.remove(self)
 
     def sweep(self, limits: SweepLimits) -> None:
         """Count one sweep for every connection, and end those that reached their limit."""
@@ -161,8 +186,75 @@ class Pool:
         return len(idle)
 
 
+class Clock:
+    """Sweeps the pools of those services that have the same timeouts, and is the only timer that
+    they have. It stands still while there is none."""
+
+    def __init__(self, timeouts: Timeouts, idle_timeout: float) -> None:
+        """``timeouts``: of these, only ``response_idle`` and ``upgrade_idle`` may be None."""
+        assert timeouts.connect is not None
+        assert timeouts.response is not None
+        assert timeouts.client is not None
+        self.connect_timeout = timeouts.connect
+        self.started = False
+        self._pools: set[Pool] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        response_idle = timeouts.response_idle or timeouts.response
+        tunnel = timeouts.upgrade_idle or math.inf
+        limited = (timeouts.response, response_idle, timeouts.client, idle_timeout, tunnel)
+        interval = self._interval = max(0.02, min(1.0, min(limited) / 4))
+
+        def sweeps(seconds: float) -> float:
+            return math.ceil(seconds / interval) if seconds < math.inf else math.inf
+
+        self._limits = SweepLimits(
+            idle=sweeps(idle_timeout),
+            response=sweeps(timeouts.response),
+            response_idle=sweeps(response_idle),
+            events=sweeps(timeouts.response_idle or math.inf),
+            client=sweeps(timeouts.client),
+            tunnel=sweeps(tunnel),
+        )
+
+    def add(self, pool: Pool) -> None:
+        """The pool has connections to sweep."""
+        self._pools.add(pool)
+        if self.started and self._timer is None:
+            self._wind()
+
+    def remove(self, pool: Pool) -> None:
+        """The pool has another clock, or is closed and its last connection gone."""
+        self._pools.discard(pool)
+
+    def pools(self) -> tuple[Pool, ...]:
+        """Those that it sweeps."""
+        return tuple(self._pools)
+
+    def start(self) -> None:
+        """Start sweeping."""
+        self.started = True
+        if self._pools:
+            self._wind()
+
+    def stop(self) -> None:
+        """Stop sweeping."""
+        self.started = False
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _wind(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._interval, self._sweep)
+
+    def _sweep(self) -> None:
+        self._timer = None
+        if self.started and self._pools:
+            self._wind()  # first: one that raises must not end the time of all others
+        for pool in self.pools():
+            pool.sweep(self._limits)
+
+
 class Upstreams:
-    """All pools of the process, and the clock of their timeouts (seconds)."""
+    """All pools of the process, and the clocks of their timeouts (seconds)."""
 
     def __init__(
         self,
@@ -173,6 +265,8 @@ class Upstreams:
         idle_timeout: float,
         turns: Turns,
         descriptors: Descriptors,
+        response_idle_timeout: float | None = None,
+        upgrade_idle_timeout: float | None = None,
         connectors: str,
     ) -> None:
         """``connectors``: the directory where they have their sockets."""
@@ -180,57 +274,56 @@ class Upstreams:
         self.descriptors = descriptors
         descriptors.may_shed(self.shed)
         self.connectors = Connectors(connectors, self._renew)
-        self.connect_timeout = connect_timeout
-        shortest = min(response_timeout, client_timeout, idle_timeout)
-        self._interval = max(0.02, min(1.0, shortest / 4))
-        self._limits = SweepLimits(
-            idle=math.ceil(idle_timeout / self._interval),
-            response=math.ceil(response_timeout / self._interval),
-            client=math.ceil(client_timeout / self._interval),
+        self._timeouts = Timeouts(
+            connect=connect_timeout,
+            response=response_timeout,
+            response_idle=response_idle_timeout,
+            client=client_timeout,
+            upgrade_idle=upgrade_idle_timeout,
         )
-        self._pools: set[Pool] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._idle_timeout = idle_timeout
+        self._started = False
+        self._clocks: WeakValueDictionary[Timeouts, Clock] = WeakValueDictionary()
+        """By the timeouts that they count; held by the pools that they sweep."""
 
     def pool(self, target: Target) -> Pool:
         """A new pool; the endpoint's owner closes it."""
-        pool = Pool(self, target)
-        self.add(pool)
-        return pool
+        return Pool(self, target)
 
-    def add(self, pool: Pool) -> None:
-        """The pool has connections to sweep."""
-        self._pools.add(pool)
-
-    def remove(self, pool: Pool) -> None:
-        """The pool is closed and its last connection gone."""
-        self._pools.discard(pool)
+    def clock(self, own: Timeouts | None) -> Clock:
+        """The clock for a service with these timeouts of its own."""
+        timeouts = self._timeouts if own is None else own.over(self._timeouts)
+        clock = self._clocks.get(timeouts)
+        if clock is None:
+            clock = self._clocks[timeouts] = Clock(timeouts, self._idle_timeout)
+            clock.started = self._started
+        return clock
 
     def _renew(self, network: str) -> None:
         """A connector of that network is about to end."""
-        for pool in tuple(self._pools):
-            if pool.target.network == network:
-                pool.renew()
+        for clock in list(self._clocks.values()):
+            for pool in clock.pools():
+                if pool.target.network == network:
+                    pool.renew()
 
     def shed(self) -> int:
         """Close idle connections, for lack of file descriptors; returns how many."""
-        return sum(pool.shed() for pool in self._pools)
+        return sum(pool.shed() for clock in self._clocks.values() for pool in clock.pools())
 
     def start(self) -> None:
         """Start sweeping."""
-        self._timer = asyncio.get_running_loop().call_later(self._interval, self._sweep)
+        self._started = True
+        for clock in list(self._clocks.values()):
+            clock.start()
 
     def close(self) -> None:
         """Stop sweeping and close every pool."""
-        if self._timer is not None:
-            self._timer.cancel()
-        for pool in tuple(self._pools):
-            pool.close()
+        self._started = False
+        for clock in list(self._clocks.values()):
+            clock.stop()
+            for pool in clock.pools():
+                pool.close()
         self.connectors.close()
-
-    def _sweep(self) -> None:
-        self.start()  # first: one that raises must not end the time of all others
-        for pool in tuple(self._pools):
-            pool.sweep(self._limits)
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

@@ -97,7 +97,8 @@ class CompanionState(Enum):
 
 
 class CookieBalancer:
-    """Pins of draining endpoints resolve; they get nothing new."""
+    """Pins of draining endpoints resolve; they get nothing new. Pins of those that are leaving do
+    not resolve."""
 
     def __init__(
         self,
@@ -114,6 +115,7 @@ class CookieBalancer:
         self._name = name
         self._companion = companion
         self._by_pin = {e.pin: e for e in members.usable + members.draining}
+        self._leaving = frozenset(e.pin for e in members.leaving)
         self._down = frozenset(e.pin for e in members.down)
         self._pinned_by_companion = _Picks(policy, Affinity.PINNED, CompanionState.VALID, None)
         self._pinned_by_name = _Picks(policy, Affinity.PINNED, CompanionState.NOTHING, None)
@@ -183,6 +185,8 @@ class CookieBalancer:
         pins = {value.strip(b'"') for value in stale}
         if any(endpoint.pin in pins for endpoint in tried):
             return Affinity.REPINNED_FAILED
+        if not pins.isdisjoint(self._leaving):
+            return Affinity.REPINNED_DRAINING
         return Affinity.REPINNED_GONE if pins.isdisjoint(self._down) else Affinity.REPINNED_DOWN
 
     def __repr__(self) -> str:

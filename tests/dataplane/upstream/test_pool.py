@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -14,11 +15,18 @@ from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.connection import State, SweepLimits, UpstreamConnection
 from stickyproxy.dataplane.upstream.pool import Pool, Upstreams
 from stickyproxy.model.target import Target
+from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.semantics.response import ResponseHead
 from tests.conftest import MakeEndpoint
 from tests.scripted import TIMEOUT, EndpointConnection, get, ok
 
-NEVER = SweepLimits(idle=1000, response=1000, client=1000)
+
+def sweeps(**limits: float) -> SweepLimits:
+    """These, and no limit to anything else."""
+    return SweepLimits(**(dict.fromkeys(SweepLimits.__slots__, math.inf) | limits))
+
+
+NEVER = sweeps()
 
 
 async def stay(conn: EndpointConnection) -> None:
@@ -234,6 +242,59 @@ class TestEnd:
         assert pool.take(replayable=True) is None
 
 
+class TestKeepIdle:
+    async def test_closed_now_or_when_they_are_free(
+        self, endpoint: MakeEndpoint, upstreams: MakeUpstreams
+    ) -> None:
+        peer = await endpoint(stay)
+        pool = upstreams().pool(Target(peer.address))
+        busy, idle = await pool.connect(), await pool.connect()
+        await served(idle)
+        await peer.wait_connections(2)
+        pool.keep_idle(False)
+        await peer.wait_open(1)
+        assert await served(busy) is None
+        await peer.wait_open(0)
+        assert repr(pool).endswith(" 0 idle of 0>")
+
+    async def test_kept_again(self, endpoint: MakeEndpoint, upstreams: MakeUpstreams) -> None:
+        pool = upstreams().pool(Target((await endpoint(stay)).address))
+        pool.keep_idle(False)
+        pool.keep_idle(True)
+        await pool.probe()
+        assert pool.take(replayable=True) is not None
+
+    async def test_not_when_closed(self, endpoint: MakeEndpoint, upstreams: MakeUpstreams) -> None:
+        peer = await endpoint(stay)
+        pool = upstreams().pool(Target(peer.address))
+        pool.close()
+        pool.keep_idle(True)
+        await pool.probe()
+        assert pool.take(replayable=True) is None
+
+
+class TestClocks:
+    async def test_one_for_the_same_timeouts(self, upstreams: MakeUpstreams) -> None:
+        holder = upstreams(response=30.0)
+        common = holder.clock(None)
+        assert holder.clock(Timeouts(response=30.0)) is common
+        own = holder.clock(Timeouts(response=5.0))
+        assert own is not common
+        assert holder.clock(Timeouts(response=5.0, client=60.0)) is own
+
+    async def test_a_pool_has_one(self, endpoint: MakeEndpoint, upstreams: MakeUpstreams) -> None:
+        holder = upstreams()
+        pool = holder.pool(Target((await endpoint(stay)).address))
+        common, own = holder.clock(None), holder.clock(Timeouts(connect=7.0))
+        assert (common.pools(), own.pools()) == ((pool,), ())
+        pool.limit(Timeouts(connect=7.0))
+        assert (common.pools(), own.pools()) == ((), (pool,))
+        assert pool.retry_seconds == 35
+        pool.limit(None)
+        pool.close()
+        assert (common.pools(), own.pools()) == ((), ())
+
+
 class TestSweep:
     async def test_idle_ones_are_closed(
         self, endpoint: MakeEndpoint, upstreams: MakeUpstreams
@@ -242,7 +303,7 @@ class TestSweep:
         pool = upstreams().pool(Target(peer.address))
         await pool.probe()
         await peer.wait_connections(1)
-        limits = SweepLimits(idle=3, response=1, client=1)
+        limits = sweeps(idle=3, response=1, client=1)
         for _ in range(3):
             pool.sweep(limits)
         assert len(peer.open) == 1
@@ -258,7 +319,7 @@ class TestSweep:
         pool = upstreams().pool(Target(peer.address))
         connection, receiver = await pool.connect(), Receiver()
         connection.send_head(get(), receiver, body_follows=False)
-        limits = SweepLimits(idle=1, response=3, client=1)
+        limits = sweeps(idle=1, response=3, client=1)
         for _ in range(3):
             pool.sweep(limits)
         assert not receiver.ended.done()

@@ -318,6 +318,8 @@ class TestHints:
             ),
             ({"zzz": "1"}, "--label-rm com.docker.lb.zzz"),
             ({"backend_mode": "vpi"}, "--label-add com.docker.lb.backend_mode=vip"),
+            ({"drain": "stiky"}, "--label-add com.docker.lb.drain=sticky"),
+            ({"response_timeout": "60"}, "--label-add com.docker.lb.response_timeout=60s"),
         ],
     )
     def test_a_correction_is_better_than_removal(self, bad: dict[str, str], change: str) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem
+from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.providers.swarm.reader import Reading, SwarmReader
 from stickyproxy.providers.swarm.state import Json, ProxyLocation, SwarmState
 from tests.specs import asked, service_spec
@@ -54,6 +55,12 @@ class TestServices:
                 sticky_session_cookie="session",
             ),
         )
+
+    def test_draining_and_timeouts(self) -> None:
+        marks = labels(drain="Sticky", response_timeout="5m", upgrade_idle_timeout="1h")
+        found = spec(listing([service(marks=marks)], [task()]))
+        assert found.drain == "sticky"
+        assert found.timeouts == Timeouts(response=300, upgrade_idle=3600)
 
     def test_others_are_left_alone(self) -> None:
         assert read(listing([service(marks={"a": "b"})], [task()])).snapshot.services == ()

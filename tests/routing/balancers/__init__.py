@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from stickyproxy.base.hashing import pin, pin_key
 from stickyproxy.model.service import EndpointSpec
+from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.routing.endpoint import Balancer, Endpoint, Members, Pick
 from stickyproxy.semantics.cookies import expires_now, set_cookie_name
 
@@ -16,6 +17,12 @@ KEY = pin_key(b"a secret")
 
 class NoPool:
     """Connections of an endpoint that nobody connects to."""
+
+    def limit(self, timeouts: Timeouts | None) -> None:
+        pass
+
+    def keep_idle(self, keep: bool) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -43,6 +50,7 @@ class FakeRequest:
     headers: Mapping[str, bytes] = field(default_factory=dict)
     parameters: Mapping[bytes, bytes] = field(default_factory=dict)
     client_address: str = "192.0.2.1"
+    idempotent: bool = True
 
     def cookies(self, name: bytes) -> Sequence[bytes]:
         return self.sent.get(name, ())

@@ -29,6 +29,7 @@ POLICY = CookiePolicy(b"session", b"/shop", RoundRobinPolicy())
 FIVE = endpoints(5)
 A, B, C, D, E = FIVE
 GONE, DOWN, LEAVING = endpoint("gone"), endpoint("down"), endpoint("leaving")
+STOPPING = endpoint("stopping")
 
 LOGIN = b"session=abc; Path=/; Secure"
 RENEWAL = b"session=abc; Path=/; Max-Age=3600"
@@ -53,7 +54,7 @@ def own(name: bytes, to: Endpoint) -> bytes:
     return name + b"=" + to.pin + b"; Path=/shop; HttpOnly; SameSite=Lax"
 
 
-ALL = Members(usable=FIVE, draining=(LEAVING,), down=(DOWN,))
+ALL = Members(usable=FIVE, draining=(LEAVING,), leaving=(STOPPING,), down=(DOWN,))
 
 
 class TestRule1:
@@ -235,11 +236,16 @@ class TestRule4:
 
 class TestRule5:
     """A pin of an endpoint that is gone, unhealthy or fails to connect -> new pick, new pin,
-    once. A draining endpoint keeps its pins and gets no new ones."""
+    once. A draining endpoint keeps its pins and gets no new ones; one that is leaving keeps
+    none."""
 
     @pytest.mark.parametrize(
         ("stale", "affinity"),
-        [(GONE, Affinity.REPINNED_GONE), (DOWN, Affinity.REPINNED_DOWN)],
+        [
+            (GONE, Affinity.REPINNED_GONE),
+            (DOWN, Affinity.REPINNED_DOWN),
+            (STOPPING, Affinity.REPINNED_DRAINING),
+        ],
     )
     def test_gone_or_down(self, stale: Endpoint, affinity: Affinity) -> None:
         pick = picked(build(ALL), sending(name=(stale.pin,)))
@@ -248,7 +254,11 @@ class TestRule5:
 
     @pytest.mark.parametrize(
         ("stale", "affinity"),
-        [(GONE, Affinity.REPINNED_GONE), (DOWN, Affinity.REPINNED_DOWN)],
+        [
+            (GONE, Affinity.REPINNED_GONE),
+            (DOWN, Affinity.REPINNED_DOWN),
+            (STOPPING, Affinity.REPINNED_DRAINING),
+        ],
     )
     def test_the_new_pin_overwrites_the_stale_one(
         self, stale: Endpoint, affinity: Affinity

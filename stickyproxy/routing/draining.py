@@ -1,0 +1,72 @@
+"""What endpoints get that are being stopped: the option ``drain`` of their service.
+
+    none     nothing, as long as there is another: sessions are re-pinned
+    safe     the same for requests that must not be repeated; others of its sessions it keeps
+    sticky   all requests of its sessions
+
+A balancer knows who keeps sessions and who does not. So ``safe`` is two balancers, and a third one
+has those that were spared, for when all others have been tried: tasks of a rolling update count as
+running before they listen. They are built with the table, and only while somebody drains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from stickyproxy.routing.endpoint import (
+    Balancer,
+    Endpoint,
+    EndpointState,
+    Members,
+    Pick,
+    Request,
+)
+from stickyproxy.routing.policy import Policy
+
+
+def build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | None) -> Balancer:
+    """A balancer over these endpoints in their present states. ``previous``: the one it replaces,
+    see ``Policy.build``."""
+    if isinstance(previous, SparingBalancer):
+        previous = previous.sparing
+    usable = _those(EndpointState.USABLE, endpoints)
+    draining = _those(EndpointState.DRAINING, endpoints)
+    down = _those(EndpointState.DOWN, endpoints)
+    sticky = tuple([e for e in draining if e.drain == "sticky"])
+    if len(sticky) == len(draining) or not (usable or sticky):
+        return policy.build(Members(usable=usable, draining=draining, down=down), previous)
+
+    def keeping(kept: tuple[Endpoint, ...], previous: Balancer | None = None) -> Balancer:
+        leaving = tuple([e for e in draining if e not in kept])
+        return policy.build(Members(usable, kept, leaving, down), previous)
+
+    safe = tuple([e for e in draining if e.drain != "none"])
+    sparing = keeping(sticky, previous)
+    return SparingBalancer(
+        sparing,
+        for_idempotent=sparing if safe == sticky else keeping(safe),
+        last=policy.build(Members(draining=draining), None),
+    )
+
+
+def _those(state: EndpointState, endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+    return tuple([endpoint for endpoint in endpoints if endpoint.state is state])
+
+
+class SparingBalancer:
+    """While endpoints drain: asks the balancer that spares them, and the others in their cases."""
+
+    def __init__(self, sparing: Balancer, *, for_idempotent: Balancer, last: Balancer) -> None:
+        """``last`` has the draining endpoints alone."""
+        self.sparing = sparing
+        self.strips = sparing.strips
+        self._for_idempotent = for_idempotent
+        self._last = last
+
+    def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:
+        """See ``endpoint.Balancer``."""
+        balancer = self._for_idempotent if request.idempotent else self.sparing
+        return balancer.pick(request, tried) or self._last.pick(request, tried)
+
+    def __repr__(self) -> str:
+        return f"<SparingBalancer, {self.sparing!r}>"
