@@ -61,6 +61,8 @@ class ClientServer(web.Server):
         self.trusted_proxies = trusted_proxies
         self.loop = asyncio.get_running_loop()
         self.draining = False
+        self.patient = False
+        """While draining, an idle connection is left to its next request."""
         self._parser_options: dict[str, Any] = {
             "auto_decompress": False,
             "max_line_size": limits.max_head_line - TARGET_LIMIT_IS_LOWER_BY,
@@ -98,12 +100,29 @@ class ClientServer(web.Server):
         """Close idle connections, for want of file descriptors; returns how many."""
         return sum(connection.shed() for connection in self._ours())
 
-    async def drain(self) -> None:
+    async def drain(self, patience: float = 0.0) -> None:
         """Close idle connections now and busy ones when their request is answered; returns when
-        none is left."""
+        none is left.
+
+        A client may send its next request in the moment in which its connection is closed, and
+        has to find out by itself that nobody read it. If there is somebody who accepts new
+        connections, closing need not be sudden: for ``patience`` seconds idle connections stay
+        open, and the response to the next request on each says that it is the last one.
+        """
         self.draining = True
+        self.patient = patience > 0
         for connection in self._ours():
             connection.start_draining()
+        if self.patient:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._until_empty()
+            self.patient = False
+            for connection in self._ours():
+                connection.start_draining()
+        await self._until_empty()
+
+    async def _until_empty(self) -> None:
         while self.connections:
             self._empty.clear()
             await self._empty.wait()
@@ -416,7 +435,7 @@ class ClientConnection(RequestHandler):
         if self._rest:
             if not self.writing_paused:  # else resume_writing sees to it
                 self._wait_for_turn()
-        elif self.draining:
+        elif self.draining and not self._server.patient:
             self._close_transport()
         elif self._held:
             self._read_on()
@@ -562,9 +581,9 @@ class ClientConnection(RequestHandler):
             self.abort()
 
     def start_draining(self) -> None:
-        """Close now if idle, else after the request that is being served."""
+        """Close now if idle and nobody is patient, else after the request that is being served."""
         self.draining = True
-        if self._phase is _HEAD and not self._rest:
+        if self._phase is _HEAD and not self._rest and not self._server.patient:
             self._close_transport()
 
     def shed(self) -> bool:
