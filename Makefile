@@ -7,6 +7,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 
 # The labs run in a venv of their own, by default on the system's Python: distributions build it
 # with profile-guided optimization, which many self-built ones lack. Or: make bench BENCH_PYTHON=...
@@ -15,10 +16,12 @@ BENCH_PYTHON ?= $(shell /usr/bin/python3 -c 'import ensurepip, sys, venv; \
 	&& echo /usr/bin/python3 || echo $(PYTHON))
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
+SERVERS_VENV := .venv-servers
+SERVERS_READY := $(SERVERS_VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo swarm swarm-cost test test-swarm fuzz fuzz-parsers lint fmt bench \
-	bench-affinity bench-pick bench-hostile clean
+.PHONY: help demo swarm swarm-cost test test-swarm fuzz fuzz-parsers lint fmt docs bench \
+	bench-affinity bench-pick bench-hostile bench-stopping bench-rolling clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -36,8 +39,17 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(DOCS_READY): $(READY)
+	@echo "Installing Sphinx into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
 $(BENCH_READY): pyproject.toml constraints.txt bench/requirements.txt bench/install.sh
 	@bench/install.sh $(BENCH_PYTHON) $(BENCH_VENV)
+	@touch $@
+
+$(SERVERS_READY): pyproject.toml constraints.txt bench/servers/requirements.txt bench/servers/install.sh
+	@bench/servers/install.sh $(BENCH_PYTHON) $(SERVERS_VENV)
 	@touch $@
 
 demo: $(READY) ## the proxy with five demo replicas on 127.0.0.1:8080
@@ -73,6 +85,12 @@ fmt: $(READY) ## format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+docs: $(DOCS_READY) ## the documentation as a site in site/, its links checked
+	@rm -rf site
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/docs docs site
+	@$(BIN)/python docs/check_site.py site
+	@echo "Open $(CURDIR)/site/index.html"
+
 bench: $(BENCH_READY) ## speed next to other proxies (40 minutes; QUICK=1: under 5)
 	$(BENCH_VENV)/bin/python -m bench.lab $(if $(QUICK),--quick) $(ARGS)
 
@@ -85,5 +103,12 @@ bench-pick: $(READY) ## time per pick and per rebuild of each policy
 bench-hostile: $(BENCH_READY) ## what others feel while somebody attacks, next to nginx and HAProxy
 	$(BENCH_VENV)/bin/python -m bench.hostile $(if $(QUICK),--quick) $(ARGS)
 
+bench-stopping: $(SERVERS_READY) ## what servers do with connections when they stop (6 minutes; QUICK=1: 1)
+	$(SERVERS_VENV)/bin/python -m bench.stopping $(if $(QUICK),--rounds 2) $(ARGS)
+
+bench-rolling: $(SERVERS_READY) ## what fails while they are replaced behind stickyproxy (10 minutes)
+	$(SERVERS_VENV)/bin/python -m bench.rolling $(if $(QUICK),--rounds 1) $(ARGS)
+
 clean: ## remove what make made
-	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) $(SERVERS_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build \
+		site *.egg-info

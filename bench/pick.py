@@ -22,7 +22,8 @@ from stickyproxy.routing.balancers.consistent_hash import ConsistentHashPolicy, 
 from stickyproxy.routing.balancers.cookie import CookiePolicy
 from stickyproxy.routing.balancers.ip_hash import IpHashPolicy
 from stickyproxy.routing.balancers.round_robin import RoundRobinPolicy
-from stickyproxy.routing.endpoint import Endpoint, Members, Policy
+from stickyproxy.routing.endpoint import Endpoint, Members
+from stickyproxy.routing.policy import Policy
 from stickyproxy.semantics.cookies import values
 
 RUNS = 9

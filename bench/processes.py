@@ -48,6 +48,17 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the process itself has not ended yet."""
+        return self._process.poll() is None
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the process itself ends within that time."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return not self.running
+
     def wait_for(self, port: int) -> None:
         """Return when a process listens on the port. Raises StartError."""
         deadline = time.monotonic() + START_SECONDS
@@ -105,7 +116,8 @@ def parse_stat(line: str) -> Stat:
     return Stat(int(pid), int(fields[1]), sum(int(ticks) for ticks in fields[11:15]))
 
 
-def _all_stats() -> list[Stat]:
+def all_stats() -> list[Stat]:
+    """Of all processes."""
     stats = []
     for directory in Path("/proc").iterdir():
         if directory.name.isdigit():
@@ -124,13 +136,13 @@ def tree(root: int, stats: Sequence[Stat]) -> list[Stat]:
 
 def cpu_seconds(root: int) -> float:
     """User and system time of a process tree since it started."""
-    return sum(stat.ticks for stat in tree(root, _all_stats())) / _TICK
+    return sum(stat.ticks for stat in tree(root, all_stats())) / _TICK
 
 
 def memory_kib(root: int, field: str = "VmHWM") -> int:
     """Resident memory of a process tree: at its peak (VmHWM), or now (VmRSS)."""
     total = 0
-    for stat in tree(root, _all_stats()):
+    for stat in tree(root, all_stats()):
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{stat.pid}/status").read_text().splitlines():
                 if line.startswith(f"{field}:"):

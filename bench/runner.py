@@ -11,6 +11,7 @@ of their own besides their address (``peers/stickyproxy-tasks.toml``); SIGHUP pu
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import sys
 import tomllib
@@ -23,6 +24,7 @@ import uvloop
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.config.load import load
+from stickyproxy.config.options import ServiceOptions
 from stickyproxy.config.settings import Config
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
@@ -82,19 +84,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _services(document: dict[str, Any]) -> list[ServiceSpec]:
-    return [
-        ServiceSpec(
-            name=name,
-            **{
-                **options,
-                "hosts": tuple(options["hosts"]),
-                "endpoints": tuple(
-                    EndpointSpec(task, address) for task, address in options["endpoints"].items()
-                ),
-            },
-        )
-        for name, options in document["services"].items()
-    ]
+    return [_service(name, table) for name, table in document["services"].items()]
+
+
+def _service(name: str, table: dict[str, Any]) -> ServiceSpec:
+    options = ServiceOptions.model_validate(
+        {key: value for key, value in table.items() if key != "endpoints"}
+    )
+    return options.spec(name, itertools.starmap(EndpointSpec, table["endpoints"].items()))
 
 
 def main() -> None:

@@ -11,8 +11,10 @@ import pytest
 import uvloop
 
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.routing.balancers import OPTIONS
 from tests.running import InProcessProxy
 from tests.scripted import RawClient, Script, ScriptedEndpoint, answering, ok
+from tests.specs import service_spec
 
 
 def pytest_asyncio_loop_factories(
@@ -95,20 +97,20 @@ class Behind(Protocol):
     async def __call__(
         self, script: Script = ..., **fields: Any
     ) -> tuple[RunningProxy, ScriptedEndpoint]:
-        """A proxy and the only endpoint behind it. ``fields`` are those of ``ServiceSpec`` and of
+        """A proxy and the only endpoint behind it. ``fields`` are those of ``service_spec`` and of
         ``ProxySettings``."""
 
 
 def service(*endpoints: ScriptedEndpoint, **fields: Any) -> ServiceSpec:
     """The service ``demo`` on the host ``demo.local`` with these endpoints."""
     specs = tuple(EndpointSpec(each.address, each.address) for each in endpoints)
-    return ServiceSpec(**{"name": "demo", "hosts": ("demo.local",), "endpoints": specs} | fields)
+    return service_spec(**{"name": "demo", "hosts": ("demo.local",), "endpoints": specs} | fields)
 
 
 @pytest.fixture
 def behind(endpoint: MakeEndpoint, start_proxy: StartProxy) -> Behind:
     """Puts one scripted endpoint behind a proxy."""
-    of_service = set(ServiceSpec.__dataclass_fields__)
+    of_service = {*ServiceSpec.__dataclass_fields__, *OPTIONS}
 
     async def make(script: Script = hello, **fields: Any) -> tuple[RunningProxy, ScriptedEndpoint]:
         peer = await endpoint(script)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -15,20 +16,28 @@ from pydantic_core import PydanticUndefined
 import stickyproxy
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import ConfigError
+from stickyproxy.base.values import duration
 from stickyproxy.cli import main as cli
 from stickyproxy.config.load import parse
-from stickyproxy.config.options import duration
 from stickyproxy.config.tables import TABLES
 from stickyproxy.dataplane.access_log import Record
+from stickyproxy.dataplane.outcome import Outcome
 from stickyproxy.providers.swarm.labels import KNOWN
 from stickyproxy.routing.endpoint import Affinity
 from tests.test_floors import MAY_IMPORT
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "stickyproxy"
-DOCS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")
+PAGES = tuple(sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")))
+DOCS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", *PAGES)
 TEXT = {name: (ROOT / name).read_text("utf-8") for name in DOCS}
-README, ARCHITECTURE, CHANGELOG = TEXT.values()
+README, ARCHITECTURE, CHANGELOG = (TEXT[name] for name in DOCS[:3])
+MANUAL = "\n".join((README, *(TEXT[page] for page in PAGES)))
+"""All that a user reads."""
+CONFIG = TEXT["docs/reference/config.md"]
+LABELS = TEXT["docs/reference/labels.md"]
+COMMANDS = TEXT["docs/reference/cli.md"]
+ACCESS_LOG = TEXT["docs/reference/access-log.md"]
 
 MADE_BY_READERS = frozenset(
     ("config.toml", "second.toml", "typo.toml", "cookie.txt", "access.log", "second.log")
@@ -38,7 +47,8 @@ MADE_BY_READERS = frozenset(
 
 def blocks(text: str, language: str) -> list[str]:
     """The fenced blocks of that language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    fences = rf"^```{re.escape(language)}\n(.*?)^```$"
+    return re.findall(fences, text, re.MULTILINE | re.DOTALL)
 
 
 def without_blocks(text: str) -> str:
@@ -72,16 +82,44 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
+def links(doc: str) -> list[tuple[Path, str]]:
+    """The file and the anchor of each link to a file of ours."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", without_blocks(TEXT[doc]))
+    inside = [target.partition("#") for target in targets if not re.match(r"[a-z]+:", target)]
+    here = ROOT / doc
+    return [((here.parent / path).resolve() if path else here, name) for path, _, name in inside]
+
+
 @pytest.mark.parametrize("doc", DOCS)
 def test_links_lead_somewhere(doc: str) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", without_blocks(TEXT[doc])):
-        if re.match(r"[a-z]+:", target):
-            continue
-        path, _, anchor = target.partition("#")
-        assert not path or (ROOT / path).exists(), f"{doc}: {target}"
+    for path, anchor in links(doc):
+        assert path.exists(), f"{doc}: {path}"
         if anchor:
-            text = (ROOT / path).read_text("utf-8") if path else TEXT[doc]
-            assert anchor in anchors(text), f"{doc}: {target}"
+            assert anchor in anchors(path.read_text("utf-8")), f"{doc}: {path}#{anchor}"
+
+
+def test_every_page_is_in_the_contents() -> None:
+    contents = "\n".join(blocks(TEXT["docs/index.md"], "{toctree}"))
+    listed = [f"docs/{line}.md" for line in contents.splitlines() if line and line[0] != ":"]
+    assert sorted([*listed, "docs/index.md"]) == [*PAGES]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_included_files_exist(page: str) -> None:
+    for path in re.findall(r"^```\{include\} (.*)$", TEXT[page], re.MULTILINE):
+        assert (ROOT / page).parent.joinpath(path).is_file(), path
+
+
+def test_every_page_but_what_is_only_included_is_linked_from_the_readme() -> None:
+    linked = {path for path, _ in links("README.md")}
+    missing = {
+        page for page in PAGES if ROOT / page not in linked and "{include}" not in TEXT[page]
+    }
+    assert missing == {"docs/index.md"}
+
+
+def test_the_readme_fits_on_a_few_screens() -> None:
+    assert len(README.splitlines()) <= 200
 
 
 def named_files(doc: str) -> Iterator[str]:
@@ -105,7 +143,7 @@ def test_named_files_exist(doc: str) -> None:
     assert not missing, f"{doc} names files that are not there: {missing}"
 
 
-# --- README: the configuration --------------------------------------------------------------------
+# --- the configuration ----------------------------------------------------------------------------
 
 KEYS = [
     (table, key)
@@ -123,8 +161,8 @@ def heading(table: str) -> str:
 
 
 def reference(table: str) -> dict[str, list[str]]:
-    """The README's row for each key of a table: type, default and meaning."""
-    found = rows(section(README, heading(table)))
+    """The row for each key of a table: type, default and meaning."""
+    found = rows(section(CONFIG, heading(table)))
     return {key.strip("`"): rest for key, *rest in found if key.startswith("`")}
 
 
@@ -168,17 +206,18 @@ def test_the_reference_knows_types_and_defaults(table: str, key: str) -> None:
 
 
 def test_every_label_is_named() -> None:
-    assert {*KNOWN} <= {*spans(README)}
+    assert {*KNOWN} <= {*spans(LABELS)}
 
 
-@pytest.mark.parametrize("text", blocks(README, "toml"))
+@pytest.mark.parametrize("text", blocks(MANUAL, "toml"))
 def test_examples_are_valid(text: str) -> None:
     assert parse(text)
 
 
 def test_the_config_that_is_wrong_is_wrong_as_shown() -> None:
-    [shown] = [block for block in blocks(README, "console") if "typo.toml: " in block]
-    [example] = [block for block in blocks(README, "toml") if 'name = "demo"' in block]
+    shown, again = (block for block in blocks(MANUAL, "console") if "typo.toml: " in block)
+    assert shown == again
+    [example] = [block for block in blocks(MANUAL, "toml") if 'name = "demo"' in block]
     hashed = 'hash_cookie = "session"\nhash_cookie_ttl = "60s"'
     text = example.replace('sticky_session_cookie = "session"', hashed)
     text = text.replace("hash_cookie =", "hash_cokie =").replace('"60s"', "60")
@@ -187,7 +226,7 @@ def test_the_config_that_is_wrong_is_wrong_as_shown() -> None:
     assert shown.splitlines()[1:] == str(raised.value).splitlines()
 
 
-# --- README: commands -----------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 
 def subcommands() -> dict[str, argparse.ArgumentParser]:
@@ -206,7 +245,8 @@ def typed(text: str) -> Iterator[str]:
             if line.startswith("$ "):
                 yield line.removeprefix("$ ")
     for block in blocks(text, "sh"):
-        yield from (line.partition(" #")[0] for line in block.splitlines())
+        lines = block.replace("\\\n", " ").splitlines()
+        yield from (line.partition(" #")[0] for line in lines)
 
 
 def our_arguments(line: str) -> Iterator[list[str]]:
@@ -221,7 +261,7 @@ def our_arguments(line: str) -> Iterator[list[str]]:
             yield rest[:end]
 
 
-COMMAND_LINES = [arguments for line in typed(README) for arguments in our_arguments(line)]
+COMMAND_LINES = [arguments for line in typed(MANUAL) for arguments in our_arguments(line)]
 
 
 def test_the_tutorials_have_commands_of_ours() -> None:
@@ -236,9 +276,10 @@ def test_commands_are_understood(arguments: list[str]) -> None:
 @pytest.mark.parametrize("doc", DOCS)
 def test_commands_named_in_text_exist(doc: str) -> None:
     parsers = subcommands()
+    said = {text for _, text in ERRORS_TOLD}
     for span in spans(TEXT[doc]):
         words = span.split()
-        if len(words) < 2 or words[0] != "stickyproxy":
+        if len(words) < 2 or words[0] != "stickyproxy" or span in said:
             continue
         if words[1].startswith("--"):
             assert words[1] in options_of(cli._parser()), span
@@ -249,7 +290,7 @@ def test_commands_named_in_text_exist(doc: str) -> None:
 
 
 def test_every_command_and_option_is_in_the_table_of_commands() -> None:
-    table = {cells[0].strip("`"): " ".join(cells) for cells in rows(section(README, "Commands"))}
+    table = {cells[0].strip("`"): " ".join(cells) for cells in rows(section(COMMANDS, "Commands"))}
     for name, parser in subcommands().items():
         [row] = [text for command, text in table.items() if command.split()[1:2] == [name]]
         options = {o for o in options_of(parser) if o.startswith("--")} - {"--help"}
@@ -259,7 +300,7 @@ def test_every_command_and_option_is_in_the_table_of_commands() -> None:
 
 def test_every_option_named_there_exists() -> None:
     known = options_of(cli._parser()).union(*map(options_of, subcommands().values()))
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", section(README, "Commands")))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", section(COMMANDS, "Commands")))
     assert named <= known
 
 
@@ -271,16 +312,105 @@ def test_make_targets_exist(doc: str) -> None:
     assert named <= targets
 
 
-# --- README: answers and logs ---------------------------------------------------------------------
+# --- responses and logs ---------------------------------------------------------------------------
+
+
+Assigned = dict[str, ast.expr]
+"""What is assigned to which name in a function."""
+
+
+def statuses(node: ast.expr, assigned: Assigned) -> list[int]:
+    """The error statuses that an expression may stand for."""
+    match node:
+        case ast.Constant(value=int(number)) if 400 <= number < 600:
+            return [number]
+        case ast.IfExp(body=body, orelse=orelse):
+            return [*statuses(body, assigned), *statuses(orelse, assigned)]
+        case ast.Name(id=name) if name in assigned:
+            return statuses(assigned[name], {})
+    return []
+
+
+def words(node: ast.expr, assigned: Assigned) -> str:
+    """The text that an expression stands for, with an ellipsis for what varies."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(words(part, assigned) for part in parts)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return words(left, assigned) + words(right, assigned)
+        case ast.Name(id=name) if name in assigned:
+            return words(assigned[name], {})
+    return "…"
+
+
+def error_responses(path: Path) -> Iterator[tuple[str, str]]:
+    """Status and text of every error response that a module makes: of all calls whose first two
+    arguments are one."""
+    for scope in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(scope, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        inside = [*ast.walk(scope)]
+        assigned = {
+            node.targets[0].id: node.value
+            for node in inside
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
+        for node in inside:
+            if isinstance(node, ast.Call) and len(node.args) > 1:
+                text = words(node.args[1], assigned)
+                found = statuses(node.args[0], assigned)
+                if found and text != "…":
+                    yield " or ".join(map(str, found)), text
+
+
+VARIES = r"\b(?:BYTES|HOST|NAME|NUMBER|PATH|REASON|SECONDS)\b"
+"""How what varies is written in the reference."""
+
+ERRORS_TOLD = {
+    (cells[0], re.sub(VARIES, "…", cells[1].strip("`")))
+    for cells in rows(TEXT["docs/reference/errors.md"])
+    if re.fullmatch(r"[45]\d\d( or [45]\d\d)?", cells[0])
+}
+
+
+def test_every_error_response_is_in_the_reference_and_no_other() -> None:
+    packages = (PACKAGE / name for name in ("base", "semantics", "dataplane"))
+    modules = (path for package in packages for path in package.rglob("*.py"))
+    assert {found for path in modules for found in error_responses(path)} == ERRORS_TOLD
 
 
 def test_every_field_of_the_access_log_is_named() -> None:
-    assert {"time", *Record.__slots__} <= {*spans(section(README, "Access log"))}
+    assert {"time", *Record.__slots__} <= {*spans(section(ACCESS_LOG, "Fields"))}
 
 
 def test_every_word_for_affinity_is_explained() -> None:
-    explained = {cells[0].strip("`") for cells in rows(section(README, "Access log"))}
+    explained = {cells[0].strip("`") for cells in rows(section(ACCESS_LOG, "Affinity"))}
     assert {affinity.value for affinity in Affinity} <= explained
+
+
+def test_every_outcome_is_explained_and_no_other() -> None:
+    [_head, _line, *explained] = [cells[0] for cells in rows(section(ACCESS_LOG, "Outcome"))]
+    assert explained == [f"`{outcome.value}`" for outcome in Outcome]
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def figures(text: str) -> set[tuple[str, ...]]:
+    """The figures of each row of a table that has nothing else beside its first cell."""
+    found = {tuple(cell.strip("*") for cell in cells[1:]) for cells in rows(text)}
+    return {row for row in found if all(re.fullmatch(r"[\d.,]+|-", cell) for cell in row)}
+
+
+@pytest.mark.parametrize("doc", ["README.md", "docs/comparison.md"])
+def test_figures_are_those_that_were_measured(doc: str) -> None:
+    results = ROOT / "bench/results"
+    measured = {*figures((results / "affinity.md").read_text("utf-8"))}
+    measured |= figures((results / "speed.md").read_text("utf-8"))
+    assert len(figures(TEXT[doc])) >= 4
+    assert figures(TEXT[doc]) <= measured
 
 
 # --- ARCHITECTURE ---------------------------------------------------------------------------------

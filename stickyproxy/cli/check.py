@@ -8,7 +8,7 @@ from stickyproxy.cli.common import Commands, add_config
 from stickyproxy.config.load import load
 from stickyproxy.control.registry import NoConnections
 from stickyproxy.model.service import EndpointSpec
-from stickyproxy.routing import table
+from stickyproxy.routing import builder
 from stickyproxy.routing.endpoint import Endpoint
 
 
@@ -28,7 +28,7 @@ def check(options: argparse.Namespace) -> int:
     """Run the command."""
     settings = load(options.config)
     print("listeners: " + ", ".join(str(listener.address) for listener in settings.listeners))
-    print(table.build(settings.services, _unconnected, None).dump())
+    print(builder.build(settings.services, _unconnected, None).dump())
     return 0
 
 

@@ -16,6 +16,7 @@ from stickyproxy.demo.app import DemoOptions, DemoReplica
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
+from stickyproxy.routing.balancers import make_policy
 from stickyproxy.runtime.app import App
 
 DEMO_HOST = "demo.local"
@@ -108,10 +109,11 @@ def _demo_config(port: int, policy: str, addresses: Sequence[str]) -> Config:
         endpoints=tuple(EndpointSpec(id=address, address=address) for address in addresses),
         default_backend=True,  # so that a browser may open the bare address
     )
+    options = {"context_root": service.context_root, **DEMO_POLICIES[policy]}
     settings = Config(
         listeners=(ListenerSpec(Address("127.0.0.1", port)),),
         access_log=AccessLogSettings(format="off"),
-        services=(replace(service, **DEMO_POLICIES[policy]),),
+        services=(replace(service, policy=make_policy(options)),),
     )
     return replace(settings, proxy=replace(settings.proxy, grace_period=1.0))
 

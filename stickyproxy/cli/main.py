@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from stickyproxy.base import build_info
+from stickyproxy.base import build_info, standard_error
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.cli import check, controller, demo, demo_app, serve, services
 
@@ -16,6 +16,7 @@ from stickyproxy.cli import check, controller, demo, demo_app, serve, services
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    standard_error.never_wait()
     logging.basicConfig(
         level=logging.DEBUG if os.environ.get("STICKYPROXY_DEBUG") else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",

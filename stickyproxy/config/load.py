@@ -21,7 +21,8 @@ from pydantic import ValidationError
 
 from stickyproxy.base.errors import ConfigError, ConfigProblem
 from stickyproxy.base.text import shown
-from stickyproxy.config.options import Location, explain, port_number
+from stickyproxy.base.values import port_number
+from stickyproxy.config.options import Location, explain
 from stickyproxy.config.settings import Config
 from stickyproxy.config.tables import TABLES, Document
 from stickyproxy.config.values import (

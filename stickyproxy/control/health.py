@@ -1,8 +1,8 @@
 """CONTROL: passive ejection: an endpoint that cannot be connected to gets nothing until it can.
 
-    two connects in a row fail     the endpoint is down: picks no longer see it, and its sessions
-                                   are re-pinned
-    a probe connects               it is back
+    two connects in a row fail     the endpoint is ejected, and so down: picks no longer see it, and
+                                   its sessions are re-pinned
+    a probe connects               it is ejected no more; whatever else is known of it still holds
 
 One that never took a connection is most likely starting: Docker calls a task without a HEALTHCHECK
 running before it listens. So it is probed more often at first, to be of use as soon as it can be.
@@ -17,14 +17,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
+from stickyproxy.base.backoff import Backoff
 from stickyproxy.base.errors import ConnectError, OutOfResources
 from stickyproxy.control.registry import HoldsTable
 from stickyproxy.model.service import EndpointKey
+from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, EndpointState
-from stickyproxy.routing.table import Cluster
 
 log = logging.getLogger("stickyproxy")
 
@@ -70,11 +72,12 @@ class Health:
         count = self._failures[endpoint] = self._failures.get(endpoint, 0) + 1
         if count < FAILURES or endpoint.state is not EndpointState.USABLE:
             return
-        clusters = self._clusters_of(endpoint)
+        table = self._proxy.table
+        clusters = table.clusters_of(endpoint)
         if not clusters or any(_has_no_other(cluster, endpoint) for cluster in clusters):
             return
         log.warning("%s is down: it accepts no connections", _name(endpoint))
-        _set_state(clusters, endpoint, EndpointState.DOWN)
+        table.note(endpoint, replace(endpoint.facts, ejected=True))
         name = f"probe of {endpoint.address}"
         self._probes[endpoint] = asyncio.create_task(self._probe(endpoint), name=name)
         self._changed()
@@ -87,46 +90,36 @@ class Health:
         await asyncio.gather(*probes, return_exceptions=True)
 
     async def _probe(self, endpoint: Endpoint) -> None:
-        """Until it connects, or the endpoint is gone from the table or no longer wanted."""
+        """Until it connects, or the endpoint is gone from the table."""
         pool: Connects = endpoint.pool  # type: ignore[assignment]
         waits = pauses(starting=not endpoint.has_connected)
         try:
-            while endpoint.state is EndpointState.DOWN and self._clusters_of(endpoint):
+            while endpoint.facts.ejected and self._proxy.table.clusters_of(endpoint):
                 await asyncio.sleep(next(waits) * random.uniform(0.75, 1.25))  # noqa: S311  # not secret
                 try:
                     await pool.probe()
                 except (ConnectError, OutOfResources):
                     continue
                 endpoint.has_connected = True
-                self._bring_back(endpoint)
+                log.info("%s is back", _name(endpoint))
+                self._proxy.table.note(endpoint, replace(endpoint.facts, ejected=False))
         finally:
             self._failures.pop(endpoint, None)
             del self._probes[endpoint]
             self._changed()
 
-    def _bring_back(self, endpoint: Endpoint) -> None:
-        if endpoint.state is EndpointState.DOWN:  # it may have begun to drain meanwhile
-            log.info("%s is back", _name(endpoint))
-            _set_state(self._clusters_of(endpoint), endpoint, EndpointState.USABLE)
-
-    def _clusters_of(self, endpoint: Endpoint) -> list[Cluster]:
-        clusters = self._proxy.table.clusters()
-        return [cluster for cluster in clusters if endpoint in cluster.endpoints]
-
 
 def pauses(*, starting: bool) -> Iterator[float]:
     """Seconds until one probe after the other: doubling, up to a limit."""
-    pause, longest = PROBE_STARTING if starting else PROBE
-    waited = 0.0
+    backoff = Backoff(*PROBE)
+    if starting:
+        early, waited = Backoff(*PROBE_STARTING), 0.0
+        while waited < STARTING:
+            yield (pause := early.next())
+            waited += pause
+        backoff = Backoff(2 * PROBE_STARTING[1], PROBE[1])
     while True:
-        yield pause
-        waited += pause
-        pause = min(2 * pause, longest if waited < STARTING else PROBE[1])
-
-
-def _set_state(clusters: Iterable[Cluster], endpoint: Endpoint, state: EndpointState) -> None:
-    for cluster in clusters:
-        cluster.set_state(endpoint, state)
+        yield backoff.next()
 
 
 def _has_no_other(cluster: Cluster, endpoint: Endpoint) -> bool:

@@ -10,7 +10,7 @@ from stickyproxy.control import report
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.model.target import Target
-from stickyproxy.routing import table
+from stickyproxy.routing import builder
 from stickyproxy.routing.endpoint import Connections, Endpoint
 from stickyproxy.routing.table import RoutingTable
 
@@ -95,7 +95,7 @@ class Registry:
         old = self._proxy.table
         rekeyed = any(keys[name] != self._keys[name] for name in keys.keys() & self._keys.keys())
         self._keys = keys
-        self._proxy.table = table.build(services, self._make_endpoint, None if rekeyed else old)
+        self._proxy.table = builder.build(services, self._make_endpoint, None if rekeyed else old)
         if rekeyed:
             for cluster in old.clusters():
                 for endpoint in cluster.endpoints:
@@ -118,4 +118,4 @@ class Registry:
 
     def _make_endpoint(self, service: str, spec: EndpointSpec) -> Endpoint:
         pin = hashing.pin(self._keys[service], service, spec.id)
-        return Endpoint(service, spec, pin, self._pools.pool(Target(spec.address)))
+        return Endpoint(service, spec, pin, self._pools.pool(spec.target))

@@ -10,9 +10,10 @@ from typing import Any
 
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
-from stickyproxy.routing.balancers import policy_for
-from stickyproxy.routing.endpoint import EndpointState
-from stickyproxy.routing.table import DEFAULT_HOST, RoutingTable
+from stickyproxy.routing.balancers import OPTIONS, policy_for
+from stickyproxy.routing.builder import DEFAULT_HOST
+from stickyproxy.routing.endpoint import declared_facts, state_of
+from stickyproxy.routing.table import RoutingTable
 
 Json = dict[str, Any]
 StateOf = Callable[[str, EndpointSpec], str]
@@ -21,8 +22,7 @@ StateOf = Callable[[str, EndpointSpec], str]
 
 def declared_state(_service: str, endpoint: EndpointSpec) -> str:
     """The state of an endpoint as its provider sees it."""
-    state = EndpointState.DRAINING if endpoint.draining else EndpointState.USABLE
-    return state.value
+    return state_of(declared_facts(endpoint)).value
 
 
 def states_in(table: RoutingTable) -> StateOf:
@@ -33,10 +33,10 @@ def states_in(table: RoutingTable) -> StateOf:
         for endpoint in cluster.endpoints
     }
 
-    def state_of(service: str, spec: EndpointSpec) -> str:
+    def live_state(service: str, spec: EndpointSpec) -> str:
         return live.get((service, spec.id)) or declared_state(service, spec)
 
-    return state_of
+    return live_state
 
 
 def rows(
@@ -179,10 +179,11 @@ def _overruled(first: ServiceSpec, other: ServiceSpec) -> str:
     holds, own = (policy.describe() for policy in policies)
     if holds != own:
         return f"policy ({holds}) holds for both, not its own ({own})"
-    options = ["context_root_rewrite"] if first.context_root != "/" else []
-    if policies[0] != policies[1]:
-        options += ["hash_cookie_ttl", "hash_cookie_path"]
-    differing = [name for name in options if getattr(first, name) != getattr(other, name)]
+    differing = []
+    if first.context_root != "/" and first.context_root_rewrite != other.context_root_rewrite:
+        differing.append("context_root_rewrite")
+    asked, other_asked = (policy.options() for policy in policies)
+    differing += [name for name in OPTIONS if asked.get(name) != other_asked.get(name)]
     if _as_set(first.websocket_endpoints) != _as_set(other.websocket_endpoints):
         differing.append("websocket_endpoints")
     verb = "holds" if len(differing) == 1 else "hold"

@@ -2,11 +2,16 @@
 
 Text, in this order: client - - [time] "request" status bytes "referer" "user agent", then the
 service, endpoints contacted, seconds until their response heads, seconds in all, how affinity was
-decided and the request id; ``-`` for what there is none of.
+decided, the request id, when it ended in seconds since 1970, and how: a word of ``Outcome``;
+``-`` for what there is none of.
 
-Requests are kept for at most ``DELAY`` and logged together; no write ends inside a line, so that
-the lines of several processes do not mix. An access log that cannot be written says so once and
-does not stop the proxy.
+All of them tell when the request ended. [time] has whole seconds, because parsers of the combined
+format read it by ``%d/%b/%Y:%H:%M:%S %z`` and refuse a fraction (GoAccess, Fluentd, Fluent Bit,
+Logstash's date filter); milliseconds are in the last field but one, like nginx's ``$msec``, and
+in JSON's time.
+
+Requests are kept for at most ``DELAY`` and logged together, by a ``LineWriter``: an access log that
+is not read, or cannot be written, loses lines and says so, and never stops the proxy.
 """
 
 from __future__ import annotations
@@ -14,15 +19,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import select
 import stat
 import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _json
 from typing import Literal
 
 from stickyproxy.base.errors import ListenError
+from stickyproxy.base.line_writer import LineWriter
 from stickyproxy.dataplane.exchange import Exchange
 from stickyproxy.routing.endpoint import Affinity
 from stickyproxy.semantics.headers import seconds
@@ -51,16 +57,18 @@ class AccessLog:
     file cannot be opened."""
 
     def __init__(self, log_format: Literal["text", "json"], path: str) -> None:
-        self._render: Callable[[Record], str] = _as_text if log_format == "text" else _as_json
+        self._render: Callable[[Record, int], str] = _as_text if log_format == "text" else _as_json
         self._path = path
         self._waiting: list[tuple[Exchange, float]] = []
         """Requests to be logged, and when each ended."""
         self._timer: asyncio.TimerHandle | None = None
-        self._broken = False
-        self._fd = self._open()
-        is_pipe = stat.S_ISFIFO(os.fstat(self._fd).st_mode)
-        self._at_once = select.PIPE_BUF if is_pipe else sys.maxsize
-        """How many bytes the kernel takes in one piece, whoever else writes."""
+        is_stdout = path == "-"
+        self._writer = LineWriter(
+            sys.stdout.fileno() if is_stdout else self._open(),
+            "the access log on standard output" if is_stdout else f"access log {path}",
+            owned=not is_stdout,
+            on_full=self._on_full,
+        )
 
     def write(self, exchange: Exchange) -> None:
         """Note one request that has been answered."""
@@ -72,54 +80,53 @@ class AccessLog:
             self.flush()
 
     def flush(self) -> None:
-        """Write the lines of all requests noted."""
+        """Have the lines of all requests noted written."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if not self._waiting:
             return
         render = self._render
-        lines = [render(Record(exchange, ended)) for exchange, ended in self._waiting]
+        since_1970 = time.time() - monotonic()
+        lines = [
+            render(Record(exchange, ended), int((ended + since_1970) * 1000))
+            for exchange, ended in self._waiting
+        ]
         self._waiting.clear()
-        data = "".join(lines).encode("ascii", "backslashreplace")
-        try:
-            while data:
-                data = data[os.write(self._fd, data[: whole_lines(data, self._at_once)]) :]
-            self._broken = False
-        except OSError as error:
-            if not self._broken:
-                log.error("access log %s cannot be written: %s", self._path, error.strerror)
-            self._broken = True
+        self._writer.write("".join(lines).encode("ascii", "backslashreplace"))
 
     def reopen(self) -> None:
-        """Open the file anew, after it was rotated away."""
+        """Open the file anew, after it was rotated away. Raises ListenError."""
         if self._path != "-":
             self.flush()
-            old, self._fd = self._fd, self._open()
-            os.close(old)
+            self._writer.reopen(self._open())
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write what is left, if that is possible within a second, and close the file."""
         self.flush()
-        if self._path != "-":
-            os.close(self._fd)
+        self._writer.close()
 
     def _open(self) -> int:
-        if self._path == "-":
-            return sys.stdout.fileno()
+        flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         try:
-            return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            # A named pipe that nobody reads could only be waited for, if it were opened for
+            # writing alone; see fifo(7).
+            flags |= os.O_RDWR if _is_fifo(self._path) else os.O_WRONLY
+            return os.open(self._path, flags, 0o640)
         except OSError as error:
             raise ListenError(
                 f"access log {self._path} cannot be opened: {error.strerror}"
             ) from error
 
+    def _on_full(self) -> None:
+        log.warning("the access log is not written as fast as it grows: lines are lost")
 
-def whole_lines(data: bytes, limit: int) -> int:
-    """Length of the lines at the beginning that fit into ``limit`` bytes; at least of one."""
-    if len(data) <= limit:
-        return len(data)
-    return (data.rfind(b"\n", 0, limit) + 1) or (data.index(b"\n") + 1)
+
+def _is_fifo(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 class Record:
@@ -131,6 +138,7 @@ class Record:
         "client",
         "host",
         "method",
+        "outcome",
         "referer",
         "request_id",
         "seconds",
@@ -145,6 +153,9 @@ class Record:
 
     def __init__(self, exchange: Exchange, ended: float) -> None:
         self.seconds = ended - exchange.started
+        outcome = exchange.outcome
+        assert outcome is not None, "it has not ended yet"
+        self.outcome: str = outcome.value
         self._note_answer(exchange, ended)
         request, stream = exchange.request, exchange.stream
         self.method = stream.method
@@ -192,22 +203,27 @@ def _quoted(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
-def _as_text(r: Record) -> str:
+def _as_text(r: Record, ended: int) -> str:
+    """``ended``: in milliseconds since 1970."""
+    clock, since_1970 = _text_times(ended)
     request = _quoted(f"{r.method} {r.target} {r.version}") if r.method else "-"
     return (
-        f'{_quoted(r.client) or "unix:"} - - [{_clock("%d/%b/%Y:%H:%M:%S +0000")}] "{request}" '
+        f'{_quoted(r.client) or "unix:"} - - [{clock}] "{request}" '
         f'{r.status} {r.bytes} "{_quoted(r.referer) or "-"}" "{_quoted(r.user_agent) or "-"}" '
         f'{r.service or "-"} "{r.upstream_addr or "-"}" "{r.upstream_seconds or "-"}" '
-        f"{seconds(r.seconds).decode()} {r.affinity} {r.request_id}\n"
+        f"{seconds(r.seconds).decode()} {r.affinity} {r.request_id} {since_1970} "
+        f"{r.outcome}\n"
     )
 
 
-def _as_json(r: Record) -> str:
+def _as_json(r: Record, ended: int) -> str:
+    """``ended``: in milliseconds since 1970."""
     # json.dumps of a dict takes three times as long; only some fields can hold odd characters.
     return (
-        f'{{"time": "{_clock("%Y-%m-%dT%H:%M:%SZ")}", "affinity": "{r.affinity}", '
-        f'"bytes": {r.bytes}, "client": {_json(r.client)}, "host": {_json(r.host)}, '
-        f'"method": {_json(r.method)}, "referer": {_json(r.referer)}, '
+        f'{{"time": "{_json_time(ended)}", '
+        f'"affinity": "{r.affinity}", "bytes": {r.bytes}, '
+        f'"client": {_json(r.client)}, "host": {_json(r.host)}, '
+        f'"method": {_json(r.method)}, "outcome": "{r.outcome}", "referer": {_json(r.referer)}, '
         f'"request_id": "{r.request_id}", "seconds": {r.seconds:.4f}, '
         f'"service": {_json(r.service)}, "status": {r.status}, "target": {_json(r.target)}, '
         f'"upstream_addr": {_json(r.upstream_addr)}, "upstream_seconds": "{r.upstream_seconds}", '
@@ -215,14 +231,23 @@ def _as_json(r: Record) -> str:
     )
 
 
-_last_clock: dict[str, tuple[int, str]] = {}
+# A busy proxy ends many requests in the same millisecond.
 
 
-def _clock(pattern: str) -> str:
-    """The time in UTC, rendered once a second."""
-    now = int(time.time())
-    second, text = _last_clock.get(pattern, (0, ""))
-    if second != now:
-        text = time.strftime(pattern, time.gmtime(now))
-        _last_clock[pattern] = (now, text)
-    return text
+@lru_cache(maxsize=8)
+def _text_times(milliseconds: int) -> tuple[str, str]:
+    """The time in UTC as the combined format has it, and in seconds since 1970."""
+    second, rest = divmod(milliseconds, 1000)
+    return _clock("%d/%b/%Y:%H:%M:%S +0000", second), f"{second}.{rest:03d}"
+
+
+@lru_cache(maxsize=8)
+def _json_time(milliseconds: int) -> str:
+    """The time in UTC, by ISO 8601."""
+    second, rest = divmod(milliseconds, 1000)
+    return f"{_clock('%Y-%m-%dT%H:%M:%S', second)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=8)
+def _clock(pattern: str, second: int) -> str:
+    return time.strftime(pattern, time.gmtime(second))

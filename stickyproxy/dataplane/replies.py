@@ -62,8 +62,9 @@ def unknown(request: ClientRequest) -> Reply:
     """Nobody answers for this host and path."""
     host = printable(request.host)
     path = printable(request.target.partition(b"?")[0])
-    text = f'no service is published for host "{host}" and path "{path}"'
-    return Reply(404, text, Outcome.NO_ROUTE)
+    return Reply(
+        404, f'no service is published for host "{host}" and path "{path}"', Outcome.NO_ROUTE
+    )
 
 
 def redirect(request: ClientRequest, destination: bytes) -> Reply:
@@ -75,8 +76,7 @@ def redirect(request: ClientRequest, destination: bytes) -> Reply:
 
 def nobody(service: str) -> Reply:
     """The service has no endpoint that may be used."""
-    text = f"service {service} has no usable endpoint"
-    return Reply(503, text, Outcome.NO_ENDPOINT, _SOON)
+    return Reply(503, f"service {service} has no usable endpoint", Outcome.NO_ENDPOINT, _SOON)
 
 
 def failure(service: str, error: Exception) -> Reply:
@@ -90,14 +90,11 @@ def failure(service: str, error: Exception) -> Reply:
         case OutOfResources():
             return Reply(503, "this proxy is out of resources", outcome, _SOON)
         case UpstreamTimeout():
-            text = f"service {service}: the endpoint did not answer in time"
-            return Reply(504, text, outcome)
+            return Reply(504, f"service {service}: the endpoint did not answer in time", outcome)
         case ConnectError():
-            text = f"service {service}: no endpoint accepts connections"
-            return Reply(502, text, outcome)
+            return Reply(502, f"service {service}: no endpoint accepts connections", outcome)
         case _:
-            text = f"service {service}: the endpoint gave no usable answer"
-            return Reply(502, text, outcome)
+            return Reply(502, f"service {service}: the endpoint gave no usable answer", outcome)
 
 
 def bug() -> Reply:

@@ -1,6 +1,16 @@
 """What is live: endpoints and picks, and the protocols between a proxy and its balancers.
 
-Live objects carry state and stay in the process that made them.
+Live objects carry state and stay in the process that made them. What an endpoint may be used for
+follows from what is known of it. Whoever knows something notes that fact, and takes back that fact
+alone:
+
+    fact            who notes it                      while it holds, the endpoint
+    --------------  --------------------------------  ------------------------------------
+    draining        its provider                      keeps its sessions and gets none new
+    asked_to_drain  the operator                      likewise
+    in_maintenance  the operator                      gets nothing, whatever else is known
+    ejected         Health: it takes no connections   likewise
+    unhealthy       a check of what it answers        likewise
 """
 
 from __future__ import annotations
@@ -30,32 +40,71 @@ class EndpointState(Enum):
     DOWN = "down"  # gets nothing
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of an endpoint; any of it may hold at a time."""
+
+    draining: bool = False
+    asked_to_drain: bool = False
+    in_maintenance: bool = False
+    ejected: bool = False
+    unhealthy: bool = False
+
+
+def state_of(facts: Facts) -> EndpointState:
+    """What an endpoint of which this is known may be used for."""
+    if facts.in_maintenance or facts.ejected or facts.unhealthy:
+        return EndpointState.DOWN
+    if facts.draining or facts.asked_to_drain:
+        return EndpointState.DRAINING
+    return EndpointState.USABLE
+
+
+_NOTHING_KNOWN, _DECLARED_DRAINING = Facts(), Facts(draining=True)
+
+
+def declared_facts(spec: EndpointSpec) -> Facts:
+    """What its provider says of an endpoint."""
+    return _DECLARED_DRAINING if spec.draining else _NOTHING_KNOWN
+
+
 class Endpoint:
     """One live replica: its identity, its address and what is prebuilt from them."""
 
     __slots__ = (
         "address",
         "address_lines",
+        "facts",
         "has_connected",
         "id",
         "pin",
         "pool",
         "service",
         "state",
+        "target",
     )
 
     def __init__(self, service: str, spec: EndpointSpec, pin: bytes, pool: Connections) -> None:
         self.service = service
         self.id = spec.id
         self.address = spec.address
+        self.target = spec.target
         self.address_lines = (
             b"x-upstream-addr: " + spec.address.encode() + b"\r\nx-upstream-response-time: "
         )
         self.pin = pin
         self.pool = pool
-        self.state = EndpointState.DRAINING if spec.draining else EndpointState.USABLE
+        self.facts = declared_facts(spec)
+        self.state = state_of(self.facts)
         self.has_connected = False
         """True once it has taken a connection."""
+
+    def note(self, facts: Facts) -> bool:
+        """From now on this is known. True if that changes the state: then the balancers of all
+        clusters with this endpoint are out of date (``RoutingTable.note`` sees to them)."""
+        self.facts = facts
+        before, self.state = self.state, state_of(facts)
+        return self.state is not before
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.service}/{self.id} {self.address} {self.state.value}>"
@@ -137,14 +186,3 @@ class Members:
         """Who takes new sessions: a draining endpoint rather than nobody, for it still answers
         and the alternative is a 503."""
         return self.usable or self.draining
-
-
-class Policy(Protocol):
-    """The declared choice: frozen, validated, comparable."""
-
-    def build(self, members: Members, previous: Balancer | None) -> Balancer:
-        """A balancer over these members. ``previous`` is the one it replaces (of whatever
-        policy): its cursor or slot table may be carried over."""
-
-    def describe(self) -> str:
-        """A few words for tables and logs, e.g. ``cookie session``."""

@@ -4,63 +4,18 @@
     Route          host + context root -> cluster (or a redirect)
     Cluster        the live side of the services on a route: endpoints and balancer
 
-``build`` makes a table from service specs and takes over from the table it replaces whatever did
-not change: clusters of unchanged services, and the endpoints (with their connections) of changed
-ones.
+``builder.build`` makes it from service specs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
 from stickyproxy.base.errors import InvalidHost
-from stickyproxy.model.service import EndpointSpec, ServiceSpec
-from stickyproxy.routing.balancers import policy_for
-from stickyproxy.routing.endpoint import Balancer, Endpoint, EndpointState, Members, Policy
+from stickyproxy.model.service import ServiceSpec
+from stickyproxy.routing.cluster import Cluster
+from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts
 from stickyproxy.semantics.headers import normalise_host
-
-MakeEndpoint = Callable[[str, EndpointSpec], Endpoint]
-
-
-class Cluster:
-    """The endpoints of one or several services that share a route, and their balancer.
-
-    The policy is that of the first service by name. ``set_state`` rebuilds the balancer, so that
-    a pick never has to filter.
-    """
-
-    def __init__(
-        self,
-        services: tuple[ServiceSpec, ...],
-        endpoints: tuple[Endpoint, ...],
-        previous: Balancer | None = None,
-    ) -> None:
-        self.services = services
-        self.name = "+".join(service.name for service in services)
-        self.endpoints = endpoints
-        self.policy: Policy = policy_for(services[0])
-        self.balancer: Balancer = self.policy.build(self._members(), previous)
-
-    def set_state(self, endpoint: Endpoint, state: EndpointState) -> None:
-        """Change what an endpoint may be used for; takes effect with the next pick."""
-        endpoint.state = state
-        self.balancer = self.policy.build(self._members(), self.balancer)
-
-    def _members(self) -> Members:
-        by_state: dict[EndpointState, list[Endpoint]] = {state: [] for state in EndpointState}
-        for endpoint in self.endpoints:
-            by_state[endpoint.state].append(endpoint)
-        return Members(
-            usable=tuple(by_state[EndpointState.USABLE]),
-            draining=tuple(by_state[EndpointState.DRAINING]),
-            down=tuple(by_state[EndpointState.DOWN]),
-        )
-
-    def __repr__(self) -> str:
-        usable = sum(endpoint.state is EndpointState.USABLE for endpoint in self.endpoints)
-        return (
-            f"<Cluster {self.name} {usable}/{len(self.endpoints)} usable, {self.policy.describe()}>"
-        )
 
 
 class Route:
@@ -171,6 +126,17 @@ class RoutingTable:
                 seen.setdefault(id(route.cluster), route.cluster)
         yield from seen.values()
 
+    def clusters_of(self, endpoint: Endpoint) -> list[Cluster]:
+        """The clusters that an endpoint belongs to; none if it has left the table."""
+        return [cluster for cluster in self.clusters() if endpoint in cluster.endpoints]
+
+    def note(self, endpoint: Endpoint, facts: Facts) -> None:
+        """From now on this is known of an endpoint. If that changes what it may be used for, the
+        balancers of its clusters are rebuilt."""
+        if endpoint.note(facts):
+            for cluster in self.clusters_of(endpoint):
+                cluster.rebuild()
+
     def dump(self) -> str:
         """The table as a tree, for people."""
         lines: list[str] = []
@@ -195,92 +161,3 @@ def _dump_route(route: Route) -> Iterator[str]:
         yield f"    {endpoint.address}{state}"
     if not cluster.endpoints:
         yield "    (no endpoints)"
-
-
-DEFAULT_HOST = "(any other host)"
-
-
-def build(
-    services: Iterable[ServiceSpec], make_endpoint: MakeEndpoint, previous: RoutingTable | None
-) -> RoutingTable:
-    """A table for these services. Endpoints and clusters of ``previous`` that did not change are
-    taken over; the pools of endpoints that are gone are closed."""
-    builder = _Builder(make_endpoint, previous)
-    table = builder.build(sorted(services, key=lambda service: service.name))
-    builder.retire()
-    return table
-
-
-class _Builder:
-    def __init__(self, make_endpoint: MakeEndpoint, previous: RoutingTable | None) -> None:
-        old = list(previous.clusters()) if previous is not None else []
-        self._make_endpoint = make_endpoint
-        self._old_clusters = {cluster.name: cluster for cluster in old}
-        self._old_endpoints = {
-            (endpoint.service, endpoint.id): endpoint
-            for cluster in old
-            for endpoint in cluster.endpoints
-        }
-        self._clusters: dict[str, Cluster] = {}
-        self._endpoints: dict[tuple[str, str], Endpoint] = {}
-
-    def build(self, services: Sequence[ServiceSpec]) -> RoutingTable:
-        by_place: dict[tuple[str, str], list[ServiceSpec]] = {}
-        for service in services:
-            hosts = service.hosts + ((DEFAULT_HOST,) if service.default_backend else ())
-            for host in dict.fromkeys(hosts):
-                by_place.setdefault((host, service.context_root), []).append(service)
-
-        by_host: dict[str, list[Route]] = {}
-        for (host, _), sharing in by_place.items():
-            route = Route(host, sharing[0], self._cluster(tuple(sharing)))
-            by_host.setdefault(host, []).append(route)
-        for service in services:
-            for source, destination in service.redirects:
-                by_host.setdefault(source, [Route.redirecting(source, destination)])
-
-        def longest_first(routes: list[Route]) -> tuple[Route, ...]:
-            return tuple(sorted(routes, key=lambda route: (-len(route.root), route.root)))
-
-        default = by_host.pop(DEFAULT_HOST, [])
-        hosts_sorted = {host.encode(): longest_first(by_host[host]) for host in sorted(by_host)}
-        return RoutingTable(hosts_sorted, longest_first(default))
-
-    def retire(self) -> None:
-        """Close the pools of endpoints that the new table does not use."""
-        for key, endpoint in self._old_endpoints.items():
-            if self._endpoints.get(key) is not endpoint:
-                endpoint.pool.close()
-
-    def _cluster(self, services: tuple[ServiceSpec, ...]) -> Cluster:
-        name = "+".join(service.name for service in services)
-        cluster = self._clusters.get(name)
-        if cluster is None:
-            endpoints = tuple(
-                self._endpoint(service.name, spec)
-                for service in services
-                for spec in sorted(service.endpoints, key=lambda spec: spec.id)
-            )
-            old = self._old_clusters.get(name)
-            if old is not None and old.services == services:
-                cluster = old
-            else:
-                cluster = Cluster(services, endpoints, old.balancer if old else None)
-            self._clusters[name] = cluster
-        return cluster
-
-    def _endpoint(self, service: str, spec: EndpointSpec) -> Endpoint:
-        key = (service, spec.id)
-        endpoint = self._endpoints.get(key)
-        if endpoint is None:
-            old = self._old_endpoints.get(key)
-            if old is not None and old.address == spec.address:
-                endpoint = old
-                if spec.draining != (old.state is EndpointState.DRAINING):
-                    endpoint.state = (
-                        EndpointState.DRAINING if spec.draining else EndpointState.USABLE
-                    )
-            else:
-                endpoint = self._make_endpoint(service, spec)
-            self._endpoints[key] = endpoint
-        return endpoint

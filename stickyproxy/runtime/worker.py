@@ -14,7 +14,7 @@ import sys
 
 import uvloop
 
-from stickyproxy.base import signals
+from stickyproxy.base import signals, standard_error
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.runtime.channel import (
@@ -150,6 +150,7 @@ async def _work(sock: socket.socket) -> int:
 
 def main() -> int:
     """Work; returns the exit status, 0 after a graceful end."""
+    standard_error.never_wait()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_work(socket.socket(fileno=int(sys.argv[1]))))

@@ -21,8 +21,9 @@ from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.runtime.app import App
+from tests.specs import service_spec
 
-SHOP = ServiceSpec(
+SHOP = service_spec(
     "shop",
     ("shop.local",),
     (EndpointSpec("t1", "10.0.0.1:80"), EndpointSpec("t2", "10.0.0.2:80", draining=True)),
@@ -95,7 +96,9 @@ class TestConflicts:
         [
             ServiceSpec("b", ("shop.local",)),
             ServiceSpec("b", ("b.local",), context_root="/app"),
-            ServiceSpec("b", ("shop.local",), context_root="/app", sticky_session_cookie="session"),
+            service_spec(
+                "b", ("shop.local",), context_root="/app", sticky_session_cookie="session"
+            ),
         ],
     )
     def test_sharing_in_peace(self, other: ServiceSpec) -> None:
@@ -124,7 +127,7 @@ class TestConflicts:
             "context_root": "/app",
             "hash_cookie": "user",
         }
-        services = [ServiceSpec("a", **common | one), ServiceSpec("b", **common | other)]
+        services = [service_spec("a", **common | one), service_spec("b", **common | other)]
         found = [problem.reason for problem in report.conflicts(services)]
         assert len(found) == bool(overruled)
         assert all(f"with service a, whose {overruled} for both" in reason for reason in found)
@@ -132,7 +135,7 @@ class TestConflicts:
     def test_two_default_services(self) -> None:
         services = [
             ServiceSpec("a", (), default_backend=True),
-            ServiceSpec("b", (), default_backend=True, ip_hash=True),
+            service_spec("b", (), default_backend=True, ip_hash=True),
         ]
         [problem] = report.conflicts(services)
         assert "shares (any other host) with service a" in problem.reason

@@ -22,6 +22,7 @@ from stickyproxy.config.tables import TABLES
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
+from tests.specs import service_spec
 
 EXAMPLE = Path(__file__).parent.parent.parent / "config.example.toml"
 
@@ -60,7 +61,7 @@ def endpoints(text: str, port: str = "80") -> list[str]:
 
 class TestExample:
     def test_loads(self) -> None:
-        demo = ServiceSpec(
+        demo = service_spec(
             name="demo",
             hosts=("demo.local",),
             endpoints=tuple(EndpointSpec(a, a) for a in ("127.0.0.1:9001", "127.0.0.1:9002")),
@@ -307,7 +308,7 @@ class TestServices:
 
     def test_options_are_those_of_labels(self) -> None:
         [shop] = parse(service(hosts='"a.local, b.local"', ip_hash='"true"')).services
-        assert shop == ServiceSpec("shop", ("a.local", "b.local"), ip_hash=True)
+        assert shop == service_spec("shop", ("a.local", "b.local"), ip_hash=True)
 
     @pytest.mark.parametrize(
         ("written", "reason"),

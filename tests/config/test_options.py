@@ -13,18 +13,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stickyproxy.base.text import shown
-from stickyproxy.config.options import (
-    ServiceOptions,
-    boolean,
-    duration,
-    duration_text,
-    explain,
-    host_name,
-    nearest,
-    port_number,
-    timeout,
-)
+from stickyproxy.base.values import boolean, duration, duration_text, port_number, timeout
+from stickyproxy.config.options import ServiceOptions, explain, host_name, nearest
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.routing.balancers import OPTIONS
+from tests.specs import asked, service_spec
 
 KEYS = list(ServiceOptions.model_fields)
 KEYED = ("hash_cookie", "hash_header", "hash_query", "hash_source_ip")
@@ -66,27 +59,31 @@ class TestWhatIsAccepted:
     )
     def test_toml_and_label_text_mean_the_same(self, key: str, native: object, label: str) -> None:
         assert spec(**{key: native}) == spec(**{key: label})
-        assert getattr(spec(**{key: native}), key) != getattr(ServiceSpec("demo", ()), key)
+        if key in OPTIONS:
+            assert asked(spec(**{key: native})) == {key: native}
+        else:
+            assert getattr(spec(**{key: native}), key) != getattr(ServiceSpec("demo", ()), key)
 
     def test_labels_as_the_seeds_write_them(self) -> None:
         labels = {"hosts": "demo.local", "port": "8080", "ip_hash": "true"}
         options = ServiceOptions.model_validate(labels)
         assert options.port == 8080
-        assert options.spec("demo", ()) == ServiceSpec("demo", ("demo.local",), ip_hash=True)
+        assert options.spec("demo", ()) == service_spec("demo", ("demo.local",), ip_hash=True)
 
     def test_generated_hash_cookie(self) -> None:
-        demo = spec(hash_cookie="user", hash_cookie_ttl="60s", hash_cookie_path="/shop/")
-        assert (demo.hash_cookie_ttl, demo.hash_cookie_path) == (60.0, "/shop/")
-        assert spec(hash_cookie="user", hash_cookie_ttl="0s").hash_cookie_ttl == 0.0
-        assert spec(hash_cookie="user").hash_cookie_ttl is None
+        demo = asked(spec(hash_cookie="user", hash_cookie_ttl="60s", hash_cookie_path="/shop/"))
+        assert (demo["hash_cookie_ttl"], demo["hash_cookie_path"]) == (60.0, "/shop/")
+        until_closed = asked(spec(hash_cookie="user", hash_cookie_ttl="0s"))
+        assert until_closed["hash_cookie_ttl"] == 0.0
+        assert asked(spec(hash_cookie="user")) == {"hash_cookie": "user"}
 
     def test_sticky_cookie_and_ip_hash_go_together(self) -> None:
         demo = spec(sticky_session_cookie="session", ip_hash=True)
-        assert (demo.sticky_session_cookie, demo.ip_hash) == ("session", True)
+        assert asked(demo) == {"sticky_session_cookie": "session", "ip_hash": True}
 
     def test_keys_that_are_off_exclude_nothing(self) -> None:
-        assert spec(hash_source_ip="false", ip_hash=True).ip_hash
-        assert spec(hash_source_ip=True, ip_hash="false").hash_source_ip
+        assert asked(spec(hash_source_ip="false", ip_hash=True)) == {"ip_hash": True}
+        assert asked(spec(hash_source_ip=True, ip_hash="false")) == {"hash_source_ip": True}
 
     def test_default_backend_needs_no_host(self) -> None:
         assert ServiceOptions.model_validate({"default_backend": "true"}).hosts == ()
@@ -128,8 +125,9 @@ class TestWhatIsAccepted:
         assert options.spec("shop", ()).name == "shop"
 
     def test_options_and_spec_have_the_same_keys(self) -> None:
-        published = {item.name for item in fields(ServiceSpec)} - {"name", "endpoints"}
-        assert published == set(KEYS) - {"port"}
+        published = {item.name for item in fields(ServiceSpec)} - {"name", "endpoints", "policy"}
+        assert published | set(OPTIONS) == set(KEYS) - {"port"}
+        assert published.isdisjoint(OPTIONS)
 
 
 class TestWhatIsRefused:

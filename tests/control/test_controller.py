@@ -4,6 +4,7 @@ on the other, whatever happens between them. Real sockets."""
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -25,6 +26,8 @@ from stickyproxy.control.server import ControlServer
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.providers.controller import ControllerProvider
+from stickyproxy.routing.balancers import OPTIONS
+from tests.specs import service_spec
 
 TOKEN = b"s3cret"
 
@@ -32,11 +35,12 @@ TOKEN = b"s3cret"
 def snapshot(*names: str) -> Snapshot:
     """A snapshot of services with these names."""
     services = tuple(
-        ServiceSpec(
+        service_spec(
             name,
             (f"{name}.local",),
             (EndpointSpec("t1", "10.0.0.1:80", draining=True),),
             redirects=(("a.example", "http://b.example"),),
+            hash_cookie="user",
             hash_cookie_ttl=60.0,
         )
         for name in names
@@ -322,6 +326,49 @@ class TestCodec:
     def test_other_versions_of_the_program(self) -> None:
         old = b'{"provider": "swarm", "services": [{"name": "a", "hosts": ["a.local"], "new": 1}]}'
         assert codec.decode(old) == Snapshot("swarm", (ServiceSpec("a", ("a.local",)),))
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"sticky_session_cookie": "session"},
+            {"sticky_session_cookie": "session", "ip_hash": True},
+            {"ip_hash": True},
+            {"hash_cookie": "user"},
+            {"hash_cookie": "user", "hash_cookie_ttl": 0.0, "hash_cookie_path": "/a"},
+            {"hash_header": "X-User"},
+            {"hash_query": "user"},
+            {"hash_source_ip": True},
+        ],
+    )
+    def test_policies_are_the_options_that_ask_for_them(self, options: dict[str, Any]) -> None:
+        """Versions that knew of no other way read and wrote them like that."""
+        spec = service_spec("a", ("a.local",), context_root="/shop", **options)
+        data = codec.encode(Snapshot("swarm", (spec,)))
+        assert codec.decode(data) == Snapshot("swarm", (spec,))
+        [written] = json.loads(data)["services"]
+        asked = {key: written[key] for key in OPTIONS}
+        assert {key: asked[key] for key in asked if asked[key] is not OPTIONS[key].off} == options
+        assert written.pop("policy") == (spec.policy.kind if spec.policy else "")
+        old = json.dumps({"provider": "swarm", "services": [written]}).encode()
+        assert codec.decode(old) == Snapshot("swarm", (spec,))
+
+    def test_a_policy_that_this_version_does_not_know(self) -> None:
+        new = (
+            b'{"provider": "swarm", "services": [{"name": "a", "hosts": ["a.local"],'
+            b' "policy": "fastest", "fastest": true, "ip_hash": true}]}'
+        )
+        found = codec.decode(new)
+        assert found.services == (service_spec("a", ("a.local",), ip_hash=True),)
+        [problem] = found.problems
+        assert (problem.service, problem.fatal) == ("a", False)
+        assert 'the policy "fastest", which stickyproxy' in problem.reason
+        assert problem.reason.endswith("until this proxy is updated, its policy is ip hash")
+
+    def test_options_of_the_wrong_type(self) -> None:
+        data = b'{"provider": "x", "services": [{"name": "a", "hosts": [], "ip_hash": "a"}]}'
+        with pytest.raises(ValueError, match=r"not a snapshot: services\.0\.ip_hash: "):
+            codec.decode(data)
 
     @given(data=st.binary(max_size=50))
     def test_anything_else_is_refused(self, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import accumulate, islice
 
 from stickyproxy.control import health
@@ -80,6 +81,26 @@ class TestEjection:
         await starting.start()
         await eventually(lambda: " down" not in dump(proxy))
         assert all(each.has_connected for each in cluster.endpoints)
+
+    async def test_one_that_is_down_and_begins_to_drain_stays_down_until_it_connects(
+        self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient
+    ) -> None:
+        good, bad = await endpoint(), await endpoint(listening=False)
+        declared = service(good, bad)
+        proxy = await start_proxy([declared])
+        user = await client(proxy.port)
+        for _ in range(2 * health.FAILURES):
+            await user.send(get())
+            await user.response()
+        assert f"{bad.address} down" in dump(proxy)
+
+        leaving = tuple(
+            replace(each, draining=each.address == bad.address) for each in declared.endpoints
+        )
+        proxy.set_services([replace(declared, endpoints=leaving)])
+        assert f"{bad.address} down" in dump(proxy)
+        await bad.start()
+        await eventually(lambda: f"{bad.address} draining" in dump(proxy))
 
     def test_pauses_of_probes(self) -> None:
         usual = list(islice(health.pauses(starting=False), 8))

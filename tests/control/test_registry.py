@@ -12,7 +12,9 @@ from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.upstream.pool import Upstreams
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
-from stickyproxy.routing.table import Cluster, RoutingTable
+from stickyproxy.routing.balancers.ip_hash import IpHashPolicy
+from stickyproxy.routing.cluster import Cluster
+from stickyproxy.routing.table import RoutingTable
 
 
 class Holder:
@@ -88,7 +90,7 @@ class TestProblems:
     def test_come_from_providers_and_from_services_together(self, scene: Scene) -> None:
         scene.registry.publish(Snapshot("swarm", (service("a"),), (self.BAD,)))
         assert scene.registry.problems == (self.BAD,)
-        scene.publish("static", replace(service("b"), hosts=("a.local",), ip_hash=True))
+        scene.publish("static", replace(service("b"), hosts=("a.local",), policy=IpHashPolicy()))
         assert [problem.service for problem in scene.registry.problems] == ["bad", "b"]
 
     def test_are_logged_when_they_come_and_when_they_go(

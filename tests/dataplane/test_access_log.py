@@ -7,18 +7,19 @@ import json
 import re
 import signal
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from ipaddress import ip_network
 from pathlib import Path
+from time import time as now
 from typing import Any, Protocol
 
 import pytest
 
 from stickyproxy.base.errors import ListenError
 from stickyproxy.config.settings import Config
-from stickyproxy.dataplane.access_log import whole_lines
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
-from stickyproxy.routing.endpoint import EndpointState
+from stickyproxy.routing.endpoint import Facts
 from stickyproxy.runtime.app import App
 from tests.cli.test_main import StartProgram, document, programs
 from tests.cli.test_main import service as service_table
@@ -42,7 +43,8 @@ TEXT = re.compile(
     r'"(?P<request>(?:[^"\\]|\\.)*)" (?P<status>\d{3}|-) (?P<bytes>\d+) '
     r'"(?P<referer>(?:[^"\\]|\\.)*)" "(?P<user_agent>(?:[^"\\]|\\.)*)" '
     r'(?P<service>\S+) "(?P<upstream_addr>[^"]*)" "(?P<upstream_seconds>[^"]*)" '
-    r"(?P<seconds>\d+\.\d{3}) (?P<affinity>[a-z-]+) (?P<request_id>[0-9a-f]{32})"
+    r"(?P<seconds>\d+\.\d{3}) (?P<affinity>[a-z-]+) (?P<request_id>[0-9a-f]{32}) "
+    r"(?P<ended>\d{10}\.\d{3}) (?P<outcome>[a-z-]+)"
 )
 """A line as its documentation has it: nothing a client sends may make it read otherwise."""
 
@@ -113,6 +115,11 @@ async def asked(client: MakeClient, log: Logging, data: bytes) -> Response:
         return await user.response()
 
 
+def parsed_as_combined(time: str) -> float:
+    """Seconds since 1970, as parsers of the combined format read them: without any fraction."""
+    return datetime.strptime(time, "%d/%b/%Y:%H:%M:%S %z").timestamp()
+
+
 class TestFields:
     async def test_text(
         self, logging: StartLogging, endpoint: MakeEndpoint, client: MakeClient
@@ -123,7 +130,7 @@ class TestFields:
         response = await asked(client, log, data)
         [line] = await log.text()
         time, seconds = line.pop("time"), float(line.pop("seconds"))
-        assert re.fullmatch(r"\d\d/\w{3}/\d{4}:.*", time)
+        assert parsed_as_combined(time) == int(float(line.pop("ended")))
         assert seconds < 10
         assert line == {
             "client": "127.0.0.1",
@@ -136,6 +143,7 @@ class TestFields:
             "upstream_addr": peer.address,
             "upstream_seconds": (response.header("x-upstream-response-time") or b"").decode(),
             "affinity": "none",
+            "outcome": "complete",
             "request_id": (response.header("x-request-id") or b"").decode(),
         }
 
@@ -147,9 +155,13 @@ class TestFields:
         data = request(
             "GET", "/a?b=c", ("Host", "Demo.Local:80"), ("User-Agent", "x"), version="HTTP/1.0"
         )
+        before = now()
         response = await asked(client, log, data)
         [record] = await log.json()
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record.pop("time"))
+        time = record.pop("time")
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time)
+        assert before <= datetime.fromisoformat(time).timestamp() + 0.001
+        assert datetime.fromisoformat(time).timestamp() <= now()
         assert 0 <= record.pop("seconds") < 10
         assert record == {
             "client": "127.0.0.1",
@@ -165,6 +177,7 @@ class TestFields:
             "upstream_addr": peer.address,
             "upstream_seconds": (response.header("x-upstream-response-time") or b"").decode(),
             "affinity": "none",
+            "outcome": "complete",
             "request_id": (response.header("x-request-id") or b"").decode(),
         }
 
@@ -292,7 +305,7 @@ class TestEscaping:
 
 
 class TestAffinity:
-    """The last word but one says how the endpoint was chosen."""
+    """One word says how the endpoint was chosen."""
 
     async def test_cookie(
         self, logging: StartLogging, endpoint: MakeEndpoint, client: MakeClient
@@ -324,9 +337,10 @@ class TestAffinity:
 
         await gone.start()
         log.proxy.set_services([service(one, two, **sticky)])
-        [cluster] = log.proxy.app.proxy.table.clusters()
+        table = log.proxy.app.proxy.table
+        [cluster] = table.clusters()
         [down] = [each for each in cluster.endpoints if each.address == gone.address]
-        cluster.set_state(down, EndpointState.DOWN)
+        table.note(down, Facts(ejected=True))
         assert await ask(first) == second
 
         lines = await log.text()
@@ -369,6 +383,7 @@ class TestAffinity:
         assert (await asked(client, log, get())).status == 503
         [line] = await log.text()
         assert (line["status"], line["affinity"], line["upstream_addr"]) == ("503", "none", "-")
+        assert line["outcome"] == "no-endpoint"
 
 
 class TestOwnAnswers:
@@ -380,6 +395,7 @@ class TestOwnAnswers:
         [line] = await log.text()
         assert line["request"] == "GET /x HTTP/1.1"
         assert line["status"] == "404"
+        assert line["outcome"] == "no-route"
         assert line["bytes"] == str(len(response.body))
         assert line["service"] == line["upstream_addr"] == line["upstream_seconds"] == "-"
         assert line["request_id"].encode() == response.header("x-request-id")
@@ -392,6 +408,7 @@ class TestOwnAnswers:
         assert (await asked(client, log, get("/x", host="old.local"))).status == 302
         [line] = await log.text()
         assert (line["status"], line["service"], line["upstream_addr"]) == ("302", "-", "-")
+        assert line["outcome"] == "redirected"
 
     async def test_nobody_accepts(
         self, logging: StartLogging, endpoint: MakeEndpoint, client: MakeClient
@@ -402,6 +419,7 @@ class TestOwnAnswers:
         assert response.status == 502
         [line] = await log.text()
         assert line["status"] == "502"
+        assert line["outcome"] == "retries-spent"
         assert line["service"] == "demo"
         assert set(line["upstream_addr"].split(", ")) == {peer.address for peer in peers}
         assert line["upstream_addr"].encode() == response.header("x-upstream-addr")
@@ -419,6 +437,7 @@ class TestOwnAnswers:
         assert (await asked(client, log, get())).status == 502
         [line] = await log.text()
         assert (line["status"], line["upstream_addr"]) == ("502", peer.address)
+        assert line["outcome"] == "upstream-malformed"
 
     @pytest.mark.parametrize("as_json", [False, True])
     async def test_refused(self, logging: StartLogging, client: MakeClient, as_json: bool) -> None:
@@ -429,12 +448,14 @@ class TestOwnAnswers:
         if as_json:
             [record] = await log.json()
             assert (record["status"], record["bytes"]) == (400, len(response.body))
+            assert record["outcome"] == "bad-request"
             assert record["method"] == record["target"] == record["version"] == ""
             assert record["client"] == "127.0.0.1"
             assert record["request_id"].encode() == response.header("x-request-id")
         else:
             [line] = await log.text()
             assert (line["request"], line["status"]) == ("-", "400")
+            assert line["outcome"] == "bad-request"
             assert line["bytes"] == str(len(response.body))
             assert line["client"] == "127.0.0.1"
             assert line["request_id"].encode() == response.header("x-request-id")
@@ -462,6 +483,7 @@ class TestGone:
         [line] = await log.text()
         assert line["request"] == "GET /gone HTTP/1.1"
         assert (line["status"], line["bytes"]) == ("499", "0")
+        assert line["outcome"] == "client-gone"
         assert (line["service"], line["upstream_addr"]) == ("demo", peer.address)
 
     async def test_client_on_connections_that_were_used_before(
@@ -505,6 +527,7 @@ class TestGone:
         await peer.wait_open(0)
         [line] = await log.text()
         assert (line["status"], line["bytes"], line["upstream_addr"]) == ("200", "5", peer.address)
+        assert line["outcome"] == "client-gone"
 
     async def test_endpoint_inside_the_answer(
         self, logging: StartLogging, endpoint: MakeEndpoint, client: MakeClient
@@ -519,6 +542,7 @@ class TestGone:
         await user.eof()
         [line] = await log.text()
         assert (line["status"], line["bytes"]) == ("200", "5")
+        assert line["outcome"] == "upstream-reset"
 
     async def test_tunnel(
         self, logging: StartLogging, endpoint: MakeEndpoint, client: MakeClient
@@ -542,6 +566,7 @@ class TestGone:
         [line] = await log.text()
         assert (line["request"], line["status"]) == ("GET /ws HTTP/1.1", "101")
         assert (line["bytes"], line["upstream_addr"]) == ("5", peer.address)
+        assert line["outcome"] == "switched"
 
 
 class TestFile:
@@ -662,18 +687,3 @@ async def test_lines_of_many_at_once(
     await asyncio.gather(*(ask(user, number) for number, user in enumerate(users)))
     requests = {line["request"] for line in await log.text()}
     assert requests == {f"GET /{n}/{turn} HTTP/1.1" for n in range(20) for turn in range(10)}
-
-
-@pytest.mark.parametrize(
-    ("data", "limit", "length"),
-    [
-        (b"one\ntwo\n", 8, 8),
-        (b"one\ntwo\n", 7, 4),
-        (b"one\ntwo\n", 4, 4),
-        (b"one\ntwo\n", 3, 4),  # longer than the limit: whole nevertheless
-        (b"one\ntwo\nthree\n", 9, 8),
-    ],
-)
-def test_no_write_ends_inside_a_line(data: bytes, limit: int, length: int) -> None:
-    """A pipe takes so many bytes in one piece; workers that share it must not mix their lines."""
-    assert whole_lines(data, limit) == length

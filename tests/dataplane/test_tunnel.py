@@ -18,7 +18,7 @@ from aiohttp import (
 from stickyproxy.dataplane.downstream.http1 import ClientConnection
 from stickyproxy.dataplane.exchange import Exchange
 from stickyproxy.demo.app import DemoOptions, DemoReplica
-from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.model.service import EndpointSpec
 from tests.cli.test_main import refused
 from tests.conftest import Behind, MakeClient, MakeEndpoint, RunningProxy, StartProxy, service
 from tests.running import InProcessProxy
@@ -33,6 +33,7 @@ from tests.scripted import (
     request,
     respond,
 )
+from tests.specs import service_spec
 
 SWITCH = respond("101 Switching Protocols", ("Connection", "Upgrade"), ("Upgrade", "websocket"))
 BLOCK = bytes(range(256)) * 4096
@@ -611,7 +612,7 @@ async def replicas() -> AsyncIterator[list[DemoReplica]]:
 async def demo(replicas: list[DemoReplica], start_proxy: StartProxy) -> RunningProxy:
     """A sticky proxy in front of them."""
     endpoints = tuple(EndpointSpec(replica.address, replica.address) for replica in replicas)
-    spec = ServiceSpec("demo", ("127.0.0.1",), endpoints, sticky_session_cookie="session")
+    spec = service_spec("demo", ("127.0.0.1",), endpoints, sticky_session_cookie="session")
     return await start_proxy([spec])
 
 

@@ -1,4 +1,5 @@
-"""routing/table.py: which route answers, and what a new table takes over from the one before."""
+"""routing/table.py and routing/builder.py: which route answers, and what a new table takes over
+from the one before."""
 
 from __future__ import annotations
 
@@ -8,8 +9,11 @@ import pytest
 
 from stickyproxy.base.errors import InvalidHost
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
-from stickyproxy.routing.endpoint import Endpoint, EndpointState
-from stickyproxy.routing.table import Cluster, RoutingTable, build
+from stickyproxy.routing.builder import build
+from stickyproxy.routing.cluster import Cluster
+from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts, state_of
+from stickyproxy.routing.table import RoutingTable
+from tests.specs import service_spec
 
 ONE, TWO = EndpointSpec("one", "10.0.0.1:80"), EndpointSpec("two", "10.0.0.2:80")
 SHOP = ServiceSpec("shop", ("shop.local",), (ONE, TWO))
@@ -167,16 +171,73 @@ class TestTakingOver:
         assert cluster(third).endpoints[0].state is EndpointState.USABLE
         assert cluster(third).endpoints[0] is cluster(first).endpoints[0]
 
+    def test_what_is_known_of_an_endpoint_goes_with_it(self) -> None:
+        first = table(SHOP)
+        ejected = cluster(first).endpoints[0]
+        first.note(ejected, Facts(ejected=True))
+        draining = replace(SHOP, endpoints=(replace(ONE, draining=True), TWO))
+        second = table(draining, previous=first)
+        assert cluster(second).endpoints[0] is ejected
+        assert ejected.facts == Facts(draining=True, ejected=True)
+        assert state_of(ejected.facts) is EndpointState.DOWN, "it does not accept connections yet"
+        third = table(SHOP, previous=second)
+        assert ejected.facts == Facts(ejected=True)
+        assert cluster(third).endpoints[0].state is EndpointState.DOWN
+        fourth = table(replace(SHOP, endpoints=(TWO,)), previous=third)
+        again = cluster(table(SHOP, previous=fourth)).endpoints[0]
+        assert again is not ejected
+        assert again.state is EndpointState.USABLE
+
     def test_a_service_that_is_gone(self) -> None:
         before = cluster(first := table(SHOP))
         assert list(table(previous=first).clusters()) == []
         assert [closed(each) for each in before.endpoints] == [1, 1]
 
 
+class TestNoting:
+    """Balancers are built again when the state of an endpoint changes, and only then."""
+
+    def test_a_change_takes_effect_in_all_clusters_of_the_endpoint(self) -> None:
+        shared = replace(SHOP, hosts=("shop.local", "mixed.local"))
+        found = table(shared, replace(SHOP, name="a", hosts=("mixed.local",)))
+        mixed, alone = found.clusters()
+        assert (mixed.name, alone.name) == ("a+shop", "shop")
+        one = alone.endpoints[0]
+        assert found.clusters_of(one) == [mixed, alone]
+        before = [mixed.balancer, alone.balancer]
+        found.note(one, Facts(in_maintenance=True))
+        assert mixed.balancer is not before[0]
+        assert alone.balancer is not before[1]
+        assert repr(alone) == "<Cluster shop 1/2 usable, round robin>"
+
+    def test_the_same_state_for_another_reason(self) -> None:
+        found = table(SHOP)
+        [only] = found.clusters()
+        one = only.endpoints[0]
+        found.note(one, Facts(ejected=True))
+        balancer = only.balancer
+        found.note(one, Facts(ejected=True))
+        found.note(one, Facts(ejected=True, unhealthy=True))
+        found.note(one, Facts(unhealthy=True, asked_to_drain=True))
+        assert only.balancer is balancer
+        found.note(one, Facts(asked_to_drain=True))
+        assert only.balancer is not balancer
+        assert one.state is EndpointState.DRAINING
+
+    def test_an_endpoint_that_has_left(self) -> None:
+        first = table(SHOP)
+        gone = cluster(first).endpoints[0]
+        second = table(replace(SHOP, endpoints=(TWO,)), previous=first)
+        balancer = cluster(second).balancer
+        assert second.clusters_of(gone) == []
+        second.note(gone, Facts(ejected=True))
+        assert cluster(second).balancer is balancer
+
+
 def test_dump() -> None:
     found = table(
         replace(SHOP, endpoints=(ONE, replace(TWO, draining=True))),
-        ServiceSpec(
+        service_spec(
             "api",
             ("shop.local",),
             context_root="/api",

@@ -10,7 +10,7 @@ import pytest
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.model.listener import ListenerSpec
-from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.runtime.channel import (
@@ -28,8 +28,9 @@ from stickyproxy.runtime.channel import (
     ReopenLog,
     encoded,
 )
+from tests.specs import service_spec
 
-SHOP = ServiceSpec(
+SHOP = service_spec(
     "shop",
     ("shop.local",),
     (EndpointSpec("task", "10.0.0.1:80"), EndpointSpec("old", "10.0.0.2:80", draining=True)),

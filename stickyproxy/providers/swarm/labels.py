@@ -24,7 +24,8 @@ from pydantic import (
 )
 
 from stickyproxy.base.text import shown
-from stickyproxy.config.options import Boolean, Hosts, ServiceOptions, boolean, explain, nearest
+from stickyproxy.base.values import boolean
+from stickyproxy.config.options import Boolean, Hosts, ServiceOptions, explain, nearest
 from stickyproxy.model.snapshot import Problem
 
 PREFIX = "com.docker.lb."
@@ -76,14 +77,8 @@ class LabelOptions(ServiceOptions):
     @property
     def has_affinity(self) -> bool:
         """True if a client is to keep reaching one endpoint."""
-        return bool(
-            self.sticky_session_cookie
-            or self.ip_hash
-            or self.hash_cookie
-            or self.hash_header
-            or self.hash_query
-            or self.hash_source_ip
-        )
+        policy = self.policy()
+        return policy is not None and policy.affinity
 
 
 KNOWN = tuple(LabelOptions.model_fields)

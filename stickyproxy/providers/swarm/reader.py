@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from stickyproxy.config.options import hashes_addresses
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.providers.swarm import labels
@@ -219,6 +220,5 @@ def _behind_ingress(swarm: SwarmIndex, specs: Iterable[ServiceSpec]) -> list[Pro
     return [
         Problem(spec.name, reason, labels.PREFIX + key, '"true"', remedy)
         for spec in specs
-        for key in ("ip_hash", "hash_source_ip")
-        if getattr(spec, key)
+        for key in hashes_addresses(spec)
     ]

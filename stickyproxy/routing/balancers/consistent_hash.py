@@ -4,19 +4,16 @@ cookie, a query parameter or the source address. Without a key: the fallback."""
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from stickyproxy.base.hashing import SlotTable, address_key
-from stickyproxy.routing.endpoint import (
-    Affinity,
-    Balancer,
-    Endpoint,
-    Members,
-    Pick,
-    Policy,
-    Request,
-)
+from stickyproxy.base.values import boolean, cookie_lifetime, cookie_path, query_name, token
+from stickyproxy.model.service import OptionValue
+from stickyproxy.routing.balancers.round_robin import RoundRobinPolicy
+from stickyproxy.routing.endpoint import Affinity, Balancer, Endpoint, Members, Pick, Request
+from stickyproxy.routing.policy import Option, Policy, PolicyKind
 from stickyproxy.semantics import cookies
 
 # --- where the key comes from ---------------------------------------------------------------
@@ -33,6 +30,9 @@ class HeaderKey:
 
     def describe(self) -> str:
         return f"header {self.name}"
+
+    def options(self) -> Mapping[str, OptionValue]:
+        return {"hash_header": self.name}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,14 @@ class CookieKey:
     def describe(self) -> str:
         return f"cookie {self.name.decode()}"
 
+    def options(self) -> Mapping[str, OptionValue]:
+        found: dict[str, OptionValue] = {"hash_cookie": self.name.decode()}
+        if self.ttl is not None:
+            found["hash_cookie_ttl"] = self.ttl
+        if self.path is not None:
+            found["hash_cookie_path"] = self.path.decode()
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class QueryKey:
@@ -64,6 +72,9 @@ class QueryKey:
     def describe(self) -> str:
         return f"query {self.name.decode()}"
 
+    def options(self) -> Mapping[str, OptionValue]:
+        return {"hash_query": self.name.decode()}
+
 
 @dataclass(frozen=True, slots=True)
 class SourceKey:
@@ -75,6 +86,9 @@ class SourceKey:
     def describe(self) -> str:
         return "source address"
 
+    def options(self) -> Mapping[str, OptionValue]:
+        return {"hash_source_ip": True}
+
 
 Key = HeaderKey | CookieKey | QueryKey | SourceKey
 
@@ -84,6 +98,9 @@ Key = HeaderKey | CookieKey | QueryKey | SourceKey
 @dataclass(frozen=True, slots=True)
 class ConsistentHashPolicy:
     """Requests with the same key reach the same endpoint."""
+
+    kind: ClassVar[str] = "consistent_hash"
+    affinity: ClassVar[bool] = True
 
     key: Key
     fallback: Policy
@@ -101,6 +118,47 @@ class ConsistentHashPolicy:
 
     def describe(self) -> str:
         return f"hash of {self.key.describe()}"
+
+    def options(self) -> Mapping[str, OptionValue]:
+        return self.key.options()
+
+
+def _make(options: Mapping[str, Any]) -> ConsistentHashPolicy | None:
+    key = _key(options)
+    return None if key is None else ConsistentHashPolicy(key, fallback=RoundRobinPolicy())
+
+
+def _key(options: Mapping[str, Any]) -> Key | None:
+    match options:
+        case {"hash_header": name}:
+            return HeaderKey(name)
+        case {"hash_cookie": name}:
+            path = options.get("hash_cookie_path")
+            return CookieKey(
+                name=name.encode(),
+                ttl=options.get("hash_cookie_ttl"),
+                path=None if path is None else path.encode(),
+            )
+        case {"hash_query": name}:
+            return QueryKey(name.encode())
+        case {"hash_source_ip": True}:
+            return SourceKey()
+        case _:
+            return None
+
+
+KIND = PolicyKind(
+    make=_make,
+    options={
+        "hash_cookie": Option(str, token),
+        "hash_cookie_ttl": Option(float, cookie_lifetime, adjusts="hash_cookie"),
+        "hash_cookie_path": Option(str, cookie_path, adjusts="hash_cookie"),
+        "hash_header": Option(str, token),
+        "hash_query": Option(str, query_name),
+        "hash_source_ip": Option(bool, boolean, by_address=True),
+    },
+    rank=3,
+)
 
 
 # With n of m endpoints tried, a value that points to another one is found after m/(m-n) draws on

@@ -19,26 +19,27 @@ and its endpoint may come back.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any, ClassVar
 
 from stickyproxy.base.hashing import SlotTable, looks_like_pin
-from stickyproxy.routing.endpoint import (
-    Affinity,
-    Balancer,
-    Endpoint,
-    Members,
-    Pick,
-    Policy,
-    Request,
-)
+from stickyproxy.base.values import token
+from stickyproxy.model.service import OptionValue
+from stickyproxy.routing.balancers import ip_hash
+from stickyproxy.routing.balancers.round_robin import RoundRobinPolicy
+from stickyproxy.routing.endpoint import Affinity, Balancer, Endpoint, Members, Pick, Request
+from stickyproxy.routing.policy import Option, Policy, PolicyKind
 from stickyproxy.semantics import cookies
 
 
 @dataclass(frozen=True, slots=True)
 class CookiePolicy:
     """A session keeps its endpoint; adding endpoints moves nobody."""
+
+    kind: ClassVar[str] = "cookie"
+    affinity: ClassVar[bool] = True
 
     name: bytes
     path: bytes
@@ -63,6 +64,28 @@ class CookiePolicy:
 
     def describe(self) -> str:
         return f"cookie {self.name.decode()}, else {self.fallback.describe()}"
+
+    def options(self) -> Mapping[str, OptionValue]:
+        return {"sticky_session_cookie": self.name.decode(), **self.fallback.options()}
+
+
+def _make(options: Mapping[str, Any]) -> CookiePolicy | None:
+    name = options.get("sticky_session_cookie")
+    if name is None:
+        return None
+    return CookiePolicy(
+        name=name.encode(),
+        path=options["context_root"].encode(),
+        # Where the cookie is absent, the address decides if asked to.
+        fallback=ip_hash.KIND.make(options) or RoundRobinPolicy(),
+    )
+
+
+KIND = PolicyKind(
+    make=_make,
+    options={"sticky_session_cookie": Option(str, token, beside=frozenset({"ip_hash"}))},
+    rank=1,
+)
 
 
 class CompanionState(Enum):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from stickyproxy.base.hashing import SlotTable, address_key
+from stickyproxy.base.values import boolean
+from stickyproxy.model.service import OptionValue
 from stickyproxy.routing.endpoint import Affinity, Balancer, Endpoint, Members, Pick, Request
+from stickyproxy.routing.policy import Option, PolicyKind
 
 
 @dataclass(frozen=True, slots=True)
 class IpHashPolicy:
     """A client address keeps its endpoint; a replica more among n moves about 1/(n+1) of them,
     one less moves only its own."""
+
+    kind: ClassVar[str] = "ip_hash"
+    affinity: ClassVar[bool] = True
 
     def build(self, members: Members, previous: Balancer | None) -> IpHashBalancer:
         """Takes over the slot table of ``previous``, if that hashed addresses too."""
@@ -22,6 +29,16 @@ class IpHashPolicy:
 
     def describe(self) -> str:
         return "ip hash"
+
+    def options(self) -> Mapping[str, OptionValue]:
+        return {"ip_hash": True}
+
+
+def _make(options: Mapping[str, Any]) -> IpHashPolicy | None:
+    return IpHashPolicy() if options.get("ip_hash") else None
+
+
+KIND = PolicyKind(make=_make, options={"ip_hash": Option(bool, boolean, by_address=True)}, rank=2)
 
 
 class IpHashBalancer:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+from stickyproxy.model.service import OptionValue
 from stickyproxy.routing.endpoint import Affinity, Balancer, Endpoint, Members, Pick, Request
+from stickyproxy.routing.policy import PolicyKind
 
 
 @dataclass(frozen=True, slots=True)
 class RoundRobinPolicy:
     """The endpoints take turns."""
+
+    kind: ClassVar[str] = "round_robin"
+    affinity: ClassVar[bool] = False
 
     def build(self, members: Members, previous: Balancer | None) -> RoundRobinBalancer:
         """Goes on where ``previous`` stopped, if that took turns too."""
@@ -22,6 +28,12 @@ class RoundRobinPolicy:
 
     def describe(self) -> str:
         return "round robin"
+
+    def options(self) -> Mapping[str, OptionValue]:
+        return {}
+
+
+KIND = PolicyKind(make=lambda options: None)  # nobody has to ask for it
 
 
 class RoundRobinBalancer:

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Problem
 from stickyproxy.providers.swarm.labels import (
     KNOWN,
@@ -18,6 +17,7 @@ from stickyproxy.providers.swarm.labels import (
     on_containers,
     parse_service,
 )
+from tests.specs import service_spec
 
 
 def declared(**labels: str) -> Declaration:
@@ -47,7 +47,7 @@ class TestWhatIsAccepted:
         assert seed.problems == ()
         assert seed.options is not None
         assert seed.options.port == 8080
-        assert seed.options.spec("demo", ()) == ServiceSpec(
+        assert seed.options.spec("demo", ()) == service_spec(
             "demo", ("demo.local",), sticky_session_cookie="session"
         )
 

@@ -1,0 +1,102 @@
+"""From service specs to a routing table, which takes over from the table it replaces whatever did
+not change: clusters of unchanged services, and the endpoints (with their connections, and what is
+known of them) of changed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.routing.cluster import Cluster
+from stickyproxy.routing.endpoint import Endpoint
+from stickyproxy.routing.table import Route, RoutingTable
+
+MakeEndpoint = Callable[[str, EndpointSpec], Endpoint]
+
+DEFAULT_HOST = "(any other host)"
+
+
+def build(
+    services: Iterable[ServiceSpec], make_endpoint: MakeEndpoint, previous: RoutingTable | None
+) -> RoutingTable:
+    """A table for these services. Endpoints and clusters of ``previous`` that did not change are
+    taken over; the pools of endpoints that are gone are closed."""
+    builder = _Builder(make_endpoint, previous)
+    table = builder.build(sorted(services, key=lambda service: service.name))
+    builder.retire()
+    return table
+
+
+class _Builder:
+    def __init__(self, make_endpoint: MakeEndpoint, previous: RoutingTable | None) -> None:
+        old = list(previous.clusters()) if previous is not None else []
+        self._make_endpoint = make_endpoint
+        self._old_clusters = {cluster.name: cluster for cluster in old}
+        self._old_endpoints = {
+            (endpoint.service, endpoint.id): endpoint
+            for cluster in old
+            for endpoint in cluster.endpoints
+        }
+        self._clusters: dict[str, Cluster] = {}
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}
+
+    def build(self, services: Sequence[ServiceSpec]) -> RoutingTable:
+        by_place: dict[tuple[str, str], list[ServiceSpec]] = {}
+        for service in services:
+            hosts = service.hosts + ((DEFAULT_HOST,) if service.default_backend else ())
+            for host in dict.fromkeys(hosts):
+                by_place.setdefault((host, service.context_root), []).append(service)
+
+        by_host: dict[str, list[Route]] = {}
+        for (host, _), sharing in by_place.items():
+            route = Route(host, sharing[0], self._cluster(tuple(sharing)))
+            by_host.setdefault(host, []).append(route)
+        for service in services:
+            for source, destination in service.redirects:
+                by_host.setdefault(source, [Route.redirecting(source, destination)])
+
+        def longest_first(routes: list[Route]) -> tuple[Route, ...]:
+            return tuple(sorted(routes, key=lambda route: (-len(route.root), route.root)))
+
+        default = by_host.pop(DEFAULT_HOST, [])
+        hosts_sorted = {host.encode(): longest_first(by_host[host]) for host in sorted(by_host)}
+        return RoutingTable(hosts_sorted, longest_first(default))
+
+    def retire(self) -> None:
+        """Close the pools of endpoints that the new table does not use."""
+        for key, endpoint in self._old_endpoints.items():
+            if self._endpoints.get(key) is not endpoint:
+                endpoint.pool.close()
+
+    def _cluster(self, services: tuple[ServiceSpec, ...]) -> Cluster:
+        name = "+".join(service.name for service in services)
+        cluster = self._clusters.get(name)
+        if cluster is None:
+            endpoints = tuple(
+                self._endpoint(service.name, spec)
+                for service in services
+                for spec in sorted(service.endpoints, key=lambda spec: spec.id)
+            )
+            old = self._old_clusters.get(name)
+            if old is not None and old.services == services:
+                cluster = old
+            else:
+                cluster = Cluster(services, endpoints, old.balancer if old else None)
+            self._clusters[name] = cluster
+        return cluster
+
+    def _endpoint(self, service: str, spec: EndpointSpec) -> Endpoint:
+        key = (service, spec.id)
+        endpoint = self._endpoints.get(key)
+        if endpoint is None:
+            old = self._old_endpoints.get(key)
+            if old is not None and old.target == spec.target:
+                endpoint = old
+                if spec.draining is not old.facts.draining:
+                    # This has changed its service, whose clusters are built anew in any case.
+                    old.note(replace(old.facts, draining=spec.draining))
+            else:
+                endpoint = self._make_endpoint(service, spec)
+            self._endpoints[key] = endpoint
+        return endpoint
