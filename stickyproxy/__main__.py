@@ -1,7 +1,19 @@
-"""``python -m stickyproxy``."""
+"""``stickyproxy`` and ``python -m stickyproxy``."""
 
 import sys
 
-from stickyproxy.cli.main import main
 
-sys.exit(main())
+def main() -> int:
+    """Run a command; returns the exit status."""
+    if sys.argv[1:2] == ["keeper"]:
+        # There is one on every node, and it never ends: what the other commands load, it need not.
+        from stickyproxy.handover.keeper import main as keeper
+
+        return keeper(sys.argv[2:])
+    from stickyproxy.cli.main import main as command
+
+    return command()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,6 +22,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import ListenError
@@ -32,6 +33,13 @@ PATIENCE = 60.0
 """Seconds that clients may wait in the queue while there is no proxy."""
 SEND_SECONDS = 2.0
 """How long a proxy may take to take what it asked for."""
+
+
+HELP = "keep the listeners open while one proxy takes the place of another"
+DESCRIPTION = (
+    "Open the sockets that proxies listen on, and keep them open while one proxy takes the place "
+    "of another. The proxies name it in their configuration: proxy.keeper."
+)
 
 
 class Keeper:
@@ -150,10 +158,8 @@ class Keeper:
 
 
 def _refuse(sock: socket.socket, why: str) -> None:
-    try:
+    with suppress(OSError):  # it is gone
         sock.send(wire.encoded({"refused": why}))
-    except OSError:
-        pass  # it is gone
 
 
 def _say(text: str) -> None:
@@ -162,11 +168,7 @@ def _say(text: str) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Keep listeners until SIGTERM or SIGINT; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="stickyproxy keeper",
-        description="Open the sockets that proxies listen on, and keep them open while one proxy "
-        "takes the place of another. Proxies are told of it by proxy.keeper in their configuration.",
-    )
+    parser = argparse.ArgumentParser(prog="stickyproxy keeper", description=DESCRIPTION)
     add_options(parser)
     options = parser.parse_args(arguments)
     return run(options.socket, options.patience)

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from stickyproxy.base.errors import ListenError
 from stickyproxy.base.listening import Group
@@ -39,10 +40,8 @@ class Taken:
 
     def accepting(self) -> None:
         """Tell that their new holder accepts connections now."""
-        try:
+        with suppress(OSError):  # it has ended in the meantime, which is what it was to do
             self.sock.send(wire.encoded({"accepting": True}))
-        except OSError:
-            pass  # it has ended in the meantime, which is what it was to do
 
     def close(self) -> None:
         """Hang up. The sockets stay open."""
@@ -78,7 +77,9 @@ def take(path: str, addresses: Iterable[str], shares: int) -> Taken:
         if isinstance(error, (TimeoutError, BlockingIOError)):
             raise Frozen(f"{path}: no answer within {ANSWER_SECONDS:g} s") from error
         if isinstance(error, PermissionError):
-            raise ListenError(f"cannot take listeners over from {path}: permission denied") from None
+            raise ListenError(
+                f"cannot take listeners over from {path}: permission denied"
+            ) from None
         if isinstance(error, OSError):
             raise NobodyGives(f"{path}: {os.strerror(error.errno or errno.EIO)}") from error
         raise

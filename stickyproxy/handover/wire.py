@@ -43,7 +43,7 @@ def decoded(packet: bytes) -> Message:
     """Raises ValueError for what is no message."""
     message = json.loads(packet)
     if not isinstance(message, dict):
-        raise ValueError("not a message")  # noqa: TRY004  # of the peer's, not of a type here
+        raise ValueError("not a message")
     return message
 
 

@@ -1,8 +1,8 @@
 """One proxy after another, with the same listeners: where they come from, and to whom they go.
 
-    proxy.handover   from the proxy that serves now, if there is one; to the one that comes next
-    proxy.keeper     from a keeper, which has them before us and after us
-    neither          opened here, closed here
+proxy.handover   from the proxy that serves now, if there is one; to the one that comes next
+proxy.keeper     from a keeper, which has them before us and after us
+neither          opened here, closed here
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -58,9 +59,14 @@ class Succession:
         """Another process accepts in our place."""
 
     @property
+    def others_have_them(self) -> bool:
+        """Somebody else has our listeners too: they, and those who wait there, outlive us."""
+        return self.succeeded or self._keeper is not None
+
+    @property
     def patience(self) -> float:
-        """How long idle connections are left alone when we stop."""
-        return PATIENCE if self.succeeded or self._keeper else 0.0
+        """How long idle connections are left alone when we stop, in seconds."""
+        return PATIENCE if self.others_have_them else 0.0
 
     # --- the beginning ---
 
@@ -102,8 +108,9 @@ class Succession:
         """What the admin page is to listen on; empty: it opens its own. Raises ListenError."""
         if self._admin is None:
             return []
-        taken = {} if self._taken is None else self._taken.groups
-        self._admin_groups = taken.get(_of_admin(self._admin)) or await asyncio.to_thread(
+        if self._taken is not None:
+            self._admin_groups = self._taken.groups.get(_of_admin(self._admin), [])
+        self._admin_groups = self._admin_groups or await asyncio.to_thread(
             open_groups, self._admin, shareable=True, exclusive=self._exclusive
         )
         # The server closes what it is given; ours stay open for who comes next.
@@ -152,10 +159,9 @@ class Succession:
             await asyncio.gather(self._watching, return_exceptions=True)
         if self._giver is not None:
             await self._giver.stop()
-        ports = _ports(listeners)
-        if self.succeeded or self._keeper is not None:
+        ports = set() if self.others_have_them else _ports(listeners)
+        if self.others_have_them:
             listeners.leave()
-            ports = ()
         else:
             listeners.close()
         close_all(self._admin_groups)
@@ -186,7 +192,7 @@ class Succession:
             for groups in self._taken.groups.values():
                 close_all(groups)
             if not ours <= theirs:
-                self._lost = "the keeper has ended, and the listeners with it; the next one has others"
+                self._lost = "the keeper has ended, and the listeners with it"
                 break
             log.info("another keeper has taken over")
         self._over.set()
@@ -201,10 +207,9 @@ async def delivered(ports: Collection[int], seconds: float) -> None:
     """
     if not ports or not _is_container():
         return
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            while undelivered(ports):
-                await asyncio.sleep(LOOK_SECONDS)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and undelivered(ports):  # noqa: ASYNC110  # the kernel tells nobody
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def first_of(*events: asyncio.Event) -> None:

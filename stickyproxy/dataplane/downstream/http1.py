@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import suppress
 from enum import Enum
 from typing import Any, cast
 
