@@ -101,6 +101,8 @@ def published(deployed: Swarm) -> Iterator[Swarm]:
         "files are served",
         lambda: stage.ask(deployed, node.address, host="files.local", path="/5").body == "xxxxx",
     )
+    # The proxy is replaced to join the network; until then the one before it answers too.
+    eventually("the stack has settled", lambda: stage.settled(node, "stickyproxy"), within=90)
     yield deployed
     node.docker("service", "rm", "demo", "files")
 
