@@ -5,6 +5,11 @@ import sys
 
 def main() -> int:
     """Run a command; returns the exit status."""
+    if sys.argv[1:2] == ["connector"]:
+        # There is one for every network on every node: what the other commands load, it need not.
+        from stickyproxy.connector.server import main as connector
+
+        return connector(sys.argv[2:])
     if sys.argv[1:2] == ["keeper"]:
         # There is one on every node, and it never ends: what the other commands load, it need not.
         from stickyproxy.handover.keeper import main as keeper

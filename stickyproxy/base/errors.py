@@ -8,6 +8,7 @@ StickyproxyError
 │   └── InvalidHost        its Host field cannot be a host name
 ├── ClientStalled          the client neither sent nor took a byte of a body for too long
 ├── OutOfResources         we lack file descriptors, ports or memory: no endpoint's fault
+│   └── NetworkUnavailable the connector of the endpoint's network is missing or silent
 └── UpstreamError          an endpoint did not give a usable response
     ├── ConnectError       no connection: nothing was sent, another endpoint may be tried
     ├── UpstreamClosed     the connection ended before the response was complete
@@ -76,6 +77,11 @@ class ClientStalled(StickyproxyError):
 
 class OutOfResources(StickyproxyError):
     """No connection could be made because this process lacks file descriptors, ports or memory."""
+
+
+class NetworkUnavailable(OutOfResources):
+    """The endpoint is on a network that this node has no way into at present; the message says
+    what has become of the network's connector."""
 
 
 class UpstreamError(StickyproxyError):

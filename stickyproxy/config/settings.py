@@ -7,11 +7,14 @@ They do not need the pydantic that reads them. What goes to worker processes is 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
+
+JoinBy = Literal["connector", "service"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,9 @@ class SwarmSettings:
     """Publish only services of this cluster, or of none; None: all."""
     attach_networks: bool = True
     """Join the networks that published services are on."""
+    join_by: JoinBy = "service"
+    """How those are joined that cannot be attached to a running container: by a connector, or by
+    updating the proxies' service, which replaces its tasks."""
     networks: tuple[str, ...] = ()
     """Names or patterns (``shop_*``) of networks that may be joined; empty: all."""
     release_networks_after: float = 300.0

@@ -23,6 +23,7 @@ from stickyproxy.config.settings import (
     Config,
     ControllerSettings,
     FollowSettings,
+    JoinBy,
     SwarmSettings,
 )
 from stickyproxy.model.listener import ListenerSpec
@@ -155,6 +156,7 @@ class _SwarmTable(_Table):
     tls_key: Annotated[str, PlainValidator(values.file)] | None = Field(None, validate_default=True)
     service_cluster: Annotated[str, PlainValidator(values.service_name)] | None = None
     attach_networks: StrictBool = _SWARM.attach_networks
+    join_by: JoinBy = _SWARM.join_by
     networks: tuple[Annotated[str, PlainValidator(values.network_pattern)], ...] = ()
     release_networks_after: Timeout = _SWARM.release_networks_after
     proxy_service: Annotated[str, PlainValidator(values.service_name)] | None = None

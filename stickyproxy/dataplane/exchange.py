@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Protocol
 
 from stickyproxy.base.errors import BadRequest, ConnectError, OutOfResources
@@ -48,6 +49,11 @@ def _request_ids() -> Iterator[bytes]:
 
 
 _next_request_id = _request_ids().__next__
+
+
+@lru_cache(1)
+def _date_line(second: int) -> bytes:
+    return b"Date: " + formatdate(second, usegmt=True).encode()
 
 
 class WatchesConnects(Protocol):
@@ -408,7 +414,7 @@ class Exchange:
         request, info = self.request, self._proxy.info
         body = reply.body()
         fields = [
-            b"Date: " + formatdate(usegmt=True).encode(),
+            _date_line(int(time.time())),
             b"Content-Type: text/plain; charset=utf-8",
             b"Content-Length: %d" % len(body),
             b"X-Content-Type-Options: nosniff",

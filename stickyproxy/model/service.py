@@ -43,6 +43,8 @@ class EndpointSpec:
     """``host:port``, ``[v6]:port`` or ``unix:/path``."""
     draining: bool = False
     """True while the replica is being taken down: it keeps its sessions and gets no new ones."""
+    network: str = ""
+    """The network whose connector makes connections to it; empty: the proxy reaches it itself."""
 
     @property
     def target(self) -> Target:

@@ -16,9 +16,10 @@ from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.access_log import AccessLog
 from stickyproxy.dataplane.downstream.accept import Server
 from stickyproxy.dataplane.downstream.heads import Limits
-from stickyproxy.dataplane.downstream.http1 import ClientServer
 from stickyproxy.dataplane.downstream.listeners import Listener
+from stickyproxy.dataplane.downstream.server import ClientServer
 from stickyproxy.dataplane.exchange import Exchange, Proxy
+from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.pool import Upstreams
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
@@ -51,11 +52,13 @@ class DataPlane:
         cannot be opened."""
         proxy = settings.proxy
         self._access_log = open_access_log(settings.access_log)
+        turns = Turns()
         self._upstreams = Upstreams(
             connect_timeout=proxy.connect_timeout,
             response_timeout=proxy.response_timeout,
             client_timeout=proxy.client_timeout,
             idle_timeout=proxy.upstream_idle_timeout,
+            turns=turns,
         )
         self.proxy = Proxy(
             info=settings.info,
@@ -72,6 +75,7 @@ class DataPlane:
             self.proxy.refuse,
             _limits(proxy),
             TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix),
+            turns,
         )
         self.server = Server(self._clients)
 

@@ -9,6 +9,7 @@ import pytest
 
 from stickyproxy.base import hashing
 from stickyproxy.control.registry import Registry
+from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.pool import Upstreams
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
@@ -32,7 +33,7 @@ class Scene:
     def __init__(self, secret: bytes | None = None) -> None:
         self.holder = Holder()
         upstreams = Upstreams(
-            connect_timeout=1, response_timeout=1, client_timeout=1, idle_timeout=1
+            connect_timeout=1, response_timeout=1, client_timeout=1, idle_timeout=1, turns=Turns()
         )
         self.registry = Registry(self.holder, upstreams, secret)
 

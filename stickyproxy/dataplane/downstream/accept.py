@@ -6,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from stickyproxy.dataplane.downstream.http1 import ClientServer
 from stickyproxy.dataplane.downstream.listeners import Listener
+from stickyproxy.dataplane.downstream.server import ClientServer
 from stickyproxy.model.listener import ListenerSpec
 
 log = logging.getLogger("stickyproxy")

@@ -102,12 +102,12 @@ class HeadReader:
                 self._check_line(data[at:end])
         self.size += end - at
         limits = self._limits
+        if (surplus := self.size - limits.max_head) > 0:
+            self._refuse_long(data[at : end - surplus])
         try:
             messages = self._parser.feed_data(data[at:end])[0]
         except HttpProcessingError as error:
-            raise _bad_request(error, limits) from error
-        if self.size > limits.max_head:
-            raise BadRequest(431, f"the request head is longer than {limits.max_head} bytes")
+            raise _bad_request(error, limits) from None
         if not messages:
             if end < len(data):  # the preface of HTTP/2 is two heads to the parser
                 raise BadRequest(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
@@ -127,6 +127,16 @@ class HeadReader:
             self._parser = self._make_parser()
             self._spent = False
         return blank.end()
+
+    def _refuse_long(self, data: bytes) -> None:
+        """The parser may know what is too long about it: a line, the number of fields. It is not
+        fed what is too much. Raises BadRequest."""
+        try:
+            self._parser.feed_data(data)
+        except HttpProcessingError as error:
+            raise _bad_request(error, self._limits) from None
+        limit = self._limits.max_head
+        raise BadRequest(431, f"the request head is longer than {limit} bytes")
 
     def _check_line(self, data: bytes) -> None:
         """The parser takes RTSP/1.0 and ICE/1.0, too, and does not tell which it was. Raises

@@ -1,39 +1,35 @@
 """DATA PLANE: connections of HTTP/1.1 from clients, terminated by aiohttp.
 
-``ClientServer`` is aiohttp's low-level ``web.Server`` and ``ClientConnection`` its
-``RequestHandler``. What is ours is the way a connection's requests are served: aiohttp's own loop
-makes a task, a ``BaseRequest`` and a ``StreamWriter`` for each, which cost more than all else that
-the proxy does (see ARCHITECTURE.md, "why the loop is ours").
+``ClientConnection`` is aiohttp's ``RequestHandler``. What is ours is the way a connection's
+requests are served: aiohttp's own loop makes a task, a ``BaseRequest`` and a ``StreamWriter`` for
+each, which cost more than all else that the proxy does (see ARCHITECTURE.md, "why the loop is
+ours").
 
 A client may send on while its request is being answered. What comes waits as the bytes it is, and
-when there is enough of it the client is not read for a while. Then its turn comes with another turn
-of the loop: no connection is handled for more than one request, or one turn's worth of chunks,
-before the others.
+when there is enough of it the client is not read for a while. It has to wait for its turn
+(``dataplane.turns``): no connection is handled for more than one request, or one turn's worth of
+chunks, before the others.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-from contextlib import suppress
 from enum import Enum
-from typing import Any, cast
+from typing import cast
 
 from aiohttp import web
-from aiohttp.http_parser import HttpRequestParser
 from aiohttp.web_protocol import RequestHandler
 
 from stickyproxy.base import sockets
 from stickyproxy.base.errors import BadRequest
+from stickyproxy.dataplane.downstream.ahead import ReadAhead
 from stickyproxy.dataplane.downstream.body import ENOUGH, RequestBody
+from stickyproxy.dataplane.downstream.context import Context
 from stickyproxy.dataplane.downstream.heads import (
-    TARGET_LIMIT_IS_LOWER_BY,
     HeadReader,
-    Limits,
 )
-from stickyproxy.dataplane.downstream.ports import ClientTunnel, Refuse, Serve, StreamHandler
+from stickyproxy.dataplane.downstream.ports import ClientTunnel, StreamHandler
 from stickyproxy.dataplane.downstream.stream import Http1Stream
-from stickyproxy.semantics.forwarded import TrustedProxies
 from stickyproxy.semantics.request import Peer
 
 LINGER_SECONDS = 2.0
@@ -41,112 +37,6 @@ LINGER_SECONDS = 2.0
 socket with unread bytes resets it, and the client would lose our last response."""
 LINGER_BYTES = 1 << 20
 """How much of an unwanted request body is read to keep its connection usable."""
-
-
-AHEAD_BYTES = 16 * 1024
-"""How much a client may send ahead before it is not read any more. As long as it is read, we see it
-leave, and its request need not be answered."""
-
-
-class ClientServer(web.Server):
-    """Makes a ``ClientConnection`` for each accepted socket, counts their timeouts in sweeps, and
-    drains them."""
-
-    def __init__(
-        self, serve: Serve, refuse: Refuse, limits: Limits, trusted_proxies: TrustedProxies
-    ) -> None:
-        super().__init__(serve)  # type: ignore[arg-type]  # we call it, not aiohttp
-        self.serve = serve
-        self.refuse = refuse
-        self.limits = limits
-        self.trusted_proxies = trusted_proxies
-        self.loop = asyncio.get_running_loop()
-        self.draining = False
-        self.patient = False
-        """While draining, an idle connection is left to its next request."""
-        self._parser_options: dict[str, Any] = {
-            "auto_decompress": False,
-            "max_line_size": limits.max_head_line - TARGET_LIMIT_IS_LOWER_BY,
-            "max_field_size": limits.max_head_line,
-            "max_headers": limits.max_headers,
-        }
-        shortest = min(limits.head_timeout, limits.keepalive_timeout, limits.client_timeout)
-        self._interval = max(0.02, min(1.0, shortest / 4))
-        self.head_sweeps = self._sweeps(limits.head_timeout)
-        self.client_sweeps = self._sweeps(limits.client_timeout)
-        self.keepalive_sweeps = self._sweeps(limits.keepalive_timeout)
-        self.first_sweeps = self._sweeps(min(2 * limits.head_timeout, limits.keepalive_timeout))
-        """Until the first byte of the first request. A head that was begun in time is answered
-        408 when its own time is up, which must be given the chance."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._empty = asyncio.Event()
-
-    def __call__(self) -> ClientConnection:
-        return ClientConnection(self, self._parser_options)
-
-    def parser(self, connection: ClientConnection) -> HttpRequestParser:
-        """A parser that has seen nothing yet."""
-        return HttpRequestParser(connection, self.loop, ENOUGH, **self._parser_options)
-
-    def start(self) -> None:
-        """Begin to sweep."""
-        self._timer = self.loop.call_later(self._interval, self._sweep)
-
-    def stop(self) -> None:
-        """Sweep no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def shed(self) -> int:
-        """Close idle connections, for want of file descriptors; returns how many."""
-        return sum(connection.shed() for connection in self._ours())
-
-    async def drain(self, patience: float = 0.0) -> None:
-        """Close idle connections now and busy ones when their request is answered; returns when
-        none is left.
-
-        A client may send its next request in the moment in which its connection is closed, and
-        has to find out by itself that nobody read it. If there is somebody who accepts new
-        connections, closing need not be sudden: for ``patience`` seconds idle connections stay
-        open, and the response to the next request on each says that it is the last one.
-        """
-        self.draining = True
-        self.patient = patience > 0
-        for connection in self._ours():
-            connection.start_draining()
-        if self.patient:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await self._until_empty()
-            self.patient = False
-            for connection in self._ours():
-                connection.start_draining()
-        await self._until_empty()
-
-    async def _until_empty(self) -> None:
-        while self.connections:
-            self._empty.clear()
-            await self._empty.wait()
-
-    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        super().connection_lost(handler, exc)
-        self._empty.set()
-
-    def abort(self) -> None:
-        """Cut every connection now."""
-        for connection in self._ours():
-            connection.abort()
-
-    def _ours(self) -> list[ClientConnection]:
-        return cast("list[ClientConnection]", self.connections)
-
-    def _sweeps(self, seconds: float) -> int:
-        return math.ceil(seconds / self._interval)
-
-    def _sweep(self) -> None:
-        for connection in self._ours():
-            connection.sweep()
-        self.start()
 
 
 class Phase(Enum):
@@ -166,16 +56,15 @@ class ClientConnection(RequestHandler):
     """One client connection: serves its requests one after the other."""
 
     __slots__ = (
-        "_at",
+        "_ahead",
         "_body",
         "_body_paused",
+        "_context",
         "_discarding",
         "_handler",
         "_heads",
-        "_held",
         "_idle_sweeps",
         "_phase",
-        "_rest",
         "_server",
         "_timer",
         "_tunnel",
@@ -187,21 +76,20 @@ class ClientConnection(RequestHandler):
         "peer",
     )
 
-    def __init__(self, server: ClientServer, parser_options: dict[str, Any]) -> None:
-        super().__init__(server, loop=server.loop, **parser_options)
+    def __init__(self, server: web.Server, context: Context) -> None:
+        super().__init__(server, loop=context.loop, **context.parser_options)
         parser = self._parser
         assert parser is not None
-        self.loop = server.loop
+        self.loop = context.loop
         self._server = server
-        self._heads = HeadReader(parser, lambda: server.parser(self), server.limits)
+        self._context = context
+        self._heads: HeadReader | None = HeadReader(
+            parser, lambda: context.parser(self), context.limits
+        )
         self._phase = _HEAD
-        self._rest = b""
-        """What was read beyond what could be taken, from index ``_at`` on."""
-        self._at = 0
-        self._held = False
-        """The client is not read: there is enough to do."""
+        self._ahead = ReadAhead()
         self._turn_comes = False
-        """``_go_on`` will be called in the next turn of the loop."""
+        """``_go_on`` will be called when it is our turn."""
         self._handler: StreamHandler | None = None
         """Who answers the request at hand. It holds the stream, which must not hold it: a cycle for
         every request would be work for the garbage collector."""
@@ -216,11 +104,11 @@ class ClientConnection(RequestHandler):
         """Ends the reading of what nobody wants."""
         self._idle_sweeps = 0
         """Sweeps since the connection fell idle, a head was begun or the client took something."""
-        self._waited = server.first_sweeps
+        self._waited = context.first_sweeps
         """Sweeps that it may be idle."""
         self._unsent = 0
         """Bytes that the client had not taken at the last sweep."""
-        self.draining = server.draining
+        self.draining = context.draining
 
     def __repr__(self) -> str:
         return f"<ClientConnection {self._phase.value} idle_sweeps={self._idle_sweeps}>"
@@ -237,15 +125,17 @@ class ClientConnection(RequestHandler):
             sockname[0] if tcp else "",
             sockname[1] if tcp else 0,
             secure=transport.get_extra_info("sslcontext") is not None,
-            trusted_proxies=self._server.trusted_proxies,
+            trusted_proxies=self._context.trusted_proxies,
         )
         super(RequestHandler, self).connection_made(transport)
+        self._ahead.transport = self.transport
         self._server.connection_made(self, cast("asyncio.Transport", transport))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._phase = _ENDING
         if self._timer is not None:
             self._timer.cancel()
+        self._heads = None  # it knows how to make us another parser
         handler, self._handler = self._handler, None
         tunnel, self._tunnel = self._tunnel, None
         super().connection_lost(exc)
@@ -258,13 +148,13 @@ class ClientConnection(RequestHandler):
         phase = self._phase
         if phase is _HEAD:
             if self._turn_comes or self._paused:
-                self._hold(data)
+                self._ahead.hold(data)
             else:
                 self._take_head(data, 0)
         elif phase is _BODY:
             self._take_body(data)
         elif phase is _RESPONSE:
-            self._hold(data)
+            self._ahead.hold(data)
         elif self._tunnel is not None:
             self._tunnel.from_client(data)
 
@@ -278,7 +168,7 @@ class ClientConnection(RequestHandler):
         super().resume_writing()
         if self._handler is not None:
             self._handler.client_ready()
-        elif self._phase is _HEAD and self._rest:
+        elif self._phase is _HEAD and self._ahead.data:
             self._wait_for_turn()
 
     # --- reading requests ---
@@ -286,6 +176,7 @@ class ClientConnection(RequestHandler):
     def _take_head(self, data: bytes, at: int) -> None:
         """Read up to the end of a head; begin to answer if that is there."""
         heads = self._heads
+        assert heads is not None
         if not heads.size:
             self._idle_sweeps = 0
         try:
@@ -303,8 +194,8 @@ class ClientConnection(RequestHandler):
             except BadRequest as error:
                 self._refuse(error, stream)
                 return
-        self._waited = self._server.keepalive_sweeps
-        handler = self._handler = self._server.serve(stream)
+        self._waited = self._context.keepalive_sweeps
+        handler = self._handler = self._context.serve(stream)
         if stream.body_length:
             self._phase = _BODY
             self._body = RequestBody(stream.body_length)
@@ -313,14 +204,14 @@ class ClientConnection(RequestHandler):
         else:
             self._phase = _RESPONSE
             if end < len(data):
-                self._hold(data, end)
+                self._ahead.hold(data, end)
         handler.begin()
 
     def _take_body(self, data: bytes) -> None:
         body = self._body
         assert body is not None
         if self._turn_comes or self._body_paused:
-            self._hold(data)
+            self._ahead.hold(data)
         else:
             body.feed(data)
             self._after_body_read(body)
@@ -334,52 +225,29 @@ class ClientConnection(RequestHandler):
         elif body.complete:
             self._phase = _RESPONSE
             if body.surplus:
-                self._put_back(body.surplus)
+                self._ahead.put_back(body.surplus)
         elif body.error is not None or body.kept > ENOUGH:
-            self._pause_client()
+            self._ahead.pause()
         elif body.pending:
             self._wait_for_turn()
 
     # --- one turn of the loop after the other ---
 
-    def _hold(self, data: bytes, at: int = 0) -> None:
-        """Keep what cannot be taken now."""
-        if self._rest:
-            data, at = self._rest[self._at :] + data[at:], 0
-        self._rest, self._at = data, at
-        if len(data) - at > AHEAD_BYTES:
-            self._pause_client()
-
-    def _put_back(self, data: bytes) -> None:
-        """Keep what came before all that is kept."""
-        self._rest, self._at = data + self._rest[self._at :], 0
-
-    def _pause_client(self) -> None:
-        """Read no more for now."""
-        if not self._held and self.transport is not None and not self.transport.is_closing():
-            self._held = True
-            self.transport.pause_reading()
-
-    def _read_on(self) -> None:
-        if self._held and self.transport is not None and not self.transport.is_closing():
-            self._held = False
-            self.transport.resume_reading()
-
     def _wait_for_turn(self) -> None:
-        """Go on with what was read in the next turn of the loop: others come first."""
+        """Go on with what was read when it is our turn: others come first."""
         if not self._turn_comes:
             self._turn_comes = True
-            self.loop.call_soon(self._go_on)
+            self._context.turns.wait(self._go_on)
 
     def _go_on(self) -> None:
         self._turn_comes = False
         if self._phase is _HEAD:
             if not self.writing_paused:
-                rest, at = self._take_rest()
+                rest, at = self._ahead.take()
                 if rest:
                     self._take_head(rest, at)
-                if not (self._rest or self._turn_comes):
-                    self._read_on()
+                if not (self._ahead.data or self._turn_comes):
+                    self._ahead.read_on()
         elif self._phase is _BODY and not self._body_paused:
             self._go_on_with_body()
 
@@ -389,21 +257,16 @@ class ClientConnection(RequestHandler):
         if body.pending:
             body.resume()
         else:
-            rest, at = self._take_rest()
+            rest, at = self._ahead.take()
             if rest:
                 body.feed(rest[at:])
         self._after_body_read(body)
         waits = self._turn_comes or self._body_paused or body.error is not None
         if self._phase is _BODY and not waits and body.kept <= ENOUGH:
-            if self._rest:
+            if self._ahead.data:
                 self._wait_for_turn()
             else:
-                self._read_on()
-
-    def _take_rest(self) -> tuple[bytes, int]:
-        rest, at = self._rest, self._at
-        self._rest, self._at = b"", 0
-        return rest, at
+                self._ahead.read_on()
 
     # --- the end of a request ---
 
@@ -414,7 +277,8 @@ class ClientConnection(RequestHandler):
         self._handler = None
         if self._phase is _RESPONSE and keep:
             self._body = None
-            if self._rest or self._held or self.draining:
+            ahead = self._ahead
+            if ahead.data or ahead.paused or self.draining:
                 self._next_request()
             else:
                 self._phase = _HEAD
@@ -425,7 +289,7 @@ class ClientConnection(RequestHandler):
             else:
                 self._linger()
         elif self._phase is not _ENDING:
-            if self._rest:
+            if self._ahead.data:
                 self._linger()
             else:
                 self._close_transport()
@@ -433,13 +297,13 @@ class ClientConnection(RequestHandler):
     def _next_request(self) -> None:
         self._phase = _HEAD
         self._idle_sweeps = 0
-        if self._rest:
+        if self._ahead.data:
             if not self.writing_paused:  # else resume_writing sees to it
                 self._wait_for_turn()
-        elif self.draining and not self._server.patient:
+        elif self.draining and not self._context.patient:
             self._close_transport()
-        elif self._held:
-            self._read_on()
+        elif self._ahead.paused:
+            self._ahead.read_on()
 
     def _discard(self, body: RequestBody) -> None:
         """Read the rest of a body that nobody wants, if it is not too much."""
@@ -459,7 +323,7 @@ class ClientConnection(RequestHandler):
             if self._timer is not None:
                 self._timer.cancel()
             if body.surplus:
-                self._put_back(body.surplus)
+                self._ahead.put_back(body.surplus)
             self._body = None
             self._next_request()
         elif body.pending:
@@ -468,20 +332,22 @@ class ClientConnection(RequestHandler):
     def _refuse(self, error: BadRequest, stream: Http1Stream) -> None:
         """Answer what could not be parsed: nothing that follows can be."""
         self._phase = _ENDING
-        self._server.refuse(stream, error)
+        self._heads = self._parser = None  # with all that they hold of the head
+        self._context.refuse(stream, error)
         self._linger()
 
     def _linger(self) -> None:
         """Send our end, and read on for a while: closing with bytes unread would reset the
         connection and take our last response with it."""
         self._phase = _ENDING
-        self._rest, self._body = b"", None
+        self._ahead.take()
+        self._body = None
         if self._timer is not None:
             self._timer.cancel()
         if self.transport is not None:
             if self.transport.can_write_eof():
                 self.transport.write_eof()
-            self._read_on()
+            self._ahead.read_on()
             self._timer = self.loop.call_later(LINGER_SECONDS, self._close_transport)
 
     def _close_transport(self) -> None:
@@ -517,13 +383,13 @@ class ClientConnection(RequestHandler):
         body, handler = self._body, self._handler
         if body is not None and handler is not None:
             body.start(handler)
-            if self._phase is _BODY and (self._held or self._rest):
+            if self._phase is _BODY and (self._ahead.paused or self._ahead.data):
                 self._wait_for_turn()
 
     def pause_body(self) -> None:
         """See ``stream.Carrier``."""
         self._body_paused = True
-        self._pause_client()
+        self._ahead.pause()
 
     def resume_body(self) -> None:
         """See ``stream.Carrier``."""
@@ -536,18 +402,18 @@ class ClientConnection(RequestHandler):
         """See ``stream.Carrier``."""
         self._phase = _TUNNEL
         self._tunnel = tunnel
-        rest, at = self._take_rest()
-        self._read_on()
+        rest, at = self._ahead.take()
+        self._ahead.read_on()
         if rest:
             tunnel.from_client(rest[at:])
 
     def pause_client(self) -> None:
         """See ``stream.Carrier``."""
-        self._pause_client()
+        self._ahead.pause()
 
     def resume_client(self) -> None:
         """See ``stream.Carrier``."""
-        self._read_on()
+        self._ahead.read_on()
 
     def close_tunnel(self) -> None:
         """See ``stream.Carrier``."""
@@ -559,14 +425,14 @@ class ClientConnection(RequestHandler):
     def sweep(self) -> None:
         """Count one sweep, and end what has taken too long. Bodies and responses under way are
         watched at the other end."""
-        server = self._server
+        context = self._context
         self._idle_sweeps += 1
         if self._phase is _ENDING or (self.writing_paused and self._handler is None):
             self._sweep_unsent()
-        elif self._phase is _HEAD and not self._rest:
-            if self._heads.size:
-                if self._idle_sweeps > min(server.head_sweeps, self._waited):
-                    timeout = server.limits.head_timeout
+        elif self._phase is _HEAD and not self._ahead.data:
+            if self._heads is not None and self._heads.size:
+                if self._idle_sweeps > min(context.head_sweeps, self._waited):
+                    timeout = context.limits.head_timeout
                     error = BadRequest(408, f"the request head took longer than {timeout:g} s")
                     self._refuse(error, Http1Stream.unparsed(self))
             elif self._idle_sweeps > self._waited:
@@ -578,18 +444,19 @@ class ClientConnection(RequestHandler):
         if unsent != self._unsent:
             self._unsent = unsent
             self._idle_sweeps = 0
-        elif self._idle_sweeps > self._server.client_sweeps:
+        elif self._idle_sweeps > self._context.client_sweeps:
             self.abort()
 
     def start_draining(self) -> None:
         """Close now if idle and nobody is patient, else after the request that is being served."""
         self.draining = True
-        if self._phase is _HEAD and not self._rest and not self._server.patient:
+        if self._phase is _HEAD and not (self._ahead.data or self._context.patient):
             self._close_transport()
 
     def shed(self) -> bool:
         """Close if no byte of a request is here; returns whether."""
-        idle = self._phase is _HEAD and not (self._rest or self._heads.size)
+        heads = self._heads
+        idle = self._phase is _HEAD and heads is not None and not (self._ahead.data or heads.size)
         if idle:
             self._close_transport()
         return idle

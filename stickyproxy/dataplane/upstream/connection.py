@@ -25,6 +25,7 @@ from stickyproxy.base.errors import (
     UpstreamProtocolError,
     UpstreamTimeout,
 )
+from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.http1 import Expect, Receiver, ResponseReader
 
 _HEAD, _NOTHING = Expect.HEAD, Expect.NOTHING
@@ -61,6 +62,9 @@ class UpstreamTunnel(Protocol):
 
 class Home(Protocol):
     """The pool that a connection belongs to."""
+
+    turns: Turns
+    """Where to wait with what is more than a turn's worth."""
 
     @property
     def address(self) -> str:
@@ -253,7 +257,7 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.flush()
             if reader.pending:
                 self.transport.pause_reading()
-                asyncio.get_running_loop().call_soon(self._resume)
+                self._home.turns.wait(self._resume)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state = _CLOSED
@@ -302,7 +306,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail_malformed(error)
             return
         if reader.pending:
-            asyncio.get_running_loop().call_soon(self._resume)
+            self._home.turns.wait(self._resume)
         elif not self.transport.is_closing():
             self.transport.resume_reading()
         if reader.expect is _NOTHING:

@@ -11,6 +11,7 @@ import errno
 import math
 
 from stickyproxy.base.errors import ConnectError, OutOfResources
+from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.connection import SweepLimits, UpstreamConnection
 from stickyproxy.model.target import Target
 
@@ -24,6 +25,7 @@ class Pool:
 
     def __init__(self, upstreams: Upstreams, target: Target) -> None:
         self.target = target
+        self.turns = upstreams.turns
         self._upstreams = upstreams
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
@@ -130,7 +132,9 @@ class Upstreams:
         response_timeout: float,
         client_timeout: float,
         idle_timeout: float,
+        turns: Turns,
     ) -> None:
+        self.turns = turns
         self.connect_timeout = connect_timeout
         shortest = min(response_timeout, client_timeout, idle_timeout)
         self._interval = max(0.02, min(1.0, shortest / 4))

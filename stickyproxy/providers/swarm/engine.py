@@ -18,6 +18,7 @@ from stickyproxy.base.errors import ProviderError
 from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.providers.swarm.client import ENGINE_TIMEOUT, ERRORS, connect, explained
+from stickyproxy.providers.swarm.connectors import ConnectorChange
 from stickyproxy.providers.swarm.networks import Change
 from stickyproxy.providers.swarm.reader import SwarmReader
 from stickyproxy.providers.swarm.state import (
@@ -186,6 +187,31 @@ class Engine:
         finally:
             with suppress(*ERRORS):
                 client.remove_container(helper, force=True)
+
+    def place(self, change: ConnectorChange) -> dict[str, str]:
+        """Create, update and remove connectors; returns the names of those that the engine refused,
+        with what it said."""
+        client = self._client
+        if client is None:
+            return {}
+        refused: dict[str, str] = {}
+
+        def attempt(name: str, method: str, path: str, body: Json | None = None) -> None:
+            url = f"{client.base_url}/v{client.api_version}/services/{path}"
+            try:
+                response = client.request(method, url, json=body, timeout=ENGINE_TIMEOUT)
+                client._raise_for_status(response)
+            except ERRORS as error:
+                refused[name] = explained(self._settings.endpoint, error)
+
+        for spec in change.create:
+            attempt(spec["Name"], "POST", "create", spec)
+        for each in change.update:
+            path = f"{each.service}/update?version={each.version}&registryAuthFrom=previous-spec"
+            attempt(each.spec["Name"], "POST", path, each.spec)
+        for service in change.remove:
+            attempt(name_of(service), "DELETE", service["ID"])
+        return refused
 
     def _update_service(self, client: APIClient, change: Change, service: str) -> None:
         """One update for all networks. The rest of the specification is sent back unchanged, so

@@ -3,8 +3,9 @@
 An application's overlay network often appears after the proxy. So the proxy joins by itself:
 
 - an *attachable* overlay is plugged into the running container, live, at no cost;
-- any other one is added to the proxy's own service, which replaces its tasks. That costs about a
-  second per node, so it is done once for all networks that are due, after a moment of patience.
+- any other one takes a connector (``connectors.py``), or, if that is asked for, it is added to the
+  proxy's own service, which replaces its tasks. That costs about a second per node, so it is done
+  once for all networks that are due, after a moment of patience.
 
 What was joined here is left when no published service has been on it for a while. What the
 operator joined is never touched: networks added to the service are noted in a label on it.
@@ -127,6 +128,7 @@ class NetworkPlanner:
         self._enabled = settings.attach_networks
         self._allowed = settings.networks
         self._release_after = settings.release_networks_after
+        self._by_service = settings.join_by == "service"
         self._missing_since: dict[str, float] = {}
         self._idle_since: dict[str, float] = {}
         self._attempts: dict[str, _JoinAttempt] = {}
@@ -156,7 +158,7 @@ class NetworkPlanner:
         plugged = _plugged(location, own, networks)
         idle = self._idle((plugged | own.added) - wanted.keys(), now)
         disconnect = idle & plugged
-        remove = set() if own.moving else idle & own.added
+        remove = idle & own.added if self._by_service and not own.moving else set()
         if not (connect or add or disconnect or remove):
             return None
         for network in connect | add:
@@ -200,7 +202,7 @@ class NetworkPlanner:
     def _to_add(self, missing: set[str], own: _Own, now: float) -> set[str]:
         """Nothing while tasks of our own service are on their way: what the last update added is
         not yet seen in this one, and a new task should not be replaced before it is up."""
-        if not own.known or own.moving:
+        if not (own.known and self._by_service) or own.moving:
             return set()
         new = missing - own.attached
         return {n for n in new if now - self._missing_since[n] >= PATIENCE and self._is_due(n, now)}

@@ -19,6 +19,7 @@ from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.providers.contact import Contact
 from stickyproxy.providers.swarm.client import BACKOFF
+from stickyproxy.providers.swarm.connectors import ConnectorPlanner
 from stickyproxy.providers.swarm.engine import Engine, View
 from stickyproxy.providers.swarm.events import EventWatch
 from stickyproxy.providers.swarm.networks import NetworkPlanner
@@ -56,11 +57,12 @@ class SwarmProvider:
         self._publish = publish
         self._engine = Engine(settings, forwards_here=forwards_here)
         self._planner = NetworkPlanner(settings)
+        self._connectors = ConnectorPlanner(settings, self._planner.may_join)
         self._reader = SwarmReader(settings.service_cluster, self._planner.may_join)
         self._reading: Reading | None = None
         self._view: View | None = None
         self._reported: tuple[Problem, ...] = ()
-        """Problems of the planner that have been published."""
+        """Problems of the planners that have been published."""
         self._woken = asyncio.Event()
         self._contact = Contact(self.name, "the engine", Backoff(*BACKOFF, jitter=0.5))
         self._last_change = 0.0
@@ -123,9 +125,13 @@ class SwarmProvider:
         """Publish what was read, and what went wrong with networks."""
         if self._reading is None:
             return
-        self._reported = self._planner.problems()
+        self._reported = self._problems()
         snapshot = self._reading.snapshot
         self._publish(replace(snapshot, problems=snapshot.problems + self._reported))
+
+    def _problems(self) -> tuple[Problem, ...]:
+        service = self._view.location.service if self._view else ""
+        return self._planner.problems() + self._connectors.problems(service)
 
     def _pause(self) -> float:
         now = time.monotonic()
@@ -139,20 +145,26 @@ class SwarmProvider:
         if self._view is None or self._reading is None:
             return
         view = self._view
-        change = self._planner.plan(
-            view.state, view.location, self._reading.wanted, time.monotonic()
-        )
-        if self._planner.problems() != self._reported:
+        planned = (view.state, view.location, self._reading.wanted, time.monotonic())
+        change = self._planner.plan(*planned)
+        connectors = self._connectors.plan(*planned)
+        if self._problems() != self._reported:
             self._tell()
-        if change is None:
-            return
-        log.info("swarm: %s", change)
-        try:
-            await thread.run(lambda: self._engine.apply(change, view.location))
-        except ProviderError as error:
-            self._planner.failed(change, str(error), time.monotonic())
+        if change is not None:
+            log.info("swarm: %s", change)
+            try:
+                await thread.run(lambda: self._engine.apply(change, view.location))
+            except ProviderError as error:
+                self._planner.failed(change, str(error), time.monotonic())
+                self._tell()
+        if connectors is not None:
+            log.info("swarm: %s", connectors)
+            refused = await thread.run(lambda: self._engine.place(connectors))
+            for name, reason in refused.items():
+                self._connectors.failed(name, reason)
             self._tell()
-        self._on_event()  # see the result at once
+        if change is not None or connectors is not None:
+            self._on_event()  # see the result at once
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

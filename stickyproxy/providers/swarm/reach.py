@@ -15,6 +15,7 @@ from stickyproxy.providers.swarm.state import (
     ProxyLocation,
     SwarmState,
     address_on,
+    connected_networks,
     is_host_published,
     is_running,
     name_of,
@@ -30,6 +31,8 @@ class Way:
 
     network: str = ""
     """Id of an overlay; empty: at the node's address."""
+    via: str = ""
+    """Name of the network, if it takes a connector to reach it."""
     published: bool = False
     """True: at the port that the task publishes on its node (``mode=host``)."""
     blocked: bool = False
@@ -53,6 +56,7 @@ class SwarmIndex:
         self.own = next((s for s in state.services if name_of(s) == location.service), None)
         """The proxies' own service."""
         self._networks = {network["Id"]: network for network in state.networks}
+        self._connected = connected_networks(state.services, location.service)
         self._names = frozenset(network.get("Name") for network in state.networks)
         self._nodes = {node["ID"]: node for node in state.nodes}
         self._tasks: dict[str, list[Json]] = {}
@@ -85,6 +89,8 @@ class SwarmIndex:
             return Way(blocked=True, problems=_without_vip(name, why, fatal=True))
         reachable = self.location.networks
         if reachable is not None and network["Id"] not in reachable:
+            if network["Id"] in self._connected:
+                return Way(network["Id"], via=str(network["Name"]))
             return Way(network["Id"], blocked=True, problems=(self._apart(name, network),))
         return Way(network["Id"])
 
@@ -170,7 +176,8 @@ class SwarmIndex:
             running = any(is_running(task) for task in tasks)
             if not address or not running:
                 return ()
-            return (EndpointSpec(service["ID"], join_host_port(address, options.port or 0)),)
+            address = join_host_port(address, options.port or 0)
+            return (EndpointSpec(service["ID"], address, network=way.via),)
         found = (self._endpoint(task, options.port or 0, way) for task in tasks)
         return tuple(sorted((each for each in found if each), key=lambda each: each.id))
 
@@ -189,7 +196,7 @@ class SwarmIndex:
         if not address or not port:
             return None
         draining = task["DesiredState"] != "running"
-        return EndpointSpec(task["ID"], join_host_port(address, port), draining)
+        return EndpointSpec(task["ID"], join_host_port(address, port), draining, way.via)
 
     def odd_addresses(self, name: str, way: Way, tasks: Sequence[Json]) -> Iterator[Problem]:
         """Nodes whose own address is not one at which a proxy can reach them."""

@@ -6,11 +6,15 @@ The dicts are those of the Docker Engine API (1.30 and later): ``GET /services``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Json = dict[str, Any]
+
+CONNECTOR_NETWORK = "com.stickyproxy.connector.network"
+CONNECTOR_PROXY = "com.stickyproxy.connector.proxy"
+"""Labels of a connector: the id of its network, and the name of the proxies' service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,20 @@ def name_of(service: Json) -> str:
     """The name of a service; its id if it has none."""
     spec = service.get("Spec")
     return str((isinstance(spec, dict) and spec.get("Name")) or service.get("ID"))
+
+
+def labels_of(service: Json) -> Mapping[str, str]:
+    """The labels of a service; none if it is too odd to have any."""
+    spec = service.get("Spec")
+    marks = spec.get("Labels") if isinstance(spec, dict) else None
+    return marks if isinstance(marks, dict) else {}
+
+
+def connected_networks(services: Iterable[Json], proxy: str) -> frozenset[str]:
+    """Ids of the networks that the proxies of a service have connectors for."""
+    marks = map(labels_of, services)
+    ours = (each for each in marks if proxy and each.get(CONNECTOR_PROXY) == proxy)
+    return frozenset(each.get(CONNECTOR_NETWORK, "") for each in ours)
 
 
 def published_ports(service: Json) -> Sequence[Json]:
