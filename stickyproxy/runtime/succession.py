@@ -207,9 +207,15 @@ async def delivered(ports: Collection[int], seconds: float) -> None:
     """
     if not ports or not _is_container():
         return
+    waiting = undelivered(ports)
+    if waiting:
+        log.info("the last bytes of %d connections are on their way", waiting)
     until = time.monotonic() + seconds
-    while time.monotonic() < until and undelivered(ports):  # noqa: ASYNC110  # the kernel tells nobody
+    while waiting and time.monotonic() < until:
         await asyncio.sleep(LOOK_SECONDS)
+        waiting = undelivered(ports)
+    if waiting:
+        log.warning("%d connections did not take the last bytes in time", waiting)
 
 
 async def first_of(*events: asyncio.Event) -> None:
