@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
+from contextlib import suppress
 
 _LINGER_OFF = struct.pack("ii", 1, 0)
 
@@ -16,3 +18,23 @@ def reset(transport: asyncio.Transport) -> None:
     if sock is not None and sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
     transport.abort()
+
+
+def keep_alive(transport: asyncio.Transport, seconds: float) -> bool:
+    """Have the kernel probe a peer that is silent for so long; returns whether it can. A replica
+    that ends says goodbye, but one whose node has died says nothing."""
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None or sock.family == socket.AF_UNIX or sys.platform != "linux":
+        return False
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(seconds)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    return True
+
+
+def limit_silence(transport: asyncio.Transport, seconds: float) -> None:
+    """Have the kernel give a peer up that acknowledges nothing for so long; 0: never. Linux counts
+    the time, too, in which a peer acknowledges but takes nothing."""
+    sock: socket.socket = transport.get_extra_info("socket")
+    with suppress(OSError):  # it is closed: nothing to limit
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * seconds))

@@ -15,17 +15,16 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from email.utils import formatdate
-from functools import lru_cache
 from typing import Protocol
 
 from stickyproxy.base.errors import BadRequest, ConnectError, OutOfResources
 from stickyproxy.dataplane import replies
+from stickyproxy.dataplane.attempt import Attempt, upstream_lines
 from stickyproxy.dataplane.downstream.ports import ClientStream
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
-from stickyproxy.dataplane.relay import Attempt, Relay, upstream_lines
+from stickyproxy.dataplane.relay import Relay
 from stickyproxy.dataplane.replies import REASONS, Reply
-from stickyproxy.dataplane.retry import Attempted, Verdict, decide
+from stickyproxy.dataplane.retry import Attempted, Failures, Verdict, decide
 from stickyproxy.dataplane.tunnel import UpgradeTunnel
 from stickyproxy.dataplane.upstream.connection import UpstreamConnection
 from stickyproxy.dataplane.upstream.pool import Pool
@@ -49,11 +48,6 @@ def _request_ids() -> Iterator[bytes]:
 
 
 _next_request_id = _request_ids().__next__
-
-
-@lru_cache(1)
-def _date_line(second: int) -> bytes:
-    return b"Date: " + formatdate(second, usegmt=True).encode()
 
 
 class WatchesConnects(Protocol):
@@ -92,30 +86,6 @@ class Proxy:
         Exchange(self, stream).refuse(error)
 
 
-class Failures:
-    """The attempts of a request that failed."""
-
-    __slots__ = ("ask_anew", "attempts", "deaths", "error", "tried")
-
-    def __init__(self) -> None:
-        self.attempts: tuple[Attempt, ...] = ()
-        """Endpoints that were contacted in vain."""
-        self.tried: tuple[Endpoint, ...] = ()
-        """Those that are not to be picked again."""
-        self.deaths = 0
-        """New connections that ended under this request."""
-        self.ask_anew = False
-        """The next attempt needs a new connection."""
-        self.error: Exception = RuntimeError("no attempt has failed")
-        """What the latest one failed with."""
-
-    def note(self, error: Exception, attempt: Attempt, *, died: bool) -> None:
-        """Another attempt has failed. ``died``: a new connection ended under it."""
-        self.error = error
-        self.attempts = (*self.attempts, attempt)
-        self.deaths += died
-
-
 class Exchange:
     """One request being answered: what has been decided and tried so far. Implements
     ``downstream.ports.StreamHandler`` and ``relay.AwaitsResponse``."""
@@ -126,6 +96,7 @@ class Exchange:
         "_proxy",
         "_reused",
         "_route",
+        "_strips",
         "_upstream",
         "failures",
         "id",
@@ -140,6 +111,10 @@ class Exchange:
         "tunnel",
     )
 
+    _route: Route
+    _strips: frozenset[bytes]
+    """Cookies whose pins the endpoint must not see."""
+
     def __init__(self, proxy: Proxy, stream: ClientStream) -> None:
         self._proxy = proxy
         self.stream = stream
@@ -149,9 +124,8 @@ class Exchange:
         """None if it could not be parsed, or must not be forwarded."""
         self.service = ""
         """The service asked for."""
-        self._route: Route | None = None
         self.pick: Pick | None = None
-        """The latest one; ``_route`` is of the same table."""
+        """The latest one; ``_route`` and ``_strips`` are of the same table."""
         self.relay: Relay | None = None
         """The latest attempt's."""
         self._upstream: UpstreamConnection | None = None
@@ -276,12 +250,13 @@ class Exchange:
             return replies.redirect(request, route.redirect or b"")
         self.service = cluster.name
         failures = self.failures
-        pick = cluster.balancer.pick(request, () if failures is None else failures.tried)
+        balancer = cluster.balancer
+        pick = balancer.pick(request, failures.tried if failures else ())
         if pick is None:
             if failures is not None:
                 return self._failure(failures.error)
             return replies.nobody(cluster.name)
-        self._route, self.pick = route, pick
+        self._route, self._strips, self.pick = route, balancer.strips, pick
         pool: Pool = pick.endpoint.pool  # type: ignore[assignment]
         if failures is not None and failures.ask_anew:
             return pool
@@ -316,27 +291,33 @@ class Exchange:
         request, route, pick = self.request, self._route, self.pick
         assert request is not None
         assert pick is not None
-        assert route is not None
-        assert route.cluster is not None
         self._upstream, self._reused = upstream, reused
         failures = self.failures
-        attempts = () if failures is None else failures.attempts
-        relay = self.relay = Relay(self, request, pick, self._proxy.info, attempts)
+        relay = self.relay = Relay(
+            self, request, pick, self._proxy.info, failures.attempts if failures else ()
+        )
         if started is not None:
             relay.started = started
         if request.upgrade is not None and not route.may_upgrade(request.target):
             request.upgrade = None
         target = route.rewritten(request.target) if route.rewrite else request.target
-        head = request.upstream_head(target, route.cluster.balancer.strips)
-        if not request.length:
-            upstream.send_head(head, relay, body_follows=False)
-        elif (body := self.stream.body_at_hand()) is not None:
-            if request.length == UNKNOWN:
-                body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
-            upstream.send_head(head + body, relay, body_follows=False)
+        head = request.upstream_head(target, self._strips)
+        if request.length:
+            self._send_with_body(upstream, head, relay, request.length)
         else:
+            upstream.send_head(head, relay, body_follows=False)
+
+    def _send_with_body(
+        self, upstream: UpstreamConnection, head: bytes, relay: Relay, length: int
+    ) -> None:
+        body = self.stream.body_at_hand()
+        if body is None:
             upstream.send_head(head, relay, body_follows=True)
             self.stream.start_body()
+            return
+        if length == UNKNOWN:
+            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+        upstream.send_head(head + body, relay, body_follows=False)
 
     # --- relay.AwaitsResponse ---
 
@@ -411,20 +392,13 @@ class Exchange:
     def _reply(self, reply: Reply) -> None:
         """Send a response of our own."""
         self.reply = reply
-        request, info = self.request, self._proxy.info
+        request, info, stream = self.request, self._proxy.info, self.stream
         body = reply.body()
-        fields = [
-            _date_line(int(time.time())),
-            b"Content-Type: text/plain; charset=utf-8",
-            b"Content-Length: %d" % len(body),
-            b"X-Content-Type-Options: nosniff",
-            *reply.fields,
-        ]
+        fields = reply.head_fields(len(body))
         if info is not None:
             fields += (b"x-request-id: " + (request.id if request else self.id), info)
             if self.failures is not None:
                 fields.append(upstream_lines(self.failures.attempts))
-        stream = self.stream
         bodiless = stream.method == "HEAD"
         length = 0 if bodiless else len(body)
         stream.send_head(reply.status, REASONS[reply.status], fields, length, last=reply.last)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from stickyproxy.base.errors import UpstreamProtocolError
+from stickyproxy.dataplane.attempt import Attempt, upstream_lines
 from stickyproxy.dataplane.downstream.ports import ClientStream
 from stickyproxy.routing.endpoint import Pick
 from stickyproxy.semantics.headers import RESPONSE_LINES, seconds
@@ -19,23 +20,6 @@ from stickyproxy.semantics.request import UNKNOWN, ClientRequest
 from stickyproxy.semantics.response import ResponseHead
 
 monotonic = time.monotonic
-
-
-class Attempt:
-    """An endpoint that was contacted and did not answer: its address and how long it took."""
-
-    __slots__ = ("address", "seconds")
-
-    def __init__(self, address: str, elapsed: float) -> None:
-        self.address = address
-        self.seconds = elapsed
-
-
-def upstream_lines(attempts: Sequence[Attempt]) -> bytes:
-    """The two fields that list the endpoints contacted, without the last line end."""
-    addresses = ", ".join(attempt.address for attempt in attempts).encode()
-    times = b", ".join(seconds(attempt.seconds) for attempt in attempts)
-    return b"x-upstream-addr: %b\r\nx-upstream-response-time: %b" % (addresses, times)
 
 
 class AwaitsResponse(Protocol):
@@ -107,7 +91,9 @@ class Relay:
         status = head.status
         fields = head.lines
         length = head.length
-        if status == 101:
+        if status == 200 and length >= 0:
+            pass  # most of them
+        elif status == 101:
             self._check_switch(head)
             fields = [*_without_length(fields), *head.upgrade]
             length = 0
@@ -116,7 +102,20 @@ class Relay:
             length = 0
         elif length < 0:
             length = 0 if self.bodiless or status == 304 else UNKNOWN
-        self._add_own_fields(head, fields)
+        pick = self._pick
+        if self._info is None:
+            fields += head.info
+        else:
+            contacted = (
+                self._all_contacted()
+                if self._attempts
+                else pick.endpoint.address_lines + seconds(self.head_seconds)
+            )
+            fields += (b"x-request-id: " + self._request.id, self._info, contacted)
+        issue = pick.cookies
+        if issue is not None and (head.set_cookies or issue.due):
+            values = issue.values(head.set_cookies, self._request.secure)
+            fields += [b"Set-Cookie: " + value for value in values]
         self._stream.send_head(status, head.reason, fields, length)
         self.status = status
         if status == 101 and (exchange := self._exchange) is not None:
@@ -158,21 +157,9 @@ class Relay:
         if not (head.switches and head.upgrade):
             raise UpstreamProtocolError("its 101 does not say what it switches to")
 
-    def _add_own_fields(self, head: ResponseHead, fields: list[bytes]) -> None:
-        pick = self._pick
-        if self._info is None:
-            fields += head.info
-        else:
-            if self._attempts:
-                last = Attempt(pick.endpoint.address, self.head_seconds)
-                contacted = upstream_lines((*self._attempts, last))
-            else:
-                contacted = pick.endpoint.address_lines + seconds(self.head_seconds)
-            fields += (b"x-request-id: " + self._request.id, self._info, contacted)
-        issue = pick.cookies
-        if issue is not None and (head.set_cookies or issue.due):
-            values = issue.values(head.set_cookies, self._request.secure)
-            fields += [b"Set-Cookie: " + value for value in values]
+    def _all_contacted(self) -> bytes:
+        last = Attempt(self._pick.endpoint.address, self.head_seconds)
+        return upstream_lines((*self._attempts, last))
 
 
 def _without_length(fields: list[bytes]) -> list[bytes]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from email.utils import formatdate
+from functools import lru_cache
 
 from stickyproxy.base.errors import (
     BadRequest,
@@ -49,6 +52,21 @@ class Reply:
     def body(self) -> bytes:
         """The text, as it is sent."""
         return self.text.encode("ascii", "backslashreplace") + b"\n"
+
+    def head_fields(self, length: int) -> list[bytes]:
+        """The header lines, but for those about the request. ``length``: bytes of the body."""
+        return [
+            _date_line(int(time.time())),
+            b"Content-Type: text/plain; charset=utf-8",
+            b"Content-Length: %d" % length,
+            b"X-Content-Type-Options: nosniff",
+            *self.fields,
+        ]
+
+
+@lru_cache(1)
+def _date_line(second: int) -> bytes:
+    return b"Date: " + formatdate(second, usegmt=True).encode()
 
 
 def refusal(error: BadRequest) -> Reply:

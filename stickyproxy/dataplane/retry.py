@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from stickyproxy.base.errors import ConnectError, UpstreamClosed
+from stickyproxy.dataplane.attempt import Attempt
+from stickyproxy.routing.endpoint import Endpoint
 
 MAX_DEATHS = 1
 """New connections that may end without a response before the request is taken for the cause."""
@@ -59,3 +61,27 @@ def decide(attempt: Attempted) -> Verdict:
     if not (ended and attempt.replayable):
         return Verdict.GIVE_UP
     return Verdict.SAME_ENDPOINT if attempt.reused else Verdict.OTHER_ENDPOINT
+
+
+class Failures:
+    """The attempts of a request that failed."""
+
+    __slots__ = ("ask_anew", "attempts", "deaths", "error", "tried")
+
+    def __init__(self) -> None:
+        self.attempts: tuple[Attempt, ...] = ()
+        """Endpoints that were contacted in vain."""
+        self.tried: tuple[Endpoint, ...] = ()
+        """Those that are not to be picked again."""
+        self.deaths = 0
+        """New connections that ended under this request."""
+        self.ask_anew = False
+        """The next attempt needs a new connection."""
+        self.error: Exception = RuntimeError("no attempt has failed")
+        """What the latest one failed with."""
+
+    def note(self, error: Exception, attempt: Attempt, *, died: bool) -> None:
+        """Another attempt has failed. ``died``: a new connection ended under it."""
+        self.error = error
+        self.attempts = (*self.attempts, attempt)
+        self.deaths += died

@@ -137,7 +137,7 @@ RESPONSE_LINES = LineClassifier(RESPONSE_KINDS)
 class ConnectionOptions:
     """What a Connection field says (RFC 9110 section 7.6.1)."""
 
-    __slots__ = ("_close", "_keep_alive", "named", "upgrade")
+    __slots__ = ("_close", "_keep_alive", "named", "plain", "upgrade")
 
     def __init__(self, value: bytes) -> None:
         tokens = {token.strip(b" \t").lower() for token in value.split(b",")}
@@ -148,6 +148,8 @@ class ConnectionOptions:
             tokens - _NEVER_HOP_BY_HOP - {b"", b"close", b"keep-alive", b"upgrade"}
         )
         """Lower-case names of the fields that it marks as hop-by-hop."""
+        self.plain = tokens == {b"keep-alive"}
+        """It says what is so anyway in HTTP/1.1."""
 
     def persists(self, default: bool) -> bool:
         """Whether the connection goes on (RFC 9112 section 9.3); ``default`` if it does not
@@ -156,6 +158,12 @@ class ConnectionOptions:
 
 
 connection_options = lru_cache(256)(ConnectionOptions)
+
+
+@lru_cache(256)
+def options_of_line(line: bytes) -> ConnectionOptions:
+    """The same, of a whole field line."""
+    return ConnectionOptions(line.partition(b":")[2])
 
 
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(?::[0-9]{0,5})?", re.ASCII)

@@ -286,10 +286,12 @@ class ClientRequest:
         else:
             parts.append(self._extended(self._forwarded))
         parts += (b"\r\nX-Request-Id: ", self.id, b"\r\n")
-        if self.length == UNKNOWN:
-            parts.append(b"Transfer-Encoding: chunked\r\n")
-        elif self.length or self._has_length:
-            parts.append(b"Content-Length: %d\r\n" % self.length)
+        if self.length or self._has_length:
+            parts.append(
+                b"Transfer-Encoding: chunked\r\n"
+                if self.length == UNKNOWN
+                else b"Content-Length: %d\r\n" % self.length
+            )
         if self.upgrade is not None:
             parts += (b"Connection: Upgrade\r\nUpgrade: ", self.upgrade, b"\r\n")
         parts.append(b"\r\n")

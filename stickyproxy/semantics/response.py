@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from stickyproxy.base.errors import UpstreamProtocolError
-from stickyproxy.semantics.headers import RESPONSE_LINES, Kind, connection_options
+from stickyproxy.semantics.headers import RESPONSE_LINES, Kind, options_of_line
 
 UNTIL_CLOSE = -1
 """Length of a body that ends with its connection."""
@@ -17,6 +17,13 @@ CHUNKED = -2
 
 # Two readings of where a body ends are one too many (RFC 9112 section 6.3).
 _FRAMED_TWICE = "it says twice how long its body is"
+
+# Looking up an attribute of a class takes longer than comparing it.
+_CONNECTION, _CONTENT_LENGTH, _SET_COOKIE = (
+    Kind.CONNECTION,
+    Kind.CONTENT_LENGTH,
+    Kind.SET_COOKIE,
+)
 
 _MAX_LENGTH = (1 << 63) - 1
 _LENGTH = re.compile(rb"[0-9]{1,19}")
@@ -60,27 +67,29 @@ class ResponseHead:
         """Connection names Upgrade."""
         kinds = RESPONSE_LINES
         kept = self.lines
+        keep = kept.append
         named: frozenset[bytes] = frozenset()
         try:
             for line in lines[1:]:
                 kind = kinds[line]
                 if not kind:
-                    kept.append(line)
-                elif kind == Kind.CONTENT_LENGTH:
+                    keep(line)
+                elif kind == _CONTENT_LENGTH:
                     if self.length != UNTIL_CLOSE:
                         raise ValueError(_FRAMED_TWICE)
                     self.length, ours = _content_length(line)
-                    kept.append(ours)
-                elif kind == Kind.SET_COOKIE:
+                    keep(ours)
+                elif kind == _CONNECTION:
+                    options = options_of_line(line)
+                    if not (options.plain and self.http11):
+                        self.keep_alive = options.persists(self.keep_alive)
+                        self.switches = self.switches or options.upgrade
+                        named |= options.named
+                elif kind == _SET_COOKIE:
                     self.set_cookies = (*self.set_cookies, line.partition(b":")[2].strip(b" \t"))
-                    kept.append(line)
+                    keep(line)
                 elif kind == Kind.TRANSFER_ENCODING:
                     self._note_coding(line.partition(b":")[2].strip(b" \t"))
-                elif kind == Kind.CONNECTION:
-                    options = connection_options(line.partition(b":")[2])
-                    self.keep_alive = options.persists(self.keep_alive)
-                    self.switches = self.switches or options.upgrade
-                    named |= options.named
                 elif kind == Kind.INFO:
                     self.info = (*self.info, line)
                 elif kind == Kind.UPGRADE:

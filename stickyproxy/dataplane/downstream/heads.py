@@ -7,11 +7,11 @@ queue of requests, and a head is refused as soon as it is too large, whatever it
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import HttpParser, RawRequestMessage
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from stickyproxy.base.errors import BadRequest
 
@@ -19,8 +19,6 @@ from stickyproxy.base.errors import BadRequest
 # tells a request target (414) from a header field (431).
 TARGET_LIMIT_IS_LOWER_BY = 1
 
-_VISIBLE = 0x21
-"""The first octet that a request line may begin with."""
 _EMPTY_LINES = re.compile(rb"[\r\n]*")
 
 
@@ -85,36 +83,50 @@ class HeadReader:
         """Read on, in ``data`` from index ``at``. Returns a head that is complete, whether a body
         follows, and the index behind the head; None if all was read and there must come more.
         Raises BadRequest."""
+        end = data.find(b"\r\n\r\n", at) + 4
+        line_end = data.find(b"\r\n", at)
+        if (
+            self.size
+            or self._spent
+            or not at + 4 < end <= at + self._limits.max_head
+            or data[line_end - 9 : line_end - 1] != b" HTTP/1."
+        ):
+            return self._read_part(data, at)
+        try:
+            messages = self._parser.feed_data(data[at:end])[0]
+        except HttpProcessingError as error:
+            raise _bad_request(error, self._limits) from None
+        return self._parsed(messages, end)
+
+    def _read_part(self, data: bytes, at: int) -> tuple[RawRequestMessage, bool, int] | None:
+        """What is not one plain head: a part of one, empty lines before it, too much of it."""
         if not self.size:
-            if self._spent or data[at] < _VISIBLE:
-                at = self._begin(data, at)
+            at = self._begin(data, at)
             if at == len(data):
                 return None
-        if self._last:
-            end = self._end_of_head(data, at)
-        elif (end := data.find(b"\r\n\r\n", at) + 4) < 4:
-            end = len(data)
+        end = self._end_of_head(data, at)
         if self._line is not None:
-            line_end = data.find(b"\r\n", at, end)
-            if data[line_end - 9 : line_end - 1] == b" HTTP/1.":
-                self._line = None
-            else:
-                self._check_line(data[at:end])
+            self._check_line(data[at:end])
         self.size += end - at
-        limits = self._limits
-        if (surplus := self.size - limits.max_head) > 0:
+        if (surplus := self.size - self._limits.max_head) > 0:
             self._refuse_long(data[at : end - surplus])
         try:
             messages = self._parser.feed_data(data[at:end])[0]
         except HttpProcessingError as error:
-            raise _bad_request(error, limits) from None
-        if not messages:
-            if end < len(data):  # the preface of HTTP/2 is two heads to the parser
-                raise BadRequest(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
-            self._last = (self._last + data[at:end])[-3:]
-            return None
-        self.size = 0
-        self._last = self._line = b""
+            raise _bad_request(error, self._limits) from None
+        if messages or end < len(data):
+            self.size = 0
+            self._last = self._line = b""
+            return self._parsed(messages, end)
+        self._last = (self._last + data[at:end])[-3:]
+        return None
+
+    def _parsed(
+        self, messages: Sequence[tuple[RawRequestMessage, StreamReader]], end: int
+    ) -> tuple[RawRequestMessage, bool, int]:
+        """A head was fed up to its end. Raises BadRequest."""
+        if not messages:  # the preface of HTTP/2 is two heads to the parser
+            raise BadRequest(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
         message, payload = messages[0]
         self._spent = payload is not EMPTY_PAYLOAD
         return message, self._spent, end
@@ -148,9 +160,10 @@ class HeadReader:
 
     def _end_of_head(self, data: bytes, at: int) -> int:
         """Index behind the empty line, of which a part may have come before; else of the end."""
-        straddling = (self._last + data[at : at + 3]).find(b"\r\n\r\n")
-        if straddling >= 0:
-            return at + straddling + 4 - len(self._last)
+        if self._last:
+            straddling = (self._last + data[at : at + 3]).find(b"\r\n\r\n")
+            if straddling >= 0:
+                return at + straddling + 4 - len(self._last)
         found = data.find(b"\r\n\r\n", at)
         return len(data) if found < 0 else found + 4
 

@@ -83,13 +83,16 @@ class Http1Stream:
         self.method = message.method
         self.target = message.path.encode("utf-8", "surrogateescape")
         self.fields: Sequence[tuple[bytes, bytes]] = message.raw_headers
-        self.http11 = message.version == HttpVersion11
-        # RFC 9110 section 7.8: a server ignores the Upgrade of HTTP/1.0. One with a body is not
-        # forwarded as one: some servers take the body for what follows the switch.
-        self.wants_upgrade = message.upgrade and self.http11 and not has_body
-        # What follows a request to upgrade may be of the other protocol, even if that is declined.
-        self._keep = not (message.should_close or message.upgrade)
-        if not self.http11 and self._keep:
+        self.http11 = http11 = message.version == HttpVersion11
+        self.wants_upgrade = False
+        self._keep = not message.should_close
+        if message.upgrade:
+            # RFC 9110 section 7.8: a server ignores the Upgrade of HTTP/1.0. One with a body is not
+            # forwarded as one: some servers take the body for what follows the switch. What follows
+            # a request to upgrade may be of the other protocol, even if that is declined.
+            self.wants_upgrade = http11 and not has_body
+            self._keep = False
+        elif not http11 and self._keep:
             self._keep = _persists(message)
         self.body_length = _body_length(message) if has_body else 0
         self._chunked = False

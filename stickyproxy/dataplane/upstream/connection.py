@@ -12,9 +12,6 @@ at most a sweep longer.
 from __future__ import annotations
 
 import asyncio
-import socket
-import sys
-from contextlib import suppress
 from enum import Enum
 from typing import Protocol, cast
 
@@ -94,7 +91,7 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_client_slow",
         "_home",
-        "_milliseconds",
+        "_patience",
         "_reader",
         "_request_sent",
         "_silence_limited",
@@ -125,9 +122,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._client_slow = False
         """The client does not keep up with the response."""
         self._request_sent = True
-        self._milliseconds = 0
+        self._patience = 0.0
+        """Seconds after which the kernel gives a silent peer up, while that is limited."""
         self._silence_limited = False
-        """Whether the kernel gives a silent peer up after so many milliseconds."""
 
     def __repr__(self) -> str:
         return (
@@ -138,30 +135,20 @@ class UpstreamConnection(asyncio.Protocol):
     # --- sending a request ---
 
     def expect_signs_of_life(self, seconds: float) -> None:
-        """Give the peer up when its kernel acknowledges nothing for that long. A replica that
-        ends says goodbye, but one whose node has died says nothing, and a request sent to it
-        would wait for ``response_timeout``."""
-        peer: socket.socket | None = self.transport.get_extra_info("socket")
-        if peer is None or peer.family == socket.AF_UNIX or sys.platform != "linux":
-            return
-        self._milliseconds = round(1000 * seconds)
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(seconds)))
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
-        self._limit_silence(True)
+        """Give the peer up when its kernel acknowledges nothing for that long: a request sent to
+        a node that has died would wait for ``response_timeout``."""
+        if sockets.keep_alive(self.transport, seconds):
+            self._patience = seconds
+            self._limit_silence(True)
 
     def _limit_silence(self, limited: bool) -> None:
-        """Not for request bodies and tunnels: Linux counts the time, too, in which a peer
-        acknowledges but takes nothing, and endpoints may be slow."""
+        """Not for request bodies and tunnels: endpoints may be slow to take them."""
         self._silence_limited = limited
-        peer: socket.socket = self.transport.get_extra_info("socket")
-        milliseconds = self._milliseconds if limited else 0
-        with suppress(OSError):  # it is closed: nothing to limit
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        sockets.limit_silence(self.transport, self._patience if limited else 0)
 
     def send_head(self, head: bytes, receiver: Receiver, *, body_follows: bool) -> None:
         """Start an exchange."""
-        if self._milliseconds and self._silence_limited == body_follows:
+        if self._patience and self._silence_limited == body_follows:
             self._limit_silence(not body_follows)
         self.state = _BUSY
         self.receiver = receiver

@@ -95,10 +95,14 @@ class ResponseReader:
         """Hand over what was read; returns what is left of it after a 101. Raises
         UpstreamProtocolError."""
         expect = self.expect
+        if expect is _HEAD:
+            if not self._buffer and (end := data.find(b"\r\n\r\n")) >= 0:
+                head = ResponseHead(data[:end])
+                if head.status >= 200 and end < MAX_HEAD_BYTES - self._head_bytes:
+                    return self._begin_body(head, data[end + 4 :], receiver)
+            return self._take_heads(data, receiver)
         if expect is _SIZED:
             self._take_sized(data, receiver)
-        elif expect is _HEAD:
-            return self._take_head(data, receiver)
         elif expect is _CHUNKED:
             assert self._decoder is not None
             self._decoder.feed(data)
@@ -122,9 +126,10 @@ class ResponseReader:
             self._decoder = None
             self.expect = _NOTHING
 
-    def _take_head(self, data: bytes, receiver: Receiver) -> bytes:
-        """Read heads up to the final one, and go on with what follows it; returns that if it is
-        of another protocol. Raises UpstreamProtocolError."""
+    def _take_heads(self, data: bytes, receiver: Receiver) -> bytes:
+        """Read heads up to the final one, in pieces or with interim ones before it, and go on with
+        what follows it; returns that if it is of another protocol. Raises
+        UpstreamProtocolError."""
         at = searched = 0
         if self._buffer:
             searched = max(0, len(self._buffer) - 3)
@@ -159,8 +164,8 @@ class ResponseReader:
 
     def _begin_body(self, head: ResponseHead, rest: bytes, receiver: Receiver) -> bytes:
         """The final head is here, and ``rest`` follows it."""
-        self._head_bytes = self._interims = 0
-        if self._buffer:
+        if self._head_bytes or self._buffer:
+            self._head_bytes = self._interims = 0
             self._buffer.clear()
         self.keep_alive = head.keep_alive
         length = head.length
