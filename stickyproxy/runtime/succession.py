@@ -33,7 +33,7 @@ KEEPER_SECONDS = 20.0
 """How long a proxy waits for its keeper when it starts."""
 AGAIN_SECONDS = 5.0
 """How long it waits for the next keeper when the one it had has ended."""
-LOOK_SECONDS = 0.1
+LOOK_SECONDS = 0.2
 """Pause between two looks at what the kernel has not delivered yet."""
 
 
@@ -205,7 +205,7 @@ async def delivered(ports: Collection[int], seconds: float) -> None:
     What a closed connection has yet to send is in the hands of the kernel, and survives us. But
     the network of a container ends with its first process.
     """
-    if not ports or not _is_container():
+    if not ports or not _ends_a_container():
         return
     waiting = undelivered(ports)
     if waiting:
@@ -235,8 +235,9 @@ async def _end_of(sock: socket.socket) -> None:
             pass
 
 
-def _is_container() -> bool:
-    return os.getpid() == 1 or Path("/.dockerenv").exists()
+def _ends_a_container() -> bool:
+    """Whether we are its first process, or the one that an init process waits for."""
+    return os.getpid() == 1 or (os.getppid() == 1 and Path("/.dockerenv").exists())
 
 
 def _of_admin(address: Address) -> str:
