@@ -70,7 +70,8 @@ class Proxies:
             document(
                 *(service("demo", [self.endpoint]), *more),
                 listener=listener,
-                proxy=[self.source],
+                # However long the test takes: a download under way is read at its end.
+                proxy=[self.source, 'grace_period = "10m"', 'client_timeout = "10m"'],
                 workers=workers,
             )
         )
