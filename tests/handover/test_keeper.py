@@ -16,7 +16,7 @@ import pytest
 from stickyproxy.base.errors import ListenError
 from stickyproxy.handover import taking
 from tests.cli.test_main import Program, StartProgram, programs, refused
-from tests.conftest import MakeClient, MakeEndpoint
+from tests.conftest import MakeClient
 from tests.runtime.test_succession import Load, Proxies, all_are_answered, files
 from tests.scripted import RawClient, get
 
@@ -31,11 +31,12 @@ async def start() -> AsyncIterator[StartProgram]:
 
 
 @pytest.fixture
-async def proxies(start: StartProgram, endpoint: MakeEndpoint, tmp_path: Path) -> Proxies:
+async def proxies(start: StartProgram, tmp_path: Path) -> AsyncIterator[Proxies]:
     """Starts proxies that have a keeper."""
-    made = Proxies(start, tmp_path, (await endpoint(files)).address)
-    made.source = f'keeper = "{tmp_path}/listeners.sock"'
-    return made
+    async with files() as address:
+        made = Proxies(start, tmp_path, address)
+        made.source = f'keeper = "{tmp_path}/listeners.sock"'
+        yield made
 
 
 async def keeper(start: StartProgram, folder: Path, *options: str) -> Program:

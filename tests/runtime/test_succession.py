@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from stickyproxy.base.addresses import join_host_port
 from stickyproxy.base.errors import ListenError
 from stickyproxy.dataplane.downstream.delivery import undelivered
 from stickyproxy.handover import taking
@@ -26,9 +28,9 @@ from tests.cli.test_main import (
     programs,
     service,
 )
-from tests.conftest import MakeClient, MakeEndpoint
+from tests.conftest import MakeClient
 from tests.runtime.test_supervisor import children
-from tests.scripted import EndpointConnection, RawClient, get, ok
+from tests.scripted import RawClient, get, ok
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SOCK_SEQPACKET, SO_PEERCRED")
 
@@ -46,12 +48,21 @@ SOME = 200_000
 """Bytes that the kernel takes at once, and a client that does not read hardly any of."""
 
 
-async def files(conn: EndpointConnection) -> None:
-    """An endpoint: 20 MB at /big, less at /some, else a greeting."""
-    sizes = {b"/big": SIZE, b"/some": SOME}
-    while (request := await conn.request()) is not None:
-        size = sizes.get(request.target)
-        await conn.send(ok(b"hello" if size is None else b"x" * size))
+@asynccontextmanager
+async def files() -> AsyncIterator[str]:
+    """The address of an endpoint that has 20 MB at /big, less at /some, else a greeting. A scripted
+    one would not wait for a client that reads later."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, EOFError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                size = {b"/big": SIZE, b"/some": SOME}.get(head.split()[1])
+                writer.write(ok(b"hello" if size is None else b"x" * size))
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield join_host_port(*server.sockets[0].getsockname()[:2])
 
 
 class Proxies:
@@ -84,9 +95,10 @@ class Proxies:
 
 
 @pytest.fixture
-async def proxies(start: StartProgram, endpoint: MakeEndpoint, tmp_path: Path) -> Proxies:
+async def proxies(start: StartProgram, tmp_path: Path) -> AsyncIterator[Proxies]:
     """Starts proxies that follow one another."""
-    return Proxies(start, tmp_path, (await endpoint(files)).address)
+    async with files() as address:
+        yield Proxies(start, tmp_path, address)
 
 
 class Load:
@@ -313,43 +325,43 @@ async def test_another_user_gets_nothing(proxies: Proxies) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="it makes a PID namespace")
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_the_first_process_of_a_container_waits_for_the_last_bytes(
-    endpoint: MakeEndpoint, tmp_path: Path, workers: int
+    tmp_path: Path, workers: int
 ) -> None:
     """A download to a slow client was cut: the network goes with the container, and with it what
     was written and not yet sent."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     config = tmp_path / "config.toml"
-    address = (await endpoint(files)).address
-    config.write_text(
-        document(service("demo", [address]), listener=f"127.0.0.1:{port}", workers=workers)
-    )
-    process = await asyncio.create_subprocess_exec(
-        *("unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "stickyproxy"),
-        *("serve", "--config", str(config)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    program = Program(process)
-    try:
-        await program.listening()
-        with socket.socket() as user:
-            user.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            user.setblocking(False)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(user, ("127.0.0.1", port))
-            await loop.sock_sendall(user, get("/some", host="demo.local"))
-            begun = await loop.sock_recv(user, 1)
-            [first] = children(process.pid)
-            os.kill(first, signal.SIGTERM)
-            await program.err.says("the last bytes of 1 connections are on their way")
-            async with asyncio.timeout(TIMEOUT):
-                while data := await loop.sock_recv(user, 65536):
-                    begun += data
-        assert begun.endswith(b"\r\n\r\n" + b"x" * SOME)
-        assert await program.ended() == 0
-    finally:
-        await program.kill()
+    async with files() as address:
+        config.write_text(
+            document(service("demo", [address]), listener=f"127.0.0.1:{port}", workers=workers)
+        )
+        process = await asyncio.create_subprocess_exec(
+            *("unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "stickyproxy"),
+            *("serve", "--config", str(config)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        program = Program(process)
+        try:
+            await program.listening()
+            with socket.socket() as user:
+                user.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                user.setblocking(False)
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(user, ("127.0.0.1", port))
+                await loop.sock_sendall(user, get("/some", host="demo.local"))
+                begun = await loop.sock_recv(user, 1)
+                [first] = children(process.pid)
+                os.kill(first, signal.SIGTERM)
+                await program.err.says("the last bytes of 1 connections are on their way")
+                async with asyncio.timeout(TIMEOUT):
+                    while data := await loop.sock_recv(user, 65536):
+                        begun += data
+            assert begun.endswith(b"\r\n\r\n" + b"x" * SOME)
+            assert await program.ended() == 0
+        finally:
+            await program.kill()
 
 
 class TestUndelivered:
