@@ -9,12 +9,19 @@ from typing import Any, Protocol
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.routing.balancers import OPTIONS
 from tests.running import InProcessProxy
 from tests.scripted import RawClient, Script, ScriptedEndpoint, answering, ok
 from tests.specs import service_spec
+
+# Without a clock: on a machine that is busy, an example takes as long as it takes.
+settings.register_profile(
+    "without a clock", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("without a clock")
 
 
 def pytest_asyncio_loop_factories(

@@ -147,7 +147,14 @@ def network_pattern(value: object) -> str:
 
 
 def controller_url(value: object) -> str:
+    """Without user information, which would be a secret in every message that names the controller.
+    Raises ValueError, which does not show it either."""
     text = visible_text(value, "http://controller:8082")
+    if "@" in text:
+        raise ValueError(
+            "a controller is not asked by name and password: remove what is before the @, and "
+            "share a token (token_file)"
+        )
     if text.startswith("http://"):
         address = Address.parse(text.removeprefix("http://").removesuffix("/"))
         if address.host and address.port:

@@ -14,6 +14,7 @@ from functools import partial
 from stickyproxy.control.health import Health
 from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.access_log import AccessLog
+from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.accept import Server
 from stickyproxy.dataplane.downstream.heads import Limits
 from stickyproxy.dataplane.downstream.listeners import Listener
@@ -52,13 +53,14 @@ class DataPlane:
         cannot be opened."""
         proxy = settings.proxy
         self._access_log = open_access_log(settings.access_log)
-        turns = Turns()
+        turns, descriptors = Turns(), Descriptors()
         self._upstreams = Upstreams(
             connect_timeout=proxy.connect_timeout,
             response_timeout=proxy.response_timeout,
             client_timeout=proxy.client_timeout,
             idle_timeout=proxy.upstream_idle_timeout,
             turns=turns,
+            descriptors=descriptors,
         )
         self.proxy = Proxy(
             info=settings.info,
@@ -75,9 +77,10 @@ class DataPlane:
             self.proxy.refuse,
             _limits(proxy),
             TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix),
-            turns,
+            turns=turns,
+            descriptors=descriptors,
         )
-        self.server = Server(self._clients)
+        self.server = Server(self._clients, descriptors)
 
     @property
     def down(self) -> frozenset[EndpointKey]:

@@ -137,11 +137,11 @@ RESPONSE_LINES = LineClassifier(RESPONSE_KINDS)
 class ConnectionOptions:
     """What a Connection field says (RFC 9110 section 7.6.1)."""
 
-    __slots__ = ("_close", "_keep_alive", "named", "plain", "upgrade")
+    __slots__ = ("_keep_alive", "closes", "named", "plain", "upgrade")
 
     def __init__(self, value: bytes) -> None:
         tokens = {token.strip(b" \t").lower() for token in value.split(b",")}
-        self._close = b"close" in tokens
+        self.closes = b"close" in tokens
         self._keep_alive = b"keep-alive" in tokens
         self.upgrade = b"upgrade" in tokens
         self.named = frozenset(
@@ -154,7 +154,7 @@ class ConnectionOptions:
     def persists(self, default: bool) -> bool:
         """Whether the connection goes on (RFC 9112 section 9.3); ``default`` if it does not
         say."""
-        return not self._close and (default or self._keep_alive)
+        return not self.closes and (default or self._keep_alive)
 
 
 connection_options = lru_cache(256)(ConnectionOptions)

@@ -66,9 +66,9 @@ class ResponseHead:
         self.switches = False
         """Connection names Upgrade."""
         kinds = RESPONSE_LINES
-        kept = self.lines
-        keep = kept.append
+        keep = self.lines.append
         named: frozenset[bytes] = frozenset()
+        closes = False
         try:
             for line in lines[1:]:
                 kind = kinds[line]
@@ -82,7 +82,8 @@ class ResponseHead:
                 elif kind == _CONNECTION:
                     options = options_of_line(line)
                     if not (options.plain and self.http11):
-                        self.keep_alive = options.persists(self.keep_alive)
+                        closes = closes or options.closes
+                        self.keep_alive = options.persists(self.keep_alive) and not closes
                         self.switches = self.switches or options.upgrade
                         named |= options.named
                 elif kind == _SET_COOKIE:
@@ -97,7 +98,9 @@ class ResponseHead:
         except ValueError as error:
             raise UpstreamProtocolError(str(error)) from None
         if named:
-            self.lines = [line for line in kept if line.partition(b":")[0].lower() not in named]
+            self.lines = [
+                line for line in self.lines if line.partition(b":")[0].lower() not in named
+            ]
 
     def _note_coding(self, value: bytes) -> None:
         if self.length != UNTIL_CLOSE:

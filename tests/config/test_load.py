@@ -562,12 +562,18 @@ class TestSwarm:
                 "providers.controller.url",
                 'like "http://controller:8082"',
             ),
+            (
+                "[providers.controller]\ntoken = 'a'\nurl = 'http://user:s3cret@c:8082'",
+                "providers.controller.url",
+                "remove what is before the @",
+            ),
         ],
     )
     def test_problems(self, text: str, place: str, reason: str) -> None:
         found = problems(text)
         assert list(found) == [place]
         assert reason in found[place]
+        assert "s3cret" not in found[place]
 
     @pytest.mark.parametrize(
         ("keys", "place", "reason"),

@@ -9,6 +9,7 @@ import pytest
 
 from stickyproxy.base import hashing
 from stickyproxy.control.registry import Registry
+from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.pool import Upstreams
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
@@ -33,7 +34,12 @@ class Scene:
     def __init__(self, secret: bytes | None = None) -> None:
         self.holder = Holder()
         upstreams = Upstreams(
-            connect_timeout=1, response_timeout=1, client_timeout=1, idle_timeout=1, turns=Turns()
+            connect_timeout=1,
+            response_timeout=1,
+            client_timeout=1,
+            idle_timeout=1,
+            turns=Turns(),
+            descriptors=Descriptors(),
         )
         self.registry = Registry(self.holder, upstreams, secret)
 

@@ -107,7 +107,7 @@ def in_time(connection: Connection) -> None:
         connection.answered += 1
         connection.send(echo_of(request))
     waiting = reader.heads[len(reader.requests) :]
-    if waiting and connection.continued < len(reader.heads) and waiting[0].header("expect"):
+    if waiting and connection.continued < len(reader.heads) and waiting[0].values("expect"):
         connection.continued = len(reader.heads)
         connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
+from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.dataplane.downstream.server import ClientServer
 from stickyproxy.model.listener import ListenerSpec
@@ -14,6 +15,11 @@ log = logging.getLogger("stickyproxy")
 
 ACCEPTS_PER_TURN = 128
 """Connections accepted before requests get their turn again, per listener."""
+
+_REST_SECONDS = 1.0
+"""How long nothing is accepted if that fails and idle connections cannot make room."""
+_ROOM_SECONDS = 0.02
+"""How long if they can."""
 
 
 class Server:
@@ -24,8 +30,9 @@ class Server:
     The thousandth of a thousand clients that came at once would wait for many seconds.
     """
 
-    def __init__(self, clients: ClientServer) -> None:
+    def __init__(self, clients: ClientServer, descriptors: Descriptors) -> None:
         self._clients = clients
+        self._descriptors = descriptors
         self._listeners: frozenset[Listener] = frozenset()
         """Those we accept on."""
         self._connecting: set[asyncio.Task[object]] = set()
@@ -85,10 +92,13 @@ class Server:
     def _rest(self, listener: Listener, error: OSError) -> None:
         """Out of file descriptors or memory: trying again at once would only burn the CPU time that
         could free some."""
-        log.error("cannot accept connections: %s; trying again in a second", error.strerror)
+        pause = _ROOM_SECONDS
+        if not self._descriptors.make_room(error):
+            pause = _REST_SECONDS
+            log.error("cannot accept connections: %s; trying again in a second", error.strerror)
         loop = asyncio.get_running_loop()
         loop.remove_reader(listener.sock.fileno())
-        loop.call_later(1.0, self._wake, listener)
+        loop.call_later(pause, self._wake, listener)
 
     def _wake(self, listener: Listener) -> None:
         if listener in self._listeners:

@@ -114,11 +114,12 @@ class HeadReader:
             messages = self._parser.feed_data(data[at:end])[0]
         except HttpProcessingError as error:
             raise _bad_request(error, self._limits) from None
-        if messages or end < len(data):
+        tail = (self._last + data[max(at, end - 4) : end])[-4:]
+        if tail == b"\r\n\r\n":
             self.size = 0
             self._last = self._line = b""
             return self._parsed(messages, end)
-        self._last = (self._last + data[at:end])[-3:]
+        self._last = tail[-3:]
         return None
 
     def _parsed(

@@ -49,7 +49,8 @@ class ClientStream(RequestHead, Protocol):
         """Hand over no more: the endpoint cannot keep up."""
 
     def resume_body(self) -> None:
-        """It can again."""
+        """It can again. Nothing is to be done if the body was not paused: it may have gone out
+        with its head."""
 
     # --- the response ---
 

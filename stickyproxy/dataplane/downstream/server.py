@@ -11,6 +11,7 @@ from typing import cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.context import Context
 from stickyproxy.dataplane.downstream.heads import Limits
 from stickyproxy.dataplane.downstream.http1 import ClientConnection
@@ -28,10 +29,13 @@ class ClientServer(web.Server):
         refuse: Refuse,
         limits: Limits,
         trusted_proxies: TrustedProxies,
+        *,
         turns: Turns,
+        descriptors: Descriptors,
     ) -> None:
         super().__init__(serve)  # type: ignore[arg-type]  # we call it, not aiohttp
         self._context = Context(serve, refuse, limits, trusted_proxies, turns)
+        descriptors.may_shed(self.shed)
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
 

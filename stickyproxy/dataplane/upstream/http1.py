@@ -98,7 +98,7 @@ class ResponseReader:
         if expect is _HEAD:
             if not self._buffer and (end := data.find(b"\r\n\r\n")) >= 0:
                 head = ResponseHead(data[:end])
-                if head.status >= 200 and end < MAX_HEAD_BYTES - self._head_bytes:
+                if head.status >= 200 and end + 4 <= MAX_HEAD_BYTES - self._head_bytes:
                     return self._begin_body(head, data[end + 4 :], receiver)
             return self._take_heads(data, receiver)
         if expect is _SIZED:

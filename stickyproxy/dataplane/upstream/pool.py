@@ -11,12 +11,13 @@ import errno
 import math
 
 from stickyproxy.base.errors import ConnectError, OutOfResources
+from stickyproxy.dataplane.descriptors import EXHAUSTED, Descriptors
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.connection import SweepLimits, UpstreamConnection
 from stickyproxy.model.target import Target
 
 # What connecting fails with for want of something here, whatever the endpoint's health.
-_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
+_OURS = (*EXHAUSTED, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 
 
 class Pool:
@@ -56,19 +57,10 @@ class Pool:
     async def connect(self) -> UpstreamConnection:
         """A new connection. Raises ConnectError, OutOfResources."""
         upstreams = self._upstreams
-        loop = asyncio.get_running_loop()
         address = self.address
         try:
             async with asyncio.timeout(upstreams.connect_timeout):
-                if address.startswith("unix:"):
-                    _, connection = await loop.create_unix_connection(
-                        lambda: UpstreamConnection(self), address.removeprefix("unix:")
-                    )
-                else:
-                    host, _, port = address.rpartition(":")
-                    _, connection = await loop.create_connection(
-                        lambda: UpstreamConnection(self), host.strip("[]"), int(port)
-                    )
+                connection = await self._open()
         except TimeoutError as error:
             timeout = upstreams.connect_timeout
             raise ConnectError(f"{address} accepted no connection within {timeout:g} s") from error
@@ -79,6 +71,29 @@ class Pool:
         connection.expect_signs_of_life(upstreams.connect_timeout)
         self._all.add(connection)
         self._upstreams.add(self)  # closed and emptied while we were connecting: still swept
+        return connection
+
+    async def _open(self) -> UpstreamConnection:
+        """Raises OSError."""
+        try:
+            return await self._open_once()
+        except OSError as error:
+            if not self._upstreams.descriptors.make_room(error):
+                raise
+        await asyncio.sleep(0)
+        return await self._open_once()
+
+    async def _open_once(self) -> UpstreamConnection:
+        loop = asyncio.get_running_loop()
+        if self.address.startswith("unix:"):
+            _, connection = await loop.create_unix_connection(
+                lambda: UpstreamConnection(self), self.address.removeprefix("unix:")
+            )
+        else:
+            host, _, port = self.address.rpartition(":")
+            _, connection = await loop.create_connection(
+                lambda: UpstreamConnection(self), host.strip("[]"), int(port)
+            )
         return connection
 
     async def probe(self) -> None:
@@ -116,10 +131,10 @@ class Pool:
 
     def shed(self) -> int:
         """Close idle connections, for want of file descriptors; returns how many."""
-        count = len(self._idle)
-        for connection in self._idle:
+        idle, self._idle = self._idle, []
+        for connection in idle:
             connection.retire()
-        return count
+        return len(idle)
 
 
 class Upstreams:
@@ -133,8 +148,11 @@ class Upstreams:
         client_timeout: float,
         idle_timeout: float,
         turns: Turns,
+        descriptors: Descriptors,
     ) -> None:
         self.turns = turns
+        self.descriptors = descriptors
+        descriptors.may_shed(self.shed)
         self.connect_timeout = connect_timeout
         shortest = min(response_timeout, client_timeout, idle_timeout)
         self._interval = max(0.02, min(1.0, shortest / 4))
