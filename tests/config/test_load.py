@@ -89,8 +89,8 @@ class TestExample:
     @pytest.mark.parametrize("table", ["proxy", "access_log"])
     def test_what_is_commented_out_is_the_default(self, table: str) -> None:
         keys = example_keys(table)
-        for secret in {"secret", "secret_file"} & keys.keys():
-            del keys[secret]  # has no default
+        for example in {"secret", "secret_file", "handover", "keeper"} & keys.keys():
+            del keys[example]  # has no default
         text = f"[{table}]\n" + "\n".join(f"{key} = {value}" for key, value in keys.items())
         assert parse(text) == Config()
 
