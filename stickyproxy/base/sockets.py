@@ -35,6 +35,8 @@ def keep_alive(transport: asyncio.Transport, seconds: float) -> bool:
 def limit_silence(transport: asyncio.Transport, seconds: float) -> None:
     """Have the kernel give up a peer that acknowledges nothing for so long; 0: never. Linux counts
     the time, too, in which a peer acknowledges but takes nothing."""
-    sock: socket.socket = transport.get_extra_info("socket")
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None:
+        return
     with suppress(OSError):  # it is closed: nothing to limit
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * seconds))

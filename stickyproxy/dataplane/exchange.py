@@ -198,7 +198,7 @@ class Exchange:
         upstream = self._upstream
         if upstream is None or not self._holds(upstream):
             return
-        upstream.abandon()
+        self._abandon(upstream)
         if self.relay is not None and self.relay.status:
             self._cut(Outcome.BAD_REQUEST)
         else:
@@ -222,8 +222,14 @@ class Exchange:
             self._connecting.cancel()
         upstream = self._upstream
         if upstream is not None and self._holds(upstream):
-            upstream.abandon()
+            self._abandon(upstream)
         self._finish(Outcome.CLIENT_GONE)
+
+    def _abandon(self, upstream: UpstreamConnection) -> None:
+        """Give the attempt up."""
+        upstream.abandon()
+        if self.relay is not None:
+            self.relay.let_go()  # each holds the other, which would be work for the collector
 
     def _holds(self, upstream: UpstreamConnection) -> bool:
         """Whether the connection is still ours: it may have gone back to its pool, or have died."""
@@ -379,6 +385,8 @@ class Exchange:
         if verdict is Verdict.GIVE_UP:
             self._reply(self._failure(error))
             return
+        if request.length:
+            self.stream.keep_body()
         failures.ask_anew = verdict is Verdict.SAME_ENDPOINT
         if verdict is Verdict.OTHER_ENDPOINT:
             failures.tried = (*failures.tried, pick.endpoint)
@@ -425,7 +433,7 @@ class Exchange:
         log.exception("handling a request failed: this is a bug in stickyproxy")
         upstream = self._upstream
         if upstream is not None and self._holds(upstream):
-            upstream.abandon()
+            self._abandon(upstream)
         if self.outcome is not None:
             return
         if self.reply is not None or (self.relay is not None and self.relay.status):

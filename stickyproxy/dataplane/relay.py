@@ -151,6 +151,10 @@ class Relay:
 
     # ---
 
+    def let_go(self) -> None:
+        """Nobody waits for the response any more."""
+        self._exchange = None
+
     def _check_switch(self, head: ResponseHead) -> None:
         if self._request.upgrade is None:
             raise UpstreamProtocolError("it switched protocols unasked")

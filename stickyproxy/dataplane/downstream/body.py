@@ -91,6 +91,10 @@ class RequestBody:
         elif self.error is not None:
             handler.body_failed(self.error)
 
+    def keep(self) -> None:
+        """Keep what comes until the next ``start``."""
+        self._handler = None
+
     def discard(self) -> None:
         """It is not wanted any more."""
         self._handler = None

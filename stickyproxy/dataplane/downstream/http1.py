@@ -136,6 +136,7 @@ class ClientConnection(RequestHandler):
         if self._timer is not None:
             self._timer.cancel()
         self._heads = None  # it knows how to make us another parser
+        self._body = None  # it knows the handler
         handler, self._handler = self._handler, None
         tunnel, self._tunnel = self._tunnel, None
         super().connection_lost(exc)
@@ -199,6 +200,7 @@ class ClientConnection(RequestHandler):
         if stream.body_length:
             self._phase = _BODY
             self._body = RequestBody(stream.body_length)
+            self._body_paused = False  # an endpoint may answer before it has taken the last body
             if end < len(data):
                 self._take_body(data[end:])
         else:
@@ -385,6 +387,11 @@ class ClientConnection(RequestHandler):
             body.start(handler)
             if self._phase is _BODY and (self._ahead.paused or self._ahead.data):
                 self._wait_for_turn()
+
+    def keep_body(self) -> None:
+        """See ``stream.Carrier``."""
+        if self._body is not None:
+            self._body.keep()
 
     def pause_body(self) -> None:
         """See ``stream.Carrier``."""

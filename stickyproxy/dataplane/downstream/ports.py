@@ -45,6 +45,10 @@ class ClientStream(RequestHead, Protocol):
     def start_body(self) -> None:
         """Hand what has arrived of the body, and what will, to the handler."""
 
+    def keep_body(self) -> None:
+        """Keep what comes of the body until it is started again: the request is to be sent anew,
+        and there is nobody to take it meanwhile. Nothing of it has been handed over yet."""
+
     def pause_body(self) -> None:
         """Hand over no more: the endpoint cannot keep up."""
 

@@ -97,6 +97,6 @@ class ClientServer(web.Server):
         return cast("list[ClientConnection]", self.connections)
 
     def _sweep(self) -> None:
+        self.start()  # first: one that raises must not end the time of all others
         for connection in self._ours():
             connection.sweep()
-        self.start()

@@ -29,6 +29,9 @@ class Carrier(Protocol):
     def start_body(self) -> None:
         """Pass the body to the handler as it comes."""
 
+    def keep_body(self) -> None:
+        """Keep what comes of it until it is started again."""
+
     def pause_body(self) -> None:
         """Read no more of it."""
 
@@ -144,6 +147,9 @@ class Http1Stream:
 
     def start_body(self) -> None:
         self._carrier.start_body()
+
+    def keep_body(self) -> None:
+        self._carrier.keep_body()
 
     def pause_body(self) -> None:
         self._carrier.pause_body()

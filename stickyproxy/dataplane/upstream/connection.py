@@ -96,6 +96,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_request_sent",
         "_silence_limited",
         "_tunnel",
+        "_turn_comes",
         "idle_sweeps",
         "receiver",
         "responded",
@@ -121,6 +122,8 @@ class UpstreamConnection(asyncio.Protocol):
         """The endpoint does not keep up with what is sent."""
         self._client_slow = False
         """The client does not keep up with the response."""
+        self._turn_comes = False
+        """``_go_on`` will be called when it is our turn."""
         self._request_sent = True
         self._patience = 0.0
         """Seconds after which the kernel gives a silent peer up, while that is limited."""
@@ -191,7 +194,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._client_slow = False
         self.idle_sweeps = 0
         if self._reader.pending:
-            self._resume()
+            self._wait_for_turn()
         elif not self.transport.is_closing():
             self.transport.resume_reading()
 
@@ -244,7 +247,7 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.flush()
             if reader.pending:
                 self.transport.pause_reading()
-                self._home.turns.wait(self._resume)
+                self._wait_for_turn()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state = _CLOSED
@@ -282,8 +285,16 @@ class UpstreamConnection(asyncio.Protocol):
             self.state = _CLOSED
             self.transport.abort()
 
-    def _resume(self) -> None:
-        """The next turn's worth of a body in chunks; reading is paused."""
+    def _wait_for_turn(self) -> None:
+        """Go on with what was read when it is our turn: others come first."""
+        if not self._turn_comes:
+            self._turn_comes = True
+            self._home.turns.wait(self._go_on)
+
+    def _go_on(self) -> None:
+        """The next turn's worth of a body in chunks; reading is paused. The response may have
+        failed meanwhile."""
+        self._turn_comes = False
         receiver, reader = self.receiver, self._reader
         if receiver is None or self._client_slow:
             return
@@ -293,7 +304,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail_malformed(error)
             return
         if reader.pending:
-            self._home.turns.wait(self._resume)
+            self._wait_for_turn()
         elif not self.transport.is_closing():
             self.transport.resume_reading()
         if reader.expect is _NOTHING:
@@ -315,7 +326,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _release(self) -> None:
         """After a whole response: back into the pool, if there is no doubt about the connection."""
         self.receiver = None
-        if not self._request_sent:
+        if not self._request_sent or self.writing_paused:
             self.state = _CLOSED
             sockets.reset(self.transport)  # close() would wait for the endpoint to take the rest
         elif not self._reader.keep_alive:
@@ -340,7 +351,8 @@ class UpstreamConnection(asyncio.Protocol):
                 if self.idle_sweeps > limits.idle:
                     self.retire()
             case State.TUNNEL:  # may be silent for as long as it likes, unless a side is waiting
-                stuck = self.writing_paused and self.idle_sweeps > limits.response
+                waits = self.writing_paused or self.transport.is_closing()
+                stuck = waits and self.idle_sweeps > limits.response
                 if stuck or (self._client_slow and self.idle_sweeps > limits.client):
                     self.transport.abort()
             case State.CLOSED:  # it had a sweep's time to take the rest

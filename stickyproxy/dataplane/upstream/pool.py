@@ -195,6 +195,6 @@ class Upstreams:
             pool.close()
 
     def _sweep(self) -> None:
+        self.start()  # first: one that raises must not end the time of all others
         for pool in tuple(self._pools):
             pool.sweep(self._limits)
-        self.start()

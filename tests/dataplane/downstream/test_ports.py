@@ -69,6 +69,9 @@ class LineStream:
         self._paused = False
         self._pass_on()
 
+    def keep_body(self) -> None:
+        self._started = False
+
     def pause_body(self) -> None:
         self._paused = True
         self._connection.held.set()
