@@ -68,6 +68,8 @@ def place(command: Sequence[str]) -> tuple[str, bytes]:
         return config["controller"]["address"], HEALTHZ
     if "admin" in config:
         return config["admin"].get("address", ADMIN), READYZ
+    if config.get("proxy", {}).get("keeper"):
+        raise ValueError("the listeners are the keeper's; configure [admin]")
     listeners: list[dict[str, Any]] = config.get("listeners") or [{"address": ":80"}]
     return listeners[0]["address"], REFUSED
 

@@ -52,6 +52,12 @@ export STICKYPROXY_IMAGE
 demo=$(image demo stickyproxy-demo)
 echo "$STICKYPROXY_IMAGE, $demo"
 
+# The keeper stays as it is: it need not be of the proxy's version, and to replace it is noticed.
+STICKYPROXY_KEEPER_IMAGE=$(docker service inspect stickyproxy_keeper \
+    --format '{{.Spec.TaskTemplate.ContainerSpec.Image}}' 2>/dev/null) ||
+    STICKYPROXY_KEEPER_IMAGE=$STICKYPROXY_IMAGE
+export STICKYPROXY_KEEPER_IMAGE
+
 say "docker stack deploy -c deploy/stack.yml stickyproxy"
 docker stack deploy --resolve-image never -c deploy/stack.yml stickyproxy
 

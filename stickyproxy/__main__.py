@@ -10,6 +10,11 @@ def main() -> int:
         from stickyproxy.connector.server import main as connector
 
         return connector(sys.argv[2:])
+    if sys.argv[1:2] == ["keeper"]:
+        # There is one on every node, and it never ends: what the other commands load, it need not.
+        from stickyproxy.handover.keeper import main as keeper
+
+        return keeper(sys.argv[2:])
     from stickyproxy.cli.main import main as command
 
     return command()

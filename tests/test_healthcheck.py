@@ -75,7 +75,9 @@ async def test_a_controller(tmp_path: Path, start: StartProgram) -> None:
     assert (await check("anything", environ=elsewhere))[0] == 1
 
 
-@pytest.mark.parametrize("content", [None, "nonsense", "listeners = 3"])
+@pytest.mark.parametrize(
+    "content", [None, "nonsense", "listeners = 3", "[proxy]\nkeeper = '/x.sock'"]
+)
 async def test_a_file_that_was_broken_later(tmp_path: Path, content: str | None) -> None:
     """The proxy serves on by its last good one."""
     config = tmp_path / "config.toml"

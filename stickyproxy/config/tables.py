@@ -65,6 +65,8 @@ class _ProxyTable(_Table):
     grace_period: Timeout = _PROXY.grace_period
     worker_timeout: Timeout = _PROXY.worker_timeout
     probe_new_endpoints: StrictBool = _PROXY.probe_new_endpoints
+    handover: Annotated[str, PlainValidator(values.handover_socket)] | None = None
+    keeper: Annotated[str, PlainValidator(values.handover_socket)] | None = None
     max_head: Annotated[StrictInt, Field(ge=4096, le=1 << 20)] = _PROXY.max_head
     max_head_line: Annotated[StrictInt, Field(ge=1024, le=65536)] = _PROXY.max_head_line
     max_headers: Annotated[StrictInt, Field(ge=16, le=4096)] = _PROXY.max_headers
@@ -74,6 +76,16 @@ class _ProxyTable(_Table):
     def _one_secret(cls, value: bytes, info: ValidationInfo) -> bytes:
         if info.data.get("secret"):
             raise ValueError("cannot be combined with secret: remove one of the two")
+        return value
+
+    @field_validator("keeper")
+    @classmethod
+    def _one_source_of_listeners(cls, value: str, info: ValidationInfo) -> str:
+        if value and info.data.get("handover"):
+            raise ValueError(
+                "cannot be combined with handover: a keeper hands the listeners from one proxy to "
+                "the next; remove one of the two"
+            )
         return value
 
     def settings(self) -> ProxySettings:
@@ -94,6 +106,8 @@ class _ProxyTable(_Table):
             grace_period=self.grace_period,
             worker_timeout=self.worker_timeout,
             probe_new_endpoints=self.probe_new_endpoints,
+            handover=self.handover,
+            keeper=self.keeper,
             max_head=self.max_head,
             max_head_line=self.max_head_line,
             max_headers=self.max_headers,

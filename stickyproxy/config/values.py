@@ -136,6 +136,12 @@ def cache_file(value: object) -> str:
     return visible_text(value, "/var/lib/stickyproxy/snapshot.json")
 
 
+def handover_socket(value: object) -> str:
+    """The path of a unix socket, with or without its kind."""
+    text = visible_text(value, "/run/stickyproxy/handover.sock")
+    return socket_path(text if text.startswith("unix:") else f"unix:{text}")
+
+
 def network_pattern(value: object) -> str:
     return visible_text(value, "shop_*")
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Iterable
 
 from aiohttp import web
 
@@ -18,16 +20,18 @@ class ControlServer:
         # A long poll in progress must not delay the shutdown.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
 
-    async def start(self, address: Address) -> str:
-        """Listen; returns the address as bound. Raises ListenError."""
+    async def start(self, address: Address, sockets: Iterable[socket.socket] = ()) -> str:
+        """Listen there, or on these ``sockets``, which listen there already; returns the address
+        as bound. Raises ListenError."""
         await self._runner.setup()
-        site: web.BaseSite
-        if address.path is not None:
-            site = web.UnixSite(self._runner, address.path)
-        else:
-            site = web.TCPSite(self._runner, address.host, address.port)
+        sites: list[web.BaseSite] = [web.SockSite(self._runner, sock) for sock in sockets]
+        if not sites and address.path is not None:
+            sites = [web.UnixSite(self._runner, address.path)]
+        elif not sites:
+            sites = [web.TCPSite(self._runner, address.host, address.port)]
         try:
-            await site.start()
+            for site in sites:
+                await site.start()
         except OSError as error:
             await self._runner.cleanup()
             reason = os.strerror(error.errno) if error.errno else str(error)

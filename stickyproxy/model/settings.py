@@ -17,6 +17,10 @@ LogFormat = Literal["off", "text", "json"]
 class ProxySettings:
     """How requests are proxied; all times are in seconds."""
 
+    handover: str | None = None
+    """Path of the unix socket over which a successor takes the listeners over."""
+    keeper: str | None = None
+    """Path of the unix socket of the keeper that opens the listeners."""
     workers: int = 0
     """Processes that forward requests; 0: one per core."""
     worker_timeout: float = 30.0

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
 from stickyproxy.runtime.sources import Providers, Sources, names, waiting_for
+from stickyproxy.runtime.succession import Succession, delivered
 
 log = logging.getLogger("stickyproxy")
 
@@ -37,6 +39,7 @@ class App:
         self.registry = self._plane.registry
         self._server = self._plane.server
         self._listeners = Listeners()
+        self._succession = Succession(settings)
         self._sources = Sources(settings, file, self.registry.publish)
         self._admin = ControlServer(
             pages.make_app(self.registry, self.proxy, self._sources.troubles, self._unready)
@@ -59,15 +62,17 @@ class App:
         self._plane.start()
         self._sources.start()
         try:
+            await self._succession.begin(shares=1)
             if self.config.admin is not None:
-                await self._admin.start(self.config.admin)
-            await self._sources.ready()
-            self._listeners = await Listeners.open(self.config.listeners)
+                await self._admin.start(self.config.admin, await self._succession.admin_sockets())
+            self._succession.check(ready=await self._sources.ready())
+            self._listeners = await self._succession.open()
         except StickyproxyError:
             await self.stop(grace=0)
             raise
-        self._plane.accept_on(self._listeners.shares[0])
+        self._plane.accept_on(each for share in self._listeners.shares for each in share)
         self._accepts = True
+        self._succession.accepting(self._listeners)
         self._sources.watch()
         return self._listeners.names
 
@@ -77,8 +82,13 @@ class App:
         if grace is None:
             grace = self._grace_period
         self._plane.accept_on(())
-        self._listeners.close()
-        await self._plane.drain(grace)  # routes stay up to date meanwhile
+        ports = await self._succession.end(self._listeners)
+        if self._succession.succeeded:
+            await self._admin.stop()  # it is our successor who is asked now
+        # Routes stay up to date meanwhile.
+        began = time.monotonic()
+        await self._plane.drain(grace, self._succession.patience)
+        await delivered(ports, grace - (time.monotonic() - began))
         await self._sources.stop()
         await self._admin.stop()
         await self._plane.stop()
@@ -90,8 +100,9 @@ class App:
         signals.on_hangup(self._on_hangup)
 
     async def run_until_signalled(self) -> None:
-        """Serve until a signal, then stop gracefully."""
-        await self._stop.wait()
+        """Serve until a signal, or until another process has taken over, then stop gracefully.
+        Raises ListenError if the listeners are lost."""
+        await self._succession.until_over(self._stop)
         log.info("stopping: requests under way get %g s", self._grace_period)
         await self.stop()
 

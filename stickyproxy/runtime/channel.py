@@ -79,6 +79,8 @@ class Drain:
     """Let requests under way finish for up to ``grace`` seconds, and end."""
 
     grace: float
+    patience: float = 0.0
+    """Seconds for which idle connections are not closed: see ``ClientServer.drain``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,10 +119,10 @@ class DataPlane:
         """Serve clients that connect to these listeners, and to no others, from now on."""
         self.server.accept_on(listeners)
 
-    async def drain(self, grace: float) -> None:
+    async def drain(self, grace: float, patience: float = 0.0) -> None:
         """Accept nothing more and let requests under way finish for ``grace`` seconds. Snapshots
-        are followed meanwhile."""
-        cut = await self.server.drain(grace)
+        are followed meanwhile. ``patience``: see ``ClientServer.drain``."""
+        cut = await self.server.drain(grace, patience)
         if cut:
             log.warning("%d connections did not finish within %g s and were cut", cut, grace)
 

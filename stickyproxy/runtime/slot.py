@@ -75,10 +75,11 @@ class WorkerSlot:
             self._in_step.clear()
             self._news.set()
 
-    def drain(self, grace: float) -> None:
-        """Let requests under way finish for up to ``grace`` seconds, and start no other worker."""
+    def drain(self, grace: float, patience: float = 0.0) -> None:
+        """Let requests under way finish for up to ``grace`` seconds, and start no other worker.
+        ``patience``: see ``Drain``."""
         self._draining.set()
-        self.tell("drain", encoded(Drain(grace)))
+        self.tell("drain", encoded(Drain(grace, patience)))
 
     def kill(self) -> None:
         """End its worker at once."""

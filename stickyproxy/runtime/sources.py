@@ -63,12 +63,13 @@ class Providers:
             task = asyncio.create_task(_keep_running(provider), name=f"provider {provider.name}")
             self._tasks.append(task)
 
-    async def ready(self, seconds: float) -> None:
-        """Wait until every one has published, but not for longer than that."""
+    async def ready(self, seconds: float) -> bool:
+        """Wait until every one has published, but not for longer than that; returns whether."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 for provider in self._providers:
                     await provider.ready.wait()
+        return all(provider.ready.is_set() for provider in self._providers)
 
     def troubles(self) -> dict[str, str]:
         """Why sources cannot be reached, by name of the provider."""
@@ -145,9 +146,10 @@ class Sources:
         """Begin to publish."""
         self._providers.start()
 
-    async def ready(self) -> None:
-        """Wait for a first snapshot of every provider, for a while."""
-        await self._providers.ready(FIRST_SNAPSHOT_SECONDS)
+    async def ready(self) -> bool:
+        """Wait for a first snapshot of every provider, for a while; returns whether they are
+        there."""
+        return await self._providers.ready(FIRST_SNAPSHOT_SECONDS)
 
     def troubles(self) -> dict[str, str]:
         """Why sources cannot be reached, by name of the provider."""

@@ -17,6 +17,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,6 +46,7 @@ from stickyproxy.runtime.channel import (
 from stickyproxy.runtime.data_plane import open_access_log
 from stickyproxy.runtime.slot import WorkerSlot
 from stickyproxy.runtime.sources import Sources, waiting_for
+from stickyproxy.runtime.succession import Succession, delivered, first_of
 
 log = logging.getLogger("stickyproxy")
 
@@ -102,6 +104,7 @@ class Supervisor:
             )
         )
         self._listeners = Listeners()
+        self._succession = Succession(settings)
         self._workers = workers
         self._slots: list[WorkerSlot] = []
         self._filling: list[asyncio.Task[None]] = []
@@ -121,26 +124,33 @@ class Supervisor:
         Raises ListenError."""
         self._sources.start()
         try:
+            await self._succession.begin(self._workers)
             if self.config.admin is not None:
-                await self._admin.start(self.config.admin)
-            await self._sources.ready()
-            self._listeners = await Listeners.open(self.config.listeners, self._workers)
+                await self._admin.start(self.config.admin, await self._succession.admin_sockets())
+            self._succession.check(ready=await self._sources.ready())
+            self._listeners = await self._succession.open()
         except StickyproxyError:
             await self.stop(grace=0)
             raise
         self._start_workers()
         self._sources.watch()
-        await _first_of(self._all_accept, self._stop)
-        return self._listeners.names
+        names = self._listeners.names
+        await first_of(self._all_accept, self._stop)
+        if self._all_accept.is_set():
+            self._succession.accepting(self._listeners)
+        return names
 
     async def stop(self, grace: float | None = None) -> None:
         """Stop accepting, let requests under way finish for ``grace`` seconds (the configured
         grace period by default), then end."""
         if grace is None:
             grace = self._grace_period
-        self._listeners.close()
+        ports = await self._succession.end(self._listeners)
+        if self._succession.succeeded:
+            await self._admin.stop()  # it is our successor who is asked now
+        began = time.monotonic()
         for slot in self._slots:
-            slot.drain(grace)
+            slot.drain(grace, self._succession.patience)
         if self._filling:
             _, stragglers = await asyncio.wait(self._filling, timeout=grace + STRAGGLER_SECONDS)
             if stragglers:
@@ -148,6 +158,7 @@ class Supervisor:
             for slot in self._slots:
                 slot.kill()
             await asyncio.gather(*self._filling)
+        await delivered(ports, grace - (time.monotonic() - began))
         await self._sources.stop()
         await self._admin.stop()
 
@@ -158,8 +169,9 @@ class Supervisor:
         signals.on_hangup(self._on_hangup)
 
     async def run_until_signalled(self) -> None:
-        """Serve until a signal, then stop gracefully."""
-        await self._stop.wait()
+        """Serve until a signal, or until another process has taken over, then stop gracefully.
+        Raises ListenError if the listeners are lost."""
+        await self._succession.until_over(self._stop)
         log.info("stopping: requests under way get %g s", self._grace_period)
         await self.stop()
 
@@ -184,13 +196,15 @@ class Supervisor:
             self._filling.append(task)
 
     def _share_out(self) -> None:
-        """Let each worker accept on its own share of the listeners, and those that are running also
-        on the shares of those that are not."""
+        """Let each worker accept on its own shares of the listeners, and those that are running
+        also on the shares of those that are not. A worker has one share, or several if more sockets
+        were taken over than there are workers."""
+        shares = range(len(self._listeners.shares))
         working = [slot for slot in self._slots if slot.accepting]
-        vacant = [share for share, slot in enumerate(self._slots) if not slot.accepting]
-        for share, slot in enumerate(self._slots):
+        vacant = [share for share in shares if not self._slots[share % self._workers].accepting]
+        for number, slot in enumerate(self._slots):
             extra = vacant[working.index(slot) :: len(working)] if slot.accepting else []
-            slot.tell("accept", encoded(Accept((share, *extra))))
+            slot.tell("accept", encoded(Accept((*shares[number :: self._workers], *extra))))
         if not vacant:
             self._all_accept.set()
 
@@ -243,11 +257,3 @@ class Supervisor:
         for slot in self._slots:
             slot.kill()
         os._exit(status)
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    """Wait until one of them is set."""
-    waiting = [asyncio.create_task(event.wait()) for event in events]
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()

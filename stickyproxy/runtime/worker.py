@@ -60,6 +60,7 @@ class Worker:
         ]
         self._channel = channel
         self._grace = begin.proxy.grace_period
+        self._patience = 0.0
         self._heartbeat = begin.proxy.worker_timeout / BEATS
         self._stop = asyncio.Event()
         self._status = 0
@@ -77,7 +78,7 @@ class Worker:
         for sock in self._sockets.values():
             sock.close()
         self._channel.send(Leaving())
-        await self._plane.drain(self._grace)
+        await self._plane.drain(self._grace, self._patience)
         following.cancel()
         beating.cancel()
         await asyncio.gather(following, beating, return_exceptions=True)
@@ -112,8 +113,8 @@ class Worker:
                 self._channel.send(Accepting())
             case ReopenLog():
                 self._reopen_log()
-            case Drain(grace):
-                self._grace = grace
+            case Drain(grace, patience):
+                self._grace, self._patience = grace, patience
                 self._stop.set()
 
     def _on_health_changed(self) -> None:

@@ -39,14 +39,16 @@ class Output:
         self._news = asyncio.Event()
         self.reading = asyncio.create_task(self._read(stream), name="output of a program")
 
-    async def says(self, pattern: str) -> re.Match[str]:
-        """Wait for the pattern; the next call searches behind what was found."""
+    async def says(self, pattern: str, *, anywhere: bool = False) -> re.Match[str]:
+        """Wait for the pattern; the next call searches behind what was found. ``anywhere``: it may
+        also be before that."""
         try:
             async with asyncio.timeout(TIMEOUT):
                 while True:
-                    match = re.compile(pattern, re.MULTILINE).search(self.text, self._searched)
+                    start = 0 if anywhere else self._searched
+                    match = re.compile(pattern, re.MULTILINE).search(self.text, start)
                     if match is not None:
-                        self._searched = match.end()
+                        self._searched = max(self._searched, match.end())
                         return match
                     assert not self.reading.done(), f"{pattern!r} is not in {self.text!r}"
                     self._news.clear()

@@ -90,10 +90,8 @@ class TestExample:
     def test_what_is_commented_out_is_the_default(self, table: str) -> None:
         keys = example_keys(table)
         for without in {
-            "secret",
-            "secret_file",
-            "response_idle_timeout",
-            "upgrade_idle_timeout",
+            *("secret", "secret_file", "handover", "keeper"),
+            *("response_idle_timeout", "upgrade_idle_timeout"),
         } & keys.keys():
             del keys[without]  # has no default
         text = f"[{table}]\n" + "\n".join(f"{key} = {value}" for key, value in keys.items())

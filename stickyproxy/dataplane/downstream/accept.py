@@ -47,14 +47,14 @@ class Server:
         for listener in self._listeners - before:
             loop.add_reader(listener.sock.fileno(), self._accept, listener)
 
-    async def drain(self, grace: float) -> int:
+    async def drain(self, grace: float, patience: float = 0.0) -> int:
         """Stop accepting and let requests under way finish for up to ``grace`` seconds. Returns
-        how many connections had to be cut."""
+        how many connections had to be cut. ``patience``: see ``ClientServer.drain``."""
         self.accept_on(())
         await asyncio.gather(*self._connecting, return_exceptions=True)
         try:
             async with asyncio.timeout(grace):
-                await self._clients.drain()
+                await self._clients.drain(min(patience, grace / 2))
         except TimeoutError:
             cut = len(self._clients.connections)
             self._clients.abort()

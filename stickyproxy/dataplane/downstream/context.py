@@ -29,6 +29,7 @@ class Context:
         "limits",
         "loop",
         "parser_options",
+        "patient",
         "refuse",
         "serve",
         "trusted_proxies",
@@ -51,6 +52,8 @@ class Context:
         self.loop = asyncio.get_running_loop()
         self.draining = False
         """Connections close as soon as they can."""
+        self.patient = False
+        """While draining, an idle connection is left to its next request."""
         self.parser_options: dict[str, Any] = {
             "auto_decompress": False,
             "max_line_size": limits.max_head_line - TARGET_LIMIT_IS_LOWER_BY,

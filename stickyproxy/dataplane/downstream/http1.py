@@ -302,7 +302,7 @@ class ClientConnection(RequestHandler):
         if self._ahead.data:
             if not self.writing_paused:  # else resume_writing sees to it
                 self._wait_for_turn()
-        elif self.draining:
+        elif self.draining and not self._context.patient:
             self._close_transport()
         elif self._ahead.paused:
             self._ahead.read_on()
@@ -455,9 +455,9 @@ class ClientConnection(RequestHandler):
             self.abort()
 
     def start_draining(self) -> None:
-        """Close now if idle, else after the request that is being served."""
+        """Close now if idle and nobody is patient, else after the request that is being served."""
         self.draining = True
-        if self._phase is _HEAD and not self._ahead.data:
+        if self._phase is _HEAD and not (self._ahead.data or self._context.patient):
             self._close_transport()
 
     def shed(self) -> bool:

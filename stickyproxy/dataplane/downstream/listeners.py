@@ -1,26 +1,19 @@
-"""Listeners: open their sockets, and close them. ``accept`` does what comes between."""
+"""Listeners: open their sockets or take them over, and close them. ``accept`` does what comes
+between."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import itertools
 import os
 import socket
-import stat
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
-from stickyproxy.base.addresses import Address, join_host_port
+from stickyproxy.base.addresses import join_host_port
 from stickyproxy.base.errors import ListenError
+from stickyproxy.base.listening import Group, open_groups, widen
 from stickyproxy.model.listener import ListenerSpec
-
-BACKLOG = 4096
-"""Connections that wait in the kernel to be accepted; it allows net.core.somaxconn at most."""
-
-
-_NO_SUCH_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class Listener(NamedTuple):
@@ -31,7 +24,8 @@ class Listener(NamedTuple):
 
 
 class Listeners:
-    """The open sockets of all listeners, in as many shares as there are processes that accept.
+    """The open sockets of all listeners, in shares for the processes that accept: one for each
+    process, or more if more sockets were taken over than there are processes now.
 
     Each share has a TCP socket of its own (SO_REUSEPORT), so that the kernel deals connections
     out to the processes; a unix socket is the same one in all shares. One process keeps
@@ -42,108 +36,85 @@ class Listeners:
         self.names: list[str] = []
         """The addresses as bound."""
         self.shares: list[list[Listener]] = []
+        self.groups: dict[str, list[Group]] = {}
+        """By address as configured: the sockets of each socket address that it stands for."""
         self._files: dict[str, int] = {}
-        """Unix sockets that we made, and their inodes."""
+        """Unix sockets that we made or took over, and their inodes."""
 
     @classmethod
-    async def open(cls, specs: Iterable[ListenerSpec], shares: int = 1) -> Listeners:
-        """Listen. Raises ListenError, with nothing left open."""
+    async def open(
+        cls,
+        specs: Iterable[ListenerSpec],
+        shares: int = 1,
+        taken: Mapping[str, list[Group]] | None = None,
+        *,
+        shareable: bool = False,
+        exclusive: bool = True,
+    ) -> Listeners:
+        """Listen, on what was ``taken`` over as far as that goes; for the rest ``shareable`` and
+        ``exclusive`` are as for ``open_groups``. Raises ListenError, with nothing left open of
+        what was not taken over."""
         listeners = cls()
-        listeners.shares = [[] for _ in range(shares)]
+        given = taken or {}
+        specs = tuple(specs)
         try:
             for spec in specs:
-                await listeners._add(spec)
+                name = str(spec.address)
+                groups = given.get(name)
+                if groups:
+                    for group in groups:
+                        widen(group, shares)
+                else:
+                    groups = await asyncio.to_thread(
+                        open_groups,
+                        *(spec.address, shares),
+                        shareable=shareable,
+                        exclusive=exclusive,
+                    )
+                listeners._add(spec, groups)
         except ListenError:
             listeners.close()
             raise
+        listeners._deal(specs, shares)
         return listeners
 
-    async def _add(self, spec: ListenerSpec) -> None:
-        address = spec.address
-        for copies in await _open(address, len(self.shares)):
-            self.names.append(_name(copies[0].getsockname()))
-            for share, sock in zip(self.shares, copies, strict=True):
-                share.append(Listener(spec, sock))
-        if address.path is not None:
-            self._files[address.path] = os.stat(address.path).st_ino
+    def _add(self, spec: ListenerSpec, groups: list[Group]) -> None:
+        self.groups[str(spec.address)] = groups
+        self.names += [_name(group[0].getsockname()) for group in groups]
+        if (path := spec.address.path) is not None:
+            self._files[path] = os.stat(path).st_ino
+
+    def _deal(self, specs: Iterable[ListenerSpec], shares: int) -> None:
+        """Every socket is in a share, and every share has a socket of every group."""
+        every = [group for groups in self.groups.values() for group in groups]
+        shares = max(shares, *(len(group) for group in every)) if every else shares
+        self.shares = [
+            [
+                Listener(spec, group[number % len(group)])
+                for spec in specs
+                for group in self.groups[str(spec.address)]
+            ]
+            for number in range(shares)
+        ]
+
+    def leave(self) -> None:
+        """Close what this process has of them: others have them too."""
+        for groups in self.groups.values():
+            for group in groups:
+                for sock in group:
+                    sock.close()
+        self.groups.clear()
+        self.shares = [[] for _ in self.shares]
+        self._files.clear()
 
     def close(self) -> None:
         """Close what this process has of them, and remove the files of unix sockets."""
-        for share in self.shares:
-            for listener in share:
-                listener.sock.close()
-            share.clear()
-        for path, inode in self._files.items():
+        files = dict(self._files)
+        self.leave()
+        for path, inode in files.items():
             with contextlib.suppress(OSError):  # another process was faster
                 if os.stat(path).st_ino == inode:
                     os.unlink(path)
-        self._files.clear()
-
-
-async def _open(address: Address, shares: int) -> list[list[socket.socket]]:
-    """For each socket address that an address stands for (several if it is a name or all
-    interfaces), the sockets that listen on it: one for each share."""
-    try:
-        if address.path is not None:
-            _remove_stale_socket(address.path)
-            return [[_listening(_bound(socket.AF_UNIX, address.path))] * shares]
-        found = await asyncio.get_running_loop().getaddrinfo(
-            address.host, address.port or 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        opened: list[list[socket.socket]] = []
-        for family, _, _, _, sockaddr in sorted(dict.fromkeys(found)):  # IPv4 first
-            try:
-                opened.append(_open_tcp(family, sockaddr, shares))
-            except OSError as error:
-                if opened and address.host is None and error.errno in _NO_SUCH_FAMILY:
-                    continue  # "all interfaces" of a machine without IPv6
-                for sock in itertools.chain.from_iterable(opened):
-                    sock.close()
-                raise
-        return opened
-    except OSError as error:
-        raise ListenError(_why_not(address, error)) from error
-
-
-def _open_tcp(family: int, sockaddr: Any, shares: int) -> list[socket.socket]:
-    """Sockets that share an address."""
-    # The first one does not share: with SO_REUSEPORT alone, another proxy that listens there would
-    # go unnoticed and take half of our connections.
-    first = _bound(family, sockaddr)
-    if shares == 1:
-        return [_listening(first)]
-    with first, contextlib.ExitStack() as opened:
-        sockaddr = first.getsockname()  # port 0 has become one
-        bound = [opened.enter_context(_bound(family, sockaddr, shared=True)) for _ in range(shares)]
-        sockets = [_listening(sock) for sock in bound]
-        opened.pop_all()  # they stay open
-        return sockets
-
-
-def _bound(family: int, sockaddr: Any, *, shared: bool = False) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if family != socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(sockaddr)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _listening(sock: socket.socket) -> socket.socket:
-    try:
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 def _name(sockname: object) -> str:
@@ -151,30 +122,3 @@ def _name(sockname: object) -> str:
         host, port = sockname[:2]
         return join_host_port(host, port)
     return f"unix:{sockname.decode() if isinstance(sockname, bytes) else sockname}"
-
-
-def _remove_stale_socket(path: str) -> None:
-    """A socket file that a killed process left behind is in the way. Anything else is kept, and
-    so is a socket that a process listens on."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-    except OSError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        except OSError:
-            return
-
-
-def _why_not(address: Address, error: OSError) -> str:
-    reasons = {
-        errno.EADDRINUSE: "another program listens there; stop it, or choose another port",
-        errno.EACCES: "not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE",
-        errno.EADDRNOTAVAIL: "this machine has no such address",
-    }
-    reason = reasons.get(error.errno or 0, error.strerror or str(error))
-    return f"cannot listen on {address}: {reason}"

@@ -5,6 +5,7 @@ they are drained."""
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import cast
 
 from aiohttp import web
@@ -54,12 +55,31 @@ class ClientServer(web.Server):
         """Close idle connections, for lack of file descriptors; returns how many."""
         return sum(connection.shed() for connection in self._ours())
 
-    async def drain(self) -> None:
-        """Close idle connections now and busy ones after their response; returns when
-        none is left."""
+    async def drain(self, patience: float = 0.0) -> None:
+        """Close idle connections now and busy ones after their response; returns when none is
+        left.
+
+        A client may send its next request in the moment in which its connection is closed, and
+        has to find out by itself that nobody read it. If there is somebody who accepts new
+        connections, closing need not be sudden: for ``patience`` seconds idle connections stay
+        open, and the response to the next request on each says that it is the last one.
+        """
         self._context.draining = True
+        if patience > 0:
+            self._context.patient = True
+            self._start_draining()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._until_empty()
+            self._context.patient = False
+        self._start_draining()
+        await self._until_empty()
+
+    def _start_draining(self) -> None:
         for connection in self._ours():
             connection.start_draining()
+
+    async def _until_empty(self) -> None:
         while self.connections:
             self._empty.clear()
             await self._empty.wait()

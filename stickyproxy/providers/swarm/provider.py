@@ -63,6 +63,8 @@ class SwarmProvider:
         self._view: View | None = None
         self._reported: tuple[Problem, ...] = ()
         """Problems of the planners that have been published."""
+        self._joined = False
+        """Networks were joined at the last step."""
         self._woken = asyncio.Event()
         self._contact = Contact(self.name, "the engine", Backoff(*BACKOFF, jitter=0.5))
         self._last_change = 0.0
@@ -81,7 +83,8 @@ class SwarmProvider:
         try:
             while True:
                 pause = await self._step(thread)
-                if self._reading is not None:
+                # What is on a network that was joined just now is in the next reading.
+                if self._reading is not None and not self._joined:
                     self.ready.set()
                 self._woken.clear()
                 with suppress(TimeoutError):
@@ -150,10 +153,12 @@ class SwarmProvider:
         connectors = self._connectors.plan(*planned)
         if self._problems() != self._reported:
             self._tell()
+        self._joined = False
         if change is not None:
             log.info("swarm: %s", change)
             try:
                 await thread.run(lambda: self._engine.apply(change, view.location))
+                self._joined = bool(change.connect)
             except ProviderError as error:
                 self._planner.failed(change, str(error), time.monotonic())
                 self._tell()
