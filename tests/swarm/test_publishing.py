@@ -126,7 +126,7 @@ def test_a_network_is_joined_by_the_service_if_asked_for(swarm: Swarm) -> None:
     network = node.api("/networks/plain")["Id"]
     assert network in {each["Target"] for each in template["Networks"]}
     names = {each["Spec"]["Name"] for each in node.api("/services")}
-    assert names == {"stickyproxy_proxy", "shop"}
+    assert names == {"stickyproxy_proxy", "stickyproxy_keeper", "shop"}
 
 
 def test_the_virtual_address_as_the_only_endpoint(deployed: Swarm) -> None:
