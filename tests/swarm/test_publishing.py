@@ -25,13 +25,17 @@ from tests.swarm.stage import (
 )
 
 
-def _proxy(swarm: Swarm) -> str:
-    """The container of the proxy."""
-    found = swarm.manager.docker(
+def _proxies(swarm: Swarm) -> list[str]:
+    """The containers of the proxy: two, for a moment, while one is being replaced."""
+    return swarm.manager.docker(
         "ps", "-q", "--filter", "label=com.docker.swarm.service.name=stickyproxy_proxy"
     ).split()
-    assert len(found) == 1, f"{len(found)} proxies run"
-    return found[0]
+
+
+def _proxy(swarm: Swarm) -> str:
+    """The container of the proxy."""
+    [found] = _proxies(swarm)
+    return found
 
 
 def _services(swarm: Swarm, *options: str) -> str:
@@ -121,7 +125,10 @@ def test_a_network_is_joined_by_the_service_if_asked_for(swarm: Swarm) -> None:
     node.docker("network", "create", "-d", "overlay", "plain")
     create_demo(node, "hosts=plain.local", "port=8080", name="shop", replicas=2, network="plain")
     published(swarm, host="plain.local", within=120)
-    assert _proxy(swarm) != before
+    # It starts before the one that it replaces ends.
+    eventually(
+        "the proxy is another one", lambda: len(now := _proxies(swarm)) == 1 and now != [before]
+    )
     template = node.api("/services/stickyproxy_proxy")["Spec"]["TaskTemplate"]
     network = node.api("/networks/plain")["Id"]
     assert network in {each["Target"] for each in template["Networks"]}
