@@ -13,8 +13,10 @@ from stickyproxy.base.errors import ListenError
 from stickyproxy.base.listening import Group
 from stickyproxy.handover import wire
 
-ANSWER_SECONDS = 3.0
-"""How long who holds the listeners may take to answer; then it is taken for frozen."""
+ANSWER_SECONDS = 10.0
+"""How long who holds the listeners may take to answer; then it is taken for frozen. Long, because
+one that is only busy must not be: it would be served beside, and on a port of the system's choice
+nobody would come to its successor. One that is frozen serves nobody while we wait."""
 LOOK_SECONDS = 0.1
 """Pause before a keeper that is not there is looked for again."""
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -61,8 +62,12 @@ async def files() -> AsyncIterator[str]:
                 await writer.drain()
         writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
         yield join_host_port(*server.sockets[0].getsockname()[:2])
+    finally:
+        # Not waiting for connections: after a test that failed, a proxy may still hold some.
+        server.close()
 
 
 class Proxies:
@@ -102,7 +107,8 @@ async def proxies(start: StartProgram, tmp_path: Path) -> AsyncIterator[Proxies]
 
 
 class Load:
-    """Clients that ask all the time, on connections of their own and on kept ones."""
+    """Clients that ask all the time, on connections of their own and on kept ones, until the end
+    of the test at the latest."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -116,6 +122,13 @@ class Load:
         self._over.set()
         async with asyncio.timeout(TIMEOUT):
             await asyncio.gather(*self._tasks)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for task in self._tasks:
+            task.cancel()
 
     async def _fresh(self) -> None:
         while not self._over.is_set():
@@ -151,14 +164,14 @@ async def test_no_client_notices_an_upgrade(proxies: Proxies, workers: Sequence[
     writer.write(get("/big", host="demo.local"))
     head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
-    load = Load(port)
-    for count in others:
-        program, same_port = await proxies.next(count)
-        assert same_port == port
-        ended.append(program)
-        await all_are_answered(port)
-    await load.end()
-    assert load.answers > 0
+    with Load(port) as load:
+        for count in others:
+            program, same_port = await proxies.next(count)
+            assert same_port == port
+            ended.append(program)
+            await all_are_answered(port)
+        await load.end()
+        assert load.answers > 0
     async with asyncio.timeout(TIMEOUT):
         body = await reader.readexactly(SIZE)
     assert body == b"x" * SIZE
@@ -251,22 +264,22 @@ async def test_a_successor_that_cannot_start_changes_nothing(
     proxies: Proxies, start: StartProgram
 ) -> None:
     old, port = await proxies.next()
-    load = Load(port)
-    bad = proxies.folder / "bad.toml"
-    bad.write_text("[proxy]\nnonsense = 1\n")
-    program = await start("serve", "--config", bad)
-    assert await program.ended() == 1
-    # This one gets the listeners, and then fails.
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        another = f'[[listeners]]\naddress = "127.0.0.1:{taken.getsockname()[1]}"'
-        program = await proxies.launch(1, another)
+    with Load(port) as load:
+        bad = proxies.folder / "bad.toml"
+        bad.write_text("[proxy]\nnonsense = 1\n")
+        program = await start("serve", "--config", bad)
         assert await program.ended() == 1
-        assert "another program listens there" in program.err.text
-    await old.err.says("has ended; serving goes on")
-    await all_are_answered(port)
-    _, same_port = await proxies.next()
-    assert same_port == port
-    await load.end()
+        # This one gets the listeners, and then fails.
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            another = f'[[listeners]]\naddress = "127.0.0.1:{taken.getsockname()[1]}"'
+            program = await proxies.launch(1, another)
+            assert await program.ended() == 1
+            assert "another program listens there" in program.err.text
+        await old.err.says("has ended; serving goes on")
+        await all_are_answered(port)
+        _, same_port = await proxies.next()
+        assert same_port == port
+        await load.end()
     assert await old.ended() == 0
 
 
