@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stickyproxy.base.addresses import Address
+from stickyproxy.model.tls import ListenerTls
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +18,9 @@ class ListenerSpec:
 
     address: Address
     """Port 0 means any free one."""
+    tls: ListenerTls | None = None
+    """None: clients speak in the clear."""
+    redirect_to_https: int | None = None
+    """Requests are answered with a redirect to this port; None: they are served."""
+    proxy_protocol: bool = False
+    """Trusted peers begin each connection with a header that says for whom it is."""

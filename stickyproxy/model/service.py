@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, Protocol
 
 from stickyproxy.model.target import Target
 from stickyproxy.model.timeouts import Timeouts
+from stickyproxy.model.tls import ClientAuth, UpstreamTls
 
 OptionValue = bool | str | float
 
@@ -91,6 +92,18 @@ class ServiceSpec:
     """What its replicas still get while they are being stopped."""
     timeouts: Timeouts | None = None
     """Those that are its own; None: it has none."""
+    ssl_only: bool = False
+    """Requests in the clear are redirected to https."""
+    ssl_passthrough: bool = False
+    """Its endpoints speak TLS with clients themselves; which service is meant says SNI alone."""
+    hsts: str = ""
+    """Value of Strict-Transport-Security (RFC 6797) in responses over TLS; empty: none."""
+    acme: bool = False
+    """Certificates for its hosts are ordered by ACME."""
+    client_auth: ClientAuth | None = None
+    """Clients of its hosts are asked for a certificate; None: as the listener says."""
+    tls: UpstreamTls | None = None
+    """How its endpoints are spoken to; None: in the clear."""
 
     def __reduce__(self) -> tuple[type[ServiceSpec], tuple[object, ...]]:
         """As for endpoints."""

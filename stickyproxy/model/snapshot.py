@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stickyproxy.model.service import ServiceSpec
+from stickyproxy.model.tls import Certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +42,7 @@ class Snapshot:
     realm: str = ""
     """What all proxies that see these services have in common, e.g. the Swarm's id: pins are
     made from it where no secret is configured."""
+    certificates: tuple[Certificate, ...] = ()
+    """Those that clients are shown."""
+    acme_thumbprints: tuple[str, ...] = ()
+    """Thumbprints (RFC 7638) of ACME accounts: all that it takes to answer http-01."""

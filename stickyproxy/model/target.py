@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stickyproxy.model.tls import UpstreamTls
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -14,6 +16,8 @@ class Target:
     """``host:port``, ``[v6]:port`` or ``unix:/path``."""
     network: str = ""
     """The network whose connector makes them; empty: this process does, by itself."""
+    tls: UpstreamTls | None = None
+    """None: in the clear."""
 
     def __str__(self) -> str:
         return self.address
