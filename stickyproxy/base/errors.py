@@ -6,6 +6,7 @@ StickyproxyError
 ├── ProviderError          a provider's source cannot be queried (engine or controller away)
 ├── BadRequest             a request that is refused before anything is forwarded
 │   └── InvalidHost        its Host field cannot be a host name
+├── NotTls                 what a client began its connection with is no TLS handshake
 ├── ClientStalled          the client neither sent nor took a byte of a body for too long
 ├── OutOfResources         we lack file descriptors, ports or memory: no endpoint's fault
 │   └── NetworkUnavailable the connector of the endpoint's network is missing or silent
@@ -69,6 +70,11 @@ class InvalidHost(BadRequest):
 
     def __init__(self, host: bytes) -> None:
         super().__init__(400, "invalid Host: " + ascii(host[:200])[2:-1])
+
+
+class NotTls(StickyproxyError):
+    """What a client sent first on a TLS listener is no ClientHello; the message says why not, as
+    the end of a sentence about the client."""
 
 
 class ClientStalled(StickyproxyError):

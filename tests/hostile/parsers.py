@@ -27,6 +27,7 @@ with contextlib.suppress(ImportError):
         # What is imported here is what coverage is looked for in.
         with atheris.instrument_imports(include=["stickyproxy"]):
             import stickyproxy.config.load
+            import stickyproxy.dataplane.downstream.clienthello
             import stickyproxy.dataplane.downstream.heads
             import stickyproxy.dataplane.upstream.http1
             import stickyproxy.providers.engine.labels
@@ -36,10 +37,11 @@ import httptools
 from aiohttp import http_parser
 from aiohttp.base_protocol import BaseProtocol
 
-from stickyproxy.base.errors import BadRequest, ConfigError, UpstreamProtocolError
+from stickyproxy.base.errors import BadRequest, ConfigError, NotTls, UpstreamProtocolError
 from stickyproxy.base.hashing import address_key, looks_like_pin, pin, pin_key
 from stickyproxy.config import load as config
 from stickyproxy.dataplane.chunked import ChunkedDecoder, ChunkError
+from stickyproxy.dataplane.downstream import clienthello
 from stickyproxy.dataplane.downstream.heads import HeadReader, Limits
 from stickyproxy.dataplane.downstream.stream import Carrier, Http1Stream
 from stickyproxy.dataplane.upstream.http1 import Expect, ResponseReader
@@ -48,6 +50,7 @@ from stickyproxy.semantics import cookies, headers
 from stickyproxy.semantics.forwarded import TrustedProxies
 from stickyproxy.semantics.request import UNKNOWN, ClientRequest, Peer
 from stickyproxy.semantics.response import ResponseHead
+from tests.hellos import message_of, records, vector
 from tests.scripted import Request
 
 FINDS = Path(__file__).parent / "finds" / "parsers"
@@ -332,6 +335,41 @@ def chunks(data: bytes) -> None:
     assert (theirs.body, theirs.messages) == (ours, 1), data
 
 
+# --- TLS ----------------------------------------------------------------------------------------
+
+
+def client_hello(data: bytes) -> None:
+    """A hello is read, refused or waited for, and what has come of it by then says the same in
+    the end."""
+    whole, refused = _hello(data)
+    if whole is not None and whole.server_name is not None:
+        assert whole.server_name.isprintable()
+        assert whole.server_name == whole.server_name.lower()
+    size = 0
+    while size < len(data):
+        read, early = _hello(data[:size])
+        assert read is None or read == whole, data
+        assert not early or refused, data
+        if read is not None or early:
+            return
+        missing = clienthello.missing_bytes(data[:size])
+        assert missing > 0, data
+        if size + missing > len(data):
+            break
+        size += missing
+    else:
+        return
+    assert whole is None, data
+
+
+def _hello(data: bytes) -> tuple[clienthello.ClientHello | None, bool]:
+    """What was read, and whether it was refused."""
+    try:
+        return clienthello.client_hello(data), False
+    except NotTls:
+        return None, True
+
+
 Target = Callable[[bytes], None]
 TARGETS: dict[str, Target] = {
     "cookies": cookie_header,
@@ -343,6 +381,7 @@ TARGETS: dict[str, Target] = {
     "request": request,
     "answer": answer,
     "chunks": chunks,
+    "client-hello": client_hello,
 }
 
 STALE = b"sp1.000000000000000000000000"
@@ -385,6 +424,12 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "chunks": (
         b"5\r\nhello\r\n0\r\n\r\nGET / HTTP/1.1",
         b"5;a=b\r\nhello\r\n00a;x\r\n0123456789\r\n000\r\nX: y\r\n\r\n",
+    ),
+    "client-hello": (
+        records(message_of(extensions=[(0, vector(2, b"\0" + vector(2, b"a.test")))]), 1 << 14),
+        records(message_of(extensions=[(16, vector(2, vector(1, b"h2")))]), 9),
+        records(message_of(session_id=bytes(32), rest=None), 1 << 14),
+        b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10",
     ),
     "answer": (
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
