@@ -57,6 +57,7 @@ RESERVED = {
         *("admin.pages", "control.controller", "control.server", "providers.controller"),
         "demo.app",
     },
+    "cryptography": {"base.token_tls"},
     "docker": {"providers.engine.client", "providers.docker.engine", "providers.swarm.engine"},
     "mmh3": {"base.hashing"},
     "pydantic": {
