@@ -57,8 +57,8 @@ RESERVED = {
         *("admin.pages", "control.controller", "control.server", "providers.controller"),
         "demo.app",
     },
-    "cryptography": {"base.token_tls"},
     "docker": {"providers.engine.client", "providers.docker.engine", "providers.swarm.engine"},
+    "cryptography": {"base.token_tls", "config.certificates"},
     "mmh3": {"base.hashing"},
     "pydantic": {
         *("config.codec", "config.load", "config.options", "config.tables", "config.values"),

@@ -59,7 +59,9 @@ def snapshot(*names: str) -> Snapshot:
     return Snapshot("swarm", services, (Problem("x", "is odd", fatal=True),), "realm-1")
 
 
-CERTIFICATE = Certificate("secret web.crt", ("a.local",), "the chain", "the private key", 2e9)
+CERTIFICATE = Certificate(
+    "secret web.crt", ("a.local",), "the chain", "the private key", expires=2e9
+)
 
 
 def secretive(name: str = "a") -> Snapshot:
