@@ -13,6 +13,7 @@ from pathlib import Path
 from stickyproxy.admin import pages
 from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
+from stickyproxy.base.token_tls import server_context
 from stickyproxy.config.settings import Config
 from stickyproxy.control.controller import Controller
 from stickyproxy.control.reload import ConfigFile
@@ -149,7 +150,9 @@ class ControllerApp:
         self._providers = Providers(
             replace(settings, docker=None, follow=None), self._controller.publish
         )
-        self._server = ControlServer(self._controller.make_app())
+        self._server = ControlServer(
+            self._controller.make_app(), server_context(settings.controller.token)
+        )
         self._stop = asyncio.Event()
 
     async def start(self) -> str:

@@ -569,7 +569,12 @@ class TestSwarm:
             (
                 "[providers.controller]\ntoken = 'a'\nurl = 'https://c'",
                 "providers.controller.url",
-                'like "http://controller:8082"',
+                "has no port",
+            ),
+            (
+                "[providers.controller]\ntoken = 'a'\nurl = 'controller:8082'",
+                "providers.controller.url",
+                'like "https://controller:8082"',
             ),
             (
                 "[providers.controller]\ntoken = 'a'\nurl = 'http://user:s3cret@c:8082'",
