@@ -87,7 +87,7 @@ class Registry:
         if before == snapshot:
             return
         self._snapshots[snapshot.provider] = snapshot
-        if before is None or (before.services, before.realm) != (snapshot.services, snapshot.realm):
+        if before is None or _routed(before) != _routed(snapshot):
             self._rebuild()
         if self._tells_problems:
             self._report()
@@ -115,7 +115,11 @@ class Registry:
         rekeyed = any(keys[name] != self._keys[name] for name in keys.keys() & self._keys.keys())
         self._keys = keys
         self._proxy.table = builder.build(
-            services, self._make_endpoint, None if rekeyed else old, self.awaited
+            services,
+            self._make_endpoint,
+            None if rekeyed else old,
+            self.awaited,
+            _thumbprints(snapshots),
         )
         if rekeyed:
             for cluster in old.clusters():
@@ -141,3 +145,23 @@ class Registry:
     def _make_endpoint(self, service: str, spec: EndpointSpec) -> Endpoint:
         pin = hashing.pin(self._keys[service], service, spec.id)
         return Endpoint(service, spec, pin, self._pools.pool(spec.target))
+
+
+def _routed(snapshot: Snapshot) -> tuple[object, ...]:
+    """What of a snapshot the routing table is made of."""
+    return snapshot.services, snapshot.realm, snapshot.acme_thumbprints
+
+
+def _thumbprints(snapshots: Iterable[Snapshot]) -> dict[str, str]:
+    """Of the ACME accounts that order for hosts, by host. Whoever publishes both services and a
+    thumbprint, a controller, orders for these services itself; for all others, this process or its
+    supervisor does."""
+    known = {each.provider: each.acme_thumbprints[:1] for each in snapshots}
+    return {
+        host: thumbprint
+        for snapshot in snapshots
+        for thumbprint in known[snapshot.provider] or known.get("acme", ())
+        for service in snapshot.services
+        if service.acme
+        for host in service.hosts
+    }

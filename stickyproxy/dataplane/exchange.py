@@ -252,6 +252,8 @@ class Exchange:
         request = self.request
         assert request is not None
         table = self._proxy.table
+        if table.acme is not None and (said := table.acme.answer(request.host, request.target)):
+            return replies.acme_challenge(said)
         route = table.match(request.host, request.target)
         if route is None:
             return replies.starting(table.awaited) if table.awaited else replies.unknown(request)

@@ -21,6 +21,7 @@ from stickyproxy.semantics.headers import printable
 from stickyproxy.semantics.request import ClientRequest
 
 REASONS = {
+    200: b"OK",
     302: b"Found",
     400: b"Bad Request",
     404: b"Not Found",
@@ -50,10 +51,12 @@ class Reply:
     """Further header lines."""
     last: bool = False
     """Nothing that the client sends after this request can be trusted."""
+    end: bytes = b"\n"
+    """What follows the text."""
 
     def body(self) -> bytes:
         """The text, as it is sent."""
-        return self.text.encode("ascii", "backslashreplace") + b"\n"
+        return self.text.encode("ascii", "backslashreplace") + self.end
 
     def head_fields(self, length: int) -> list[bytes]:
         """The header lines, except those about the request. ``length``: bytes of the body."""
@@ -105,6 +108,11 @@ _SOURCES = {
     "docker": "the Docker engine",
     "controller": "the controller",
 }
+
+
+def acme_challenge(authorization: bytes) -> Reply:
+    """The answer to a challenge of http-01 (RFC 8555 section 8.3)."""
+    return Reply(200, authorization.decode("ascii"), Outcome.ACME, end=b"")
 
 
 def redirect(request: ClientRequest, destination: bytes) -> Reply:

@@ -4,13 +4,13 @@ known of them) of changed ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint
-from stickyproxy.routing.table import Route, RoutingTable
+from stickyproxy.routing.table import AcmeAnswers, Route, RoutingTable
 
 MakeEndpoint = Callable[[str, EndpointSpec], Endpoint]
 
@@ -22,11 +22,15 @@ def build(
     make_endpoint: MakeEndpoint,
     previous: RoutingTable | None,
     awaited: tuple[str, ...] = (),
+    thumbprints: Mapping[str, str] | None = None,
 ) -> RoutingTable:
     """A table for these services. Endpoints and clusters of ``previous`` that did not change are
     taken over; the pools of endpoints that are gone are closed. ``awaited``: the providers whose
-    services are still unknown."""
-    builder = _Builder(make_endpoint, previous, awaited)
+    services are still unknown. ``thumbprints``: of ACME accounts, by the host that
+    they order for."""
+    encoded = {host.encode(): said.encode() for host, said in (thumbprints or {}).items()}
+    acme = AcmeAnswers(encoded) if encoded else None
+    builder = _Builder(make_endpoint, previous, awaited, acme)
     table = builder.build(sorted(services, key=lambda service: service.name))
     builder.retire()
     return table
@@ -38,8 +42,10 @@ class _Builder:
         make_endpoint: MakeEndpoint,
         previous: RoutingTable | None,
         awaited: tuple[str, ...],
+        acme: AcmeAnswers | None,
     ) -> None:
         self._awaited = awaited
+        self._acme = acme
         old = list(previous.clusters()) if previous is not None else []
         self._make_endpoint = make_endpoint
         self._old_clusters = {cluster.name: cluster for cluster in old}
@@ -71,7 +77,7 @@ class _Builder:
 
         default = by_host.pop(DEFAULT_HOST, [])
         hosts_sorted = {host.encode(): longest_first(by_host[host]) for host in sorted(by_host)}
-        return RoutingTable(hosts_sorted, longest_first(default), self._awaited)
+        return RoutingTable(hosts_sorted, longest_first(default), self._awaited, self._acme)
 
     def retire(self) -> None:
         """Close the pools of endpoints that the new table does not use."""

@@ -9,13 +9,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 from stickyproxy.base.errors import InvalidHost
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts
 from stickyproxy.semantics.headers import normalise_host
+
+ACME_PATH = b"/.well-known/acme-challenge/"
+"""Where challenges of http-01 are asked for (RFC 8555 section 8.3)."""
+
+_TOKEN = re.compile(rb"[A-Za-z0-9_-]{1,256}")
+"""A token: base64url (RFC 8555 section 8.1), of a length that no CA exceeds."""
 
 
 class Route:
@@ -67,6 +74,28 @@ class Route:
         return f"<Route {self.host}{self.root.decode()} -> {self.cluster!r}>"
 
 
+class AcmeAnswers:
+    """Answers to challenges of http-01 (RFC 8555 section 8.3), for the hosts that certificates are
+    ordered for. The key authorization is made of the token, which the request brings along, and the
+    thumbprint of the account: so any proxy can answer without having been told of an order."""
+
+    __slots__ = ("_thumbprints",)
+
+    def __init__(self, thumbprints: Mapping[bytes, bytes]) -> None:
+        """``thumbprints``: of the account that orders for a host, by host."""
+        self._thumbprints = thumbprints
+
+    def answer(self, host: bytes, target: bytes) -> bytes | None:
+        """The key authorization that is asked for; None: the request is the application's."""
+        if not target.startswith(ACME_PATH):
+            return None
+        token = target[len(ACME_PATH) :]
+        thumbprint = self._thumbprints.get(normalise_host(host) or b"")
+        if thumbprint is None or not _TOKEN.fullmatch(token):
+            return None
+        return b"%b.%b" % (token, thumbprint)
+
+
 class RoutingTable:
     """Which route serves a host and a target."""
 
@@ -75,10 +104,13 @@ class RoutingTable:
         hosts: dict[bytes, tuple[Route, ...]],
         default: tuple[Route, ...] = (),
         awaited: tuple[str, ...] = (),
+        acme: AcmeAnswers | None = None,
     ) -> None:
         self.awaited = awaited
         """The providers that have not said yet what they know: where there is no route now, there
         may be one soon."""
+        self.acme = acme
+        """None: there are no challenges to answer."""
         self._hosts = {host: hosts[host] for host in hosts if not host.startswith(b"*.")}
         self._wildcards = {host[2:]: hosts[host] for host in hosts if host.startswith(b"*.")}
         """By the part after ``*.``."""
