@@ -7,6 +7,8 @@ StickyproxyError
 ├── BadRequest             a request that is refused before anything is forwarded
 │   └── InvalidHost        its Host field cannot be a host name
 ├── NotTls                 what a client began its connection with is no TLS handshake
+├── HandshakeRefused       its TLS handshake is refused, and an alert says why
+├── BadProxyHeader         a connection does not begin with the PROXY header that it must have
 ├── ClientStalled          the client neither sent nor took a byte of a body for too long
 ├── OutOfResources         we lack file descriptors, ports or memory: no endpoint's fault
 │   └── NetworkUnavailable the connector of the endpoint's network is missing or silent
@@ -75,6 +77,19 @@ class InvalidHost(BadRequest):
 class NotTls(StickyproxyError):
     """What a client sent first on a TLS listener is no ClientHello; the message says why not, as
     the end of a sentence about the client."""
+
+
+class HandshakeRefused(StickyproxyError):
+    """A ClientHello that is not answered but with an alert, a number of RFC 8446 section 6; the
+    message says why, without anything that the client sent."""
+
+    def __init__(self, alert: int, message: str) -> None:
+        self.alert = alert
+        super().__init__(message)
+
+
+class BadProxyHeader(StickyproxyError):
+    """A trusted proxy did not begin its connection with a header of the PROXY protocol."""
 
 
 class ClientStalled(StickyproxyError):

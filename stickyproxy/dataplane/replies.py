@@ -12,22 +12,26 @@ from stickyproxy.base.errors import (
     BadRequest,
     ClientStalled,
     ConnectError,
+    InvalidHost,
     NetworkUnavailable,
     OutOfResources,
     UpstreamTimeout,
 )
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
-from stickyproxy.semantics.headers import printable
+from stickyproxy.routing.table import ACME_PATH
+from stickyproxy.semantics.headers import normalise_host, printable
 from stickyproxy.semantics.request import ClientRequest
 
 REASONS = {
     200: b"OK",
     302: b"Found",
+    308: b"Permanent Redirect",
     400: b"Bad Request",
     404: b"Not Found",
     405: b"Method Not Allowed",
     408: b"Request Timeout",
     414: b"URI Too Long",
+    421: b"Misdirected Request",
     431: b"Request Header Fields Too Large",
     500: b"Internal Server Error",
     501: b"Not Implemented",
@@ -120,6 +124,32 @@ def redirect(request: ClientRequest, destination: bytes) -> Reply:
     location = destination + (b"/" if request.target == b"*" else request.target)
     text = f"moved to {printable(location)}"
     return Reply(302, text, Outcome.REDIRECTED, (b"Location: " + location,))
+
+
+def is_challenge(request: ClientRequest) -> bool:
+    """Whether it asks for the answer to a challenge of http-01 (RFC 8555 section 8.3), which is
+    given in the clear."""
+    return request.target.startswith(ACME_PATH)
+
+
+def to_https(request: ClientRequest, port: int) -> Reply:
+    """The same over TLS. Raises InvalidHost."""
+    host = normalise_host(request.host)
+    if not host:
+        raise InvalidHost(request.host)
+    authority = host if port == 443 else b"%b:%d" % (host, port)
+    target = b"/" if request.target == b"*" else request.target
+    location = b"https://" + authority + target
+    text = f"moved to {printable(location)}"
+    return Reply(308, text, Outcome.REDIRECTED, (b"Location: " + location,))
+
+
+def misdirected(request: ClientRequest) -> BadRequest:
+    """RFC 9110 section 15.5.20: on a connection of its own the client will be asked."""
+    host = printable(request.host)
+    return BadRequest(
+        421, f"{host} asks for client certificates in another way than this connection did"
+    )
 
 
 def no_endpoint(service: str) -> Reply:

@@ -46,6 +46,8 @@ class ProxySettings:
     """How long an idle client connection is kept."""
     head_timeout: float = 15.0
     """How long a client may take to send the head of a request."""
+    handshake_timeout: float = 10.0
+    """How long a client may take from connecting to the end of its TLS handshake."""
     upstream_idle_timeout: float = 4.0
     """How long an idle connection to an endpoint is kept for reuse."""
     probe_new_endpoints: bool = True

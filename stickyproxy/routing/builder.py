@@ -66,7 +66,7 @@ class _Builder:
 
         by_host: dict[str, list[Route]] = {}
         for (host, _), sharing in by_place.items():
-            route = Route(host, sharing[0], self._cluster(tuple(sharing)))
+            route = Route(host, sharing, self._cluster(tuple(sharing)))
             by_host.setdefault(host, []).append(route)
         for service in services:
             for source, destination in service.redirects:

@@ -16,8 +16,10 @@ from stickyproxy.control.health import Health
 from stickyproxy.control.newcomers import Newcomers
 from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.access_log import AccessLog
+from stickyproxy.dataplane.admission import Admission
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.accept import Server
+from stickyproxy.dataplane.downstream.certificates import Certificates
 from stickyproxy.dataplane.downstream.heads import Limits
 from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.dataplane.downstream.server import ClientServer
@@ -90,15 +92,25 @@ class DataPlane:
             tells_problems=tells_problems,
             rebuilt=self._newcomers.look if self._newcomers else lambda: None,
         )
+        trusted_proxies = TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix)
         self._clients = ClientServer(
             partial(Exchange, self.proxy),
             self.proxy.refuse,
             _limits(proxy),
-            TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix),
+            trusted_proxies,
             turns=turns,
             descriptors=descriptors,
         )
-        self.server = Server(self._clients, descriptors)
+        self.certificates = Certificates()
+        self.server = Server(
+            self._clients,
+            descriptors,
+            turns,
+            admission=Admission(self.proxy),
+            certificates=self.certificates,
+            trusted_proxies=trusted_proxies,
+            handshake_timeout=proxy.handshake_timeout,
+        )
 
     @property
     def down(self) -> frozenset[EndpointKey]:
@@ -117,6 +129,8 @@ class DataPlane:
 
     def accept_on(self, listeners: Iterable[Listener]) -> None:
         """Serve clients that connect to these listeners, and to no others, from now on."""
+        listeners = tuple(listeners)
+        self.proxy.https_port = _https_port(listeners)
         self.server.accept_on(listeners)
 
     async def drain(self, grace: float, patience: float = 0.0) -> None:
@@ -145,6 +159,16 @@ class DataPlane:
 def open_access_log(settings: AccessLogSettings) -> AccessLog | None:
     """None if it is off. Raises ListenError."""
     return None if settings.format == "off" else AccessLog(settings.format, settings.path)
+
+
+def _https_port(listeners: Iterable[Listener]) -> int:
+    """Where TLS is spoken here; 443 if it is not, because then somebody in front of us may."""
+    ports = [
+        listener.spec.address.port or listener.sock.getsockname()[1]
+        for listener in listeners
+        if listener.spec.tls is not None and listener.spec.address.path is None
+    ]
+    return 443 if 443 in ports or not ports else ports[0]
 
 
 def _limits(settings: ProxySettings) -> Limits:
