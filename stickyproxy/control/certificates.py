@@ -13,8 +13,8 @@ from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.model.tls import Certificate
 
-_FILES, _ACME = "certificates", "acme"
-"""Names of the providers of which one comes before, the other after all others."""
+_SERVICES, _FILES, _ACME = "static", "certificates", "acme"
+"""Names of providers."""
 
 
 def preferred(snapshots: Iterable[Snapshot], now: float) -> list[Certificate]:
@@ -45,7 +45,9 @@ def problems(snapshots: Iterable[Snapshot], now: float) -> Iterator[Problem]:
 
 def mismatches(snapshots: Sequence[Snapshot]) -> Iterator[Problem]:
     """Hosts without a certificate, and certificates in files without a host. Neither is an error:
-    not every host has to be served over TLS."""
+    not every host has to be served over TLS. Nothing is missing before the file has been read."""
+    if not {_SERVICES, _FILES} <= {snapshot.provider for snapshot in snapshots}:
+        return
     services = [service for snapshot in snapshots for service in snapshot.services]
     shown = list(_shown(snapshots))
     certified = {host for _, certificate in shown for host in certificate.hosts}

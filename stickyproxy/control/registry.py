@@ -169,14 +169,14 @@ class Registry:
         found += certificates.problems(snapshots, time.time())
         if self._has_tls and not self.awaited:
             found += certificates.mismatches(snapshots)
-        new = tuple(dict.fromkeys(found))
+        new, before = dict.fromkeys(found), dict.fromkeys(self.problems)
         for problem in new:
-            if problem not in self.problems:
+            if problem not in before:
                 log.log(logging.ERROR if problem.fatal else logging.WARNING, "%s", problem)
-        for problem in self.problems:
+        for problem in before:
             if problem not in new:
                 log.info("resolved: %s", problem)
-        self.problems = new
+        self.problems = tuple(new)
 
     def _make_endpoint(self, service: str, spec: EndpointSpec) -> Endpoint:
         pin = hashing.pin(self._keys[service], service, spec.id)
