@@ -24,8 +24,8 @@ def add(commands: Commands) -> None:
         "check",
         help="check a configuration file",
         description="Print the routing table that the file stands for, and warnings of what cannot "
-        "have been meant; or every error in it. Errors in the files of certificates are shown too. "
-        "Exit status 1 if there is an error.",
+        "have been meant; or every error in it (exit status 1). The files of its certificates are "
+        "read, and an error in one of them ends with exit status 1 too.",
     )
     add_config(parser)
     parser.set_defaults(command=check)

@@ -73,7 +73,7 @@ def rows(
 
 
 def _certificate_row(name: str, problems: Sequence[Problem]) -> Json:
-    state = "wrong" if any(problem.fatal for problem in problems) else "usable"
+    state = "refused" if any(problem.fatal for problem in problems) else "usable"
     return {
         "service": f"(certificate {name})",
         "state": state,
