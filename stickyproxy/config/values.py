@@ -132,6 +132,10 @@ def file(value: object) -> str:
     return path
 
 
+def pem_file(value: object) -> str:
+    return visible_text(value, "/etc/ssl/shop.example.pem")
+
+
 def cache_file(value: object) -> str:
     return visible_text(value, "/var/lib/stickyproxy/snapshot.json")
 

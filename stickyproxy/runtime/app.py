@@ -20,7 +20,7 @@ from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
-from stickyproxy.runtime.sources import Providers, Sources, names, waiting_for
+from stickyproxy.runtime.sources import Providers, Sources, has_tls, names, waiting_for
 from stickyproxy.runtime.succession import Succession, delivered
 
 log = logging.getLogger("stickyproxy")
@@ -41,7 +41,7 @@ class App:
         self._server = self._plane.server
         self._listeners = Listeners()
         self._succession = Succession(settings)
-        self._sources = Sources(settings, file, self.registry.publish)
+        self._sources = Sources(settings, file, self.registry.publish, review=self.registry.review)
         self._admin = ControlServer(
             pages.make_app(self.registry, self.proxy, self._sources.troubles, self._unready)
         )
@@ -139,6 +139,7 @@ class ControllerApp:
             )
         others = {
             "[[services]]": settings.services,
+            "[[certificates]]": settings.certificates,
             "[providers.docker]": settings.docker,
             "[providers.controller]": settings.follow,
             "[admin]": settings.admin,
@@ -187,7 +188,9 @@ class ControllerApp:
 def plane_settings(settings: Config) -> PlaneSettings:
     """The part of a configuration that is the data plane's."""
     info = None if settings.proxy.hide_info_headers else _proxy_info()
-    return PlaneSettings(settings.proxy, settings.access_log, info, names(settings))
+    return PlaneSettings(
+        settings.proxy, settings.access_log, info, names(settings), has_tls=has_tls(settings)
+    )
 
 
 def _proxy_info() -> bytes:

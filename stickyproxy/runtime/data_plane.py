@@ -43,6 +43,8 @@ class PlaneSettings:
     """Header lines that are the same in all responses; None: no info fields at all."""
     providers: tuple[str, ...] = ()
     """Names of those that will publish snapshots, besides the static one."""
+    has_tls: bool = False
+    """Some listener has TLS."""
     connectors: str = DIRECTORY
     """Where connectors have their sockets."""
 
@@ -90,6 +92,7 @@ class DataPlane:
             proxy.pin_secret,
             awaits=settings.providers,
             tells_problems=tells_problems,
+            has_tls=settings.has_tls,
             rebuilt=self._newcomers.look if self._newcomers else lambda: None,
         )
         trusted_proxies = TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix)

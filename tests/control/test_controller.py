@@ -513,6 +513,18 @@ class TestCodec:
         assert 'the policy "fastest", which stickyproxy' in problem.reason
         assert problem.reason.endswith("until this proxy is updated, its policy is ip hash")
 
+    def test_certificates_and_what_is_wrong_with_them(self) -> None:
+        made = Certificate("a", ("a.local",), "chain", "key", 1.0, 2.5, "is odd", challenge=True)
+        problem = Problem("", "is odd", certificate="a")
+        state = Snapshot("swarm", (), (problem,), certificates=(made,))
+        assert codec.decode(codec.encode(state)) == state
+
+    def test_a_key_is_in_no_message(self) -> None:
+        data = b'{"provider": "x", "services": [], "certificates": [{"key": ["the key"]}]}'
+        with pytest.raises(ValueError, match="not a snapshot: certificates") as caught:
+            codec.decode(data)
+        assert "the key" not in str(caught.value)
+
     def test_options_of_the_wrong_type(self) -> None:
         data = b'{"provider": "x", "services": [{"name": "a", "hosts": [], "ip_hash": "a"}]}'
         with pytest.raises(ValueError, match=r"not a snapshot: services\.0\.ip_hash: "):
