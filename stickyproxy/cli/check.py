@@ -9,7 +9,7 @@ from stickyproxy.cli.common import Commands, add_config
 from stickyproxy.config.load import load
 from stickyproxy.control import report
 from stickyproxy.control.registry import NoConnections
-from stickyproxy.model.service import EndpointSpec
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.routing import builder
 from stickyproxy.routing.endpoint import Endpoint
 
@@ -36,5 +36,5 @@ def check(options: argparse.Namespace) -> int:
     return 0
 
 
-def _unconnected(service: str, spec: EndpointSpec) -> Endpoint:
-    return Endpoint(service, spec, b"", NoConnections())
+def _unconnected(service: ServiceSpec, spec: EndpointSpec) -> Endpoint:
+    return Endpoint(service.name, spec, b"", NoConnections(), service.tls)
