@@ -14,6 +14,7 @@ StickyproxyError
 │   └── NetworkUnavailable the connector of the endpoint's network is missing or silent
 └── UpstreamError          an endpoint did not give a usable response
     ├── ConnectError       no connection: nothing was sent, another endpoint may be tried
+    │   └── HandshakeError there was one, but TLS could not be agreed upon, or is not trusted
     ├── UpstreamClosed     the connection ended before the response was complete
     ├── UpstreamTimeout    the endpoint stayed silent for too long
     └── UpstreamProtocolError   the endpoint's response is not HTTP/1.x
@@ -115,6 +116,15 @@ class UpstreamError(StickyproxyError):
 
 class ConnectError(UpstreamError):
     """No connection could be made: the endpoint has seen nothing of the request."""
+
+
+class HandshakeError(ConnectError):
+    """The endpoint accepted a connection, but no TLS came of it that may be used."""
+
+    def __init__(self, address: str, trouble: str) -> None:
+        self.trouble = trouble
+        """What is wrong."""
+        super().__init__(f"{address}: no TLS: {trouble}")
 
 
 class UpstreamClosed(UpstreamError):

@@ -10,7 +10,7 @@ from stickyproxy.cli.common import Commands, add_config
 from stickyproxy.config.load import load
 from stickyproxy.control import certificates, report
 from stickyproxy.control.registry import NoConnections
-from stickyproxy.model.service import EndpointSpec
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.providers.certificates import examined
 from stickyproxy.routing import builder
@@ -50,5 +50,5 @@ def check(options: argparse.Namespace) -> int:
     return int(any(problem.fatal for problem in problems))
 
 
-def _unconnected(service: str, spec: EndpointSpec) -> Endpoint:
-    return Endpoint(service, spec, b"", NoConnections())
+def _unconnected(service: ServiceSpec, spec: EndpointSpec) -> Endpoint:
+    return Endpoint(service.name, spec, b"", NoConnections(), service.tls)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from stickyproxy.base import hashing
 from stickyproxy.control import certificates, report
-from stickyproxy.model.service import EndpointSpec
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.model.target import Target
 from stickyproxy.model.timeouts import Timeouts
@@ -178,9 +178,10 @@ class Registry:
                 log.info("resolved: %s", problem)
         self.problems = tuple(new)
 
-    def _make_endpoint(self, service: str, spec: EndpointSpec) -> Endpoint:
-        pin = hashing.pin(self._keys[service], service, spec.id)
-        return Endpoint(service, spec, pin, self._pools.pool(spec.target))
+    def _make_endpoint(self, service: ServiceSpec, spec: EndpointSpec) -> Endpoint:
+        name, tls = service.name, service.tls
+        pin = hashing.pin(self._keys[name], name, spec.id)
+        return Endpoint(name, spec, pin, self._pools.pool(spec.target(tls)), tls)
 
 
 def _routed(snapshot: Snapshot) -> tuple[object, ...]:

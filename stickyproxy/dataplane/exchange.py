@@ -56,7 +56,7 @@ class WatchesConnects(Protocol):
     def connected(self, endpoint: Endpoint) -> None:
         """A new connection was made."""
 
-    def failed(self, endpoint: Endpoint) -> None:
+    def failed(self, endpoint: Endpoint, error: ConnectError) -> None:
         """No connection could be made."""
 
 
@@ -300,7 +300,7 @@ class Exchange:
                 self._connecting = None
                 self._upstream, self._reused = None, False
                 if health is not None and isinstance(error, ConnectError):
-                    health.failed(endpoint)
+                    health.failed(endpoint, error)
                 self._try_again(error, started)
             else:
                 self._connecting = None

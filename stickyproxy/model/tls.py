@@ -55,7 +55,8 @@ class UpstreamTls:
     ca: str = ""
     """PEM: that authority; empty: those that the system knows."""
     server_name: str = ""
-    """Sent as SNI and verified; empty: the host part of the endpoint's address."""
+    """Sent as SNI and verified; empty: the name that an endpoint was declared by, or else its IP
+    address, which is only verified."""
     certificate: str = ""
     """PEM: what the proxy shows to endpoints that ask; empty: nothing."""
     key: str = field(default="", repr=False)

@@ -12,7 +12,7 @@ from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint
 from stickyproxy.routing.table import AcmeAnswers, Route, RoutingTable
 
-MakeEndpoint = Callable[[str, EndpointSpec], Endpoint]
+MakeEndpoint = Callable[[ServiceSpec, EndpointSpec], Endpoint]
 
 DEFAULT_HOST = "(any other host)"
 
@@ -107,13 +107,13 @@ class _Builder:
         endpoint = self._endpoints.get(key)
         if endpoint is None:
             old = self._old_endpoints.get(key)
-            if old is not None and old.target == spec.target:
+            if old is not None and old.target == spec.target(service.tls):
                 endpoint = old
                 if spec.draining is not old.facts.draining:
                     # It belongs to another service now, whose clusters are rebuilt in any case.
                     old.note(replace(old.facts, draining=spec.draining))
             else:
-                endpoint = self._make_endpoint(service.name, spec)
+                endpoint = self._make_endpoint(service, spec)
             endpoint.declare(service)
             self._endpoints[key] = endpoint
         return endpoint

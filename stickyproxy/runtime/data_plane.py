@@ -75,6 +75,7 @@ class DataPlane:
             upgrade_idle_timeout=proxy.upgrade_idle_timeout,
             turns=turns,
             connectors=settings.connectors,
+            ca=proxy.upstream_ca,
             descriptors=descriptors,
         )
         self.proxy = Proxy(info=settings.info)

@@ -37,8 +37,8 @@ class CountingPool:
         self.closed += 1
 
 
-def make(service: str, spec: EndpointSpec) -> Endpoint:
-    return Endpoint(service, spec, b"", CountingPool())
+def make(service: ServiceSpec, spec: EndpointSpec) -> Endpoint:
+    return Endpoint(service.name, spec, b"", CountingPool(), service.tls)
 
 
 def table(*services: ServiceSpec, previous: RoutingTable | None = None) -> RoutingTable:
