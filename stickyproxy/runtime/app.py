@@ -7,6 +7,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from stickyproxy.control.controller import Controller
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.downstream.listeners import Listeners
+from stickyproxy.model.health import Outage
+from stickyproxy.model.service import EndpointKey
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
 from stickyproxy.runtime.sources import Providers, Sources, names, waiting_for
 from stickyproxy.runtime.succession import Succession, delivered
@@ -56,6 +59,11 @@ class App:
     def config(self) -> Config:
         """The configuration in force."""
         return self._sources.config
+
+    @property
+    def outages(self) -> Mapping[EndpointKey, Outage]:
+        """Endpoints that get nothing as long as there are others, and why."""
+        return self._plane.outages
 
     async def start(self) -> list[str]:
         """Publish the services and open the listeners; returns their addresses. Raises
