@@ -46,7 +46,13 @@ class App:
         self._succession = Succession(settings)
         self._sources = Sources(settings, file, self.registry.publish)
         self._admin = ControlServer(
-            pages.make_app(self.registry, self.proxy, self._sources.troubles, self._unready)
+            pages.make_app(
+                self.registry,
+                self.proxy,
+                self._sources.troubles,
+                self._unready,
+                outage_of=self._outage_of,
+            )
         )
 
     @classmethod
@@ -114,6 +120,9 @@ class App:
         await self._succession.until_over(self._stop)
         log.info("stopping: requests under way get %g s", self._grace_period)
         await self.stop()
+
+    def _outage_of(self, key: EndpointKey) -> Outage | None:
+        return self.outages.get(key)
 
     def _unready(self) -> str:
         """Why clients had better go elsewhere; empty: they are welcome."""
