@@ -37,11 +37,13 @@ def make_app(
     troubles: Callable[[], Mapping[str, str]],
     unready: Callable[[], str],
     state_of: report.StateOf | None = None,
+    *,
+    outage_of: report.OutageOf = lambda _: None,
 ) -> web.Application:
     """The admin page of one proxy. ``troubles``: why sources cannot be reached, by name of
     the provider. ``unready``: why clients had better go elsewhere; empty: they are welcome.
     ``state_of`` replaces the states in the table."""
-    pages = _Pages(registry, proxy, troubles, unready, state_of)
+    pages = _Pages(registry, proxy, troubles, unready, state_of, outage_of=outage_of)
     app = web.Application()
     app.router.add_get("/services", pages.services)
     app.router.add_get("/certificates", pages.certificates)
@@ -59,17 +61,22 @@ class _Pages:
         troubles: Callable[[], Mapping[str, str]],
         unready: Callable[[], str],
         state_of: report.StateOf | None,
+        *,
+        outage_of: report.OutageOf,
     ) -> None:
         self._registry = registry
         self._proxy = proxy
         self._troubles = troubles
         self._unready = unready
         self._state_of = state_of
+        self._outage_of = outage_of
 
     async def services(self, request: web.Request) -> web.Response:
         state_of = self._state_of or report.states_in(self._proxy.table)
         rows = [report.out_of_touch(*each) for each in self._troubles().items()]
-        rows += report.rows(self._registry.snapshots(), self._registry.problems, state_of)
+        rows += report.rows(
+            self._registry.snapshots(), self._registry.problems, state_of, self._outage_of
+        )
         asked: str = request.query.get("format") or request.headers.get("Accept") or ""
         if "json" in asked:
             return web.json_response({"services": rows})

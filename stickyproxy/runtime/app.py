@@ -7,6 +7,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from stickyproxy.control.controller import Controller
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.downstream.listeners import Listeners
+from stickyproxy.model.health import Outage
+from stickyproxy.model.service import EndpointKey
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
 from stickyproxy.runtime.sources import Providers, Sources, has_tls, names, waiting_for
 from stickyproxy.runtime.succession import Succession, delivered
@@ -43,7 +46,13 @@ class App:
         self._succession = Succession(settings)
         self._sources = Sources(settings, file, self.registry.publish, review=self.registry.review)
         self._admin = ControlServer(
-            pages.make_app(self.registry, self.proxy, self._sources.troubles, self._unready)
+            pages.make_app(
+                self.registry,
+                self.proxy,
+                self._sources.troubles,
+                self._unready,
+                outage_of=self._outage_of,
+            )
         )
 
     @classmethod
@@ -56,6 +65,11 @@ class App:
     def config(self) -> Config:
         """The configuration in force."""
         return self._sources.config
+
+    @property
+    def outages(self) -> Mapping[EndpointKey, Outage]:
+        """Endpoints that get nothing as long as there are others, and why."""
+        return self._plane.outages
 
     async def start(self) -> list[str]:
         """Publish the services and open the listeners; returns their addresses. Raises
@@ -106,6 +120,9 @@ class App:
         await self._succession.until_over(self._stop)
         log.info("stopping: requests under way get %g s", self._grace_period)
         await self.stop()
+
+    def _outage_of(self, key: EndpointKey) -> Outage | None:
+        return self.outages.get(key)
 
     def _unready(self) -> str:
         """Why clients had better go elsewhere; empty: they are welcome."""

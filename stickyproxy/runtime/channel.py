@@ -13,9 +13,11 @@ import asyncio
 import pickle
 import socket
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+from stickyproxy.model.health import Outage
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
@@ -100,9 +102,10 @@ class Leaving:
 
 @dataclass(frozen=True, slots=True)
 class Down:
-    """These endpoints, and no others, cannot be connected to."""
+    """These endpoints, and no others, are ejected."""
 
-    endpoints: frozenset[EndpointKey]
+    endpoints: Mapping[EndpointKey, Outage]
+    """And why."""
     silent: frozenset[EndpointKey] = frozenset()
     """These have never been reached, but are used for want of others."""
 

@@ -7,7 +7,7 @@ process or in a worker. It knows neither configuration files nor Docker.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,6 +26,7 @@ from stickyproxy.dataplane.downstream.server import ClientServer
 from stickyproxy.dataplane.exchange import Exchange, Proxy
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.pool import Upstreams
+from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
 from stickyproxy.semantics.forwarded import TrustedProxies
@@ -61,7 +62,7 @@ class DataPlane:
         health_changed: Callable[[], None] = lambda: None,
     ) -> None:
         """``tries_newcomers``: if the settings ask for it. ``health_changed`` is called when
-        ``down`` or ``silent`` changes. Raises ListenError if the access log
+        ``outages`` or ``silent`` changes. Raises ListenError if the access log
         cannot be opened."""
         proxy = settings.proxy
         self._access_log = open_access_log(settings.access_log)
@@ -94,7 +95,7 @@ class DataPlane:
             awaits=settings.providers,
             tells_problems=tells_problems,
             has_tls=settings.has_tls,
-            rebuilt=self._newcomers.look if self._newcomers else lambda: None,
+            rebuilt=self._on_new_table,
         )
         trusted_proxies = TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix)
         self._clients = ClientServer(
@@ -117,14 +118,19 @@ class DataPlane:
         )
 
     @property
-    def down(self) -> frozenset[EndpointKey]:
-        """The endpoints that cannot be connected to."""
-        return self._health.down
+    def outages(self) -> Mapping[EndpointKey, Outage]:
+        """The endpoints that are ejected, and why."""
+        return self._health.outages
 
     @property
     def silent(self) -> frozenset[EndpointKey]:
         """The endpoints that have never been reached, though they were tried."""
         return self._newcomers.silent if self._newcomers else frozenset()
+
+    def _on_new_table(self) -> None:
+        self._health.look()
+        if self._newcomers is not None:
+            self._newcomers.look()
 
     def start(self) -> None:
         """Begin, inside a running event loop."""

@@ -30,7 +30,8 @@ from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.downstream.listeners import Listeners
-from stickyproxy.model.service import EndpointSpec
+from stickyproxy.model.health import Outage
+from stickyproxy.model.service import EndpointKey, EndpointSpec
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.endpoint import EndpointState
 from stickyproxy.routing.table import RoutingTable
@@ -104,7 +105,12 @@ class Supervisor:
         )
         self._admin = ControlServer(
             pages.make_app(
-                self.registry, shown, self._sources.troubles, self._unready, self._state_of
+                self.registry,
+                shown,
+                self._sources.troubles,
+                self._unready,
+                self._state_of,
+                outage_of=self._outage_of,
             )
         )
         self._listeners = Listeners()
@@ -242,6 +248,10 @@ class Supervisor:
         if down == len(working):
             return EndpointState.DOWN.value
         return f"{EndpointState.DOWN.value} in {down} of {len(working)} workers"
+
+    def _outage_of(self, key: EndpointKey) -> Outage | None:
+        """Why a worker has ejected an endpoint: the first one that has."""
+        return next((slot.down[key] for slot in self._slots if key in slot.down), None)
 
     async def _in_step(self) -> None:
         """Wait until all workers have done what they were told."""

@@ -124,7 +124,7 @@ class Worker:
 
     def _tell_health(self) -> None:
         self._telling = None
-        self._channel.send(Down(self._plane.down, self._plane.silent))
+        self._channel.send(Down(self._plane.outages, self._plane.silent))
 
     def _reopen_log(self) -> None:
         try:
