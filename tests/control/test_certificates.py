@@ -157,7 +157,7 @@ class Holder:
 class TestRegistry:
     def test_tells_the_data_plane_what_changed(self) -> None:
         clients = Clients()
-        registry = Registry(Holder(), NoConnections(), None, clients=clients)
+        registry = Registry(Holder(), NoConnections(), None, certificates=clients)
         registry.publish(services("shop.example"))
         assert clients.told == []
         registry.publish(of("swarm", certificate("b", "shop.example")))
