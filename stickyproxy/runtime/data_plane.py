@@ -88,10 +88,12 @@ class DataPlane:
             if tries_newcomers and proxy.probe_new_endpoints
             else None
         )
+        certificates = Certificates()
         self.registry = Registry(
             self.proxy,
             self._upstreams,
             proxy.pin_secret,
+            clients=certificates,
             awaits=settings.providers,
             tells_problems=tells_problems,
             has_tls=settings.has_tls,
@@ -106,13 +108,12 @@ class DataPlane:
             turns=turns,
             descriptors=descriptors,
         )
-        self.certificates = Certificates()
         self.server = Server(
             self._clients,
             descriptors,
             turns,
             admission=Admission(self.proxy),
-            certificates=self.certificates,
+            certificates=certificates,
             trusted_proxies=trusted_proxies,
             handshake_timeout=proxy.handshake_timeout,
         )

@@ -61,23 +61,23 @@ class Certificates:
         self._challenges: dict[str, _Shown] = {}
 
     def use(self, certificates: Iterable[Certificate]) -> None:
-        """Show these from now on, and no others; of several for one name the one that expires
-        last. Connections keep what they have; what stays the same keeps its sessions."""
+        """Show these from now on, and no others; of several for one name the first counts.
+        Connections keep what they have; what stays the same keeps its sessions."""
         before = {shown.content: shown for shown in self._all()}
         self._hosts, self._wildcards, self._challenges = {}, {}, {}
         self._default = None
-        for certificate in sorted(certificates, key=lambda each: each.expires):
+        for certificate in certificates:
             content = _content(certificate)
             shown = before.setdefault(content, _Shown(content, certificate.name))
-            if certificate.challenge:
-                self._challenges |= dict.fromkeys(certificate.hosts, shown)
-            elif not certificate.hosts:
+            if not (certificate.hosts or self._default or certificate.challenge):
                 self._default = shown
-            for host in () if certificate.challenge else certificate.hosts:
-                if host.startswith("*."):
-                    self._wildcards[host[2:]] = shown
+            for host in certificate.hosts:
+                if certificate.challenge:
+                    self._challenges.setdefault(host, shown)
+                elif host.startswith("*."):
+                    self._wildcards.setdefault(host[2:], shown)
                 else:
-                    self._hosts[host] = shown
+                    self._hosts.setdefault(host, shown)
 
     def context(
         self,
