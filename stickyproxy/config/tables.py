@@ -53,6 +53,7 @@ class _ProxyTable(_Table):
         Annotated[Network | Literal["unix:"], PlainValidator(values.trusted_proxy)], ...
     ] = ()
     hide_info_headers: StrictBool = _PROXY.hide_info_headers
+    default_certificate: StrictBool = _PROXY.default_certificate
     secret: Annotated[bytes, PlainValidator(values.secret)] | None = None
     secret_file: Annotated[bytes, PlainValidator(values.secret_from_file)] | None = None
     connect_timeout: Timeout = _PROXY.connect_timeout
@@ -95,6 +96,7 @@ class _ProxyTable(_Table):
             trusted_proxies=tuple(p for p in self.trusted_proxies if not isinstance(p, str)),
             trust_unix="unix:" in self.trusted_proxies,
             hide_info_headers=self.hide_info_headers,
+            default_certificate=self.default_certificate,
             pin_secret=self.secret or self.secret_file,
             connect_timeout=self.connect_timeout,
             response_timeout=self.response_timeout,

@@ -93,7 +93,7 @@ class DataPlane:
             self.proxy,
             self._upstreams,
             proxy.pin_secret,
-            clients=certificates,
+            certificates=certificates,
             awaits=settings.providers,
             tells_problems=tells_problems,
             has_tls=settings.has_tls,

@@ -152,7 +152,11 @@ class Sources:
         self._settled = settled
         self._static = StaticProvider(settings.services, publish)
         self._certificates = (
-            CertificatesProvider(settings.certificates, publish) if has_tls(settings) else None
+            CertificatesProvider(
+                settings.certificates, publish, makes_default=settings.proxy.default_certificate
+            )
+            if has_tls(settings)
+            else None
         )
         if settings.certificates and self._certificates is None:
             log.warning("[[certificates]] has no effect: no listener has tls")

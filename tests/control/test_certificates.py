@@ -45,6 +45,7 @@ class TestWhichOneCounts:
             (of("swarm", certificate("b", left=1)), of("acme", certificate("a"))),
             (of("acme", certificate("b", left=1)), of("certificates", certificate("a", left=0))),
             (of("swarm", certificate("a")), of("swarm", certificate("b"))),
+            (of("swarm", certificate("a", left=1)), of("certificates", self_made(NOW))),
         ],
     )
     def test_whoever_comes_first(self, better: Snapshot, worse: Snapshot) -> None:
