@@ -97,6 +97,8 @@ class Config:
     access_log: AccessLogSettings = AccessLogSettings()  # noqa: RUF009
     services: tuple[ServiceSpec, ...] = ()
     certificates: tuple[CertificateFiles, ...] = ()
+    files: tuple[str, ...] = ()
+    """What else was read for the services."""
     admin: Address | None = None
     """Where the admin page listens; None: nowhere."""
     swarm: SwarmSettings | None = None

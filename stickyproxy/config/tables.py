@@ -16,8 +16,8 @@ from pydantic import (
 )
 
 from stickyproxy.base.addresses import Address
-from stickyproxy.config import values
-from stickyproxy.config.options import ServiceOptions, Timeout
+from stickyproxy.config import pem, values
+from stickyproxy.config.options import ServerName, ServiceOptions, Timeout
 from stickyproxy.config.settings import (
     ADMIN_ADDRESS,
     CertificateFiles,
@@ -32,6 +32,7 @@ from stickyproxy.config.settings import (
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.settings import AccessLogSettings, LogFormat, Network, ProxySettings
+from stickyproxy.model.tls import UpstreamTls
 
 _PROXY = ProxySettings()
 _ACCESS_LOG = AccessLogSettings()
@@ -65,6 +66,7 @@ class _ProxyTable(_Table):
     upstream_idle_timeout: Timeout = _PROXY.upstream_idle_timeout
     grace_period: Timeout = _PROXY.grace_period
     worker_timeout: Timeout = _PROXY.worker_timeout
+    upstream_ca: Annotated[pem.PemFile, PlainValidator(pem.ca_file)] | None = None
     probe_new_endpoints: StrictBool = _PROXY.probe_new_endpoints
     handover: Annotated[str, PlainValidator(values.handover_socket)] | None = None
     keeper: Annotated[str, PlainValidator(values.handover_socket)] | None = None
@@ -106,6 +108,7 @@ class _ProxyTable(_Table):
             upstream_idle_timeout=self.upstream_idle_timeout,
             grace_period=self.grace_period,
             worker_timeout=self.worker_timeout,
+            upstream_ca=self.upstream_ca.text if self.upstream_ca else "",
             probe_new_endpoints=self.probe_new_endpoints,
             handover=self.handover,
             keeper=self.keeper,
@@ -128,10 +131,73 @@ class _CertificateTable(_Table):
     default: StrictBool = False
 
 
+def _key_of_cert(value: object, info: ValidationInfo) -> pem.PemFile | None:
+    certificate = info.data.get("cert", "invalid")
+    if certificate == "invalid":
+        return None  # what is wrong with that is told
+    if value is None and certificate is not None:
+        raise ValueError("is required with cert: name the file that holds its key")
+    if value is not None and certificate is None:
+        raise ValueError("has no meaning without cert: set that too, or remove this key")
+    return None if value is None else pem.key_file(value, certificate)
+
+
+class _UpstreamTlsTable(_Table):
+    verify: StrictBool = True
+    ca: Annotated[pem.PemFile, PlainValidator(pem.ca_file)] | None = None
+    server_name: ServerName | None = None
+    cert: Annotated[pem.PemFile, PlainValidator(pem.certificate_file)] | None = None
+    key: Annotated[pem.PemFile | None, PlainValidator(_key_of_cert)] = Field(
+        None, validate_default=True
+    )
+
+    @field_validator("ca")
+    @classmethod
+    def _verifies(cls, value: pem.PemFile | None, info: ValidationInfo) -> object:
+        if value is not None and info.data.get("verify") is False:
+            raise ValueError("has no meaning with verify = false: remove one of the two")
+        return value
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Those that were read."""
+        return tuple(each.path for each in (self.ca, self.cert, self.key) if each is not None)
+
+    def upstream_tls(self) -> UpstreamTls:
+        return UpstreamTls(
+            verify=self.verify,
+            ca=self.ca.text if self.ca else "",
+            server_name=self.server_name or "",
+            certificate=self.cert.text if self.cert else "",
+            key=self.key.text if self.key else "",
+        )
+
+
 class _ServiceTable(ServiceOptions):
     # Inherited keys are validated first: endpoints may look at port.
     name: Annotated[str, PlainValidator(values.service_name)]
     endpoints: tuple[Annotated[EndpointSpec, PlainValidator(values.endpoint)], ...] = ()
+    tls: _UpstreamTlsTable | None = None
+
+    @field_validator("tls")
+    @classmethod
+    def _can_be_had(
+        cls, value: _UpstreamTlsTable | None, info: ValidationInfo
+    ) -> _UpstreamTlsTable | None:
+        if value is None:
+            return value
+        for other in ("ssl_backend", "ssl_passthrough"):
+            if info.data.get(other):
+                raise ValueError(f"cannot be combined with {other}: remove one of the two")
+        unnamed = value.verify and not value.server_name
+        if unnamed and any(each.address[:5] == "unix:" for each in info.data.get("endpoints", ())):
+            raise ValueError(
+                "needs server_name, because a unix socket has no name that a certificate is for"
+            )
+        return value
+
+    def upstream_tls(self) -> UpstreamTls | None:
+        return self.tls.upstream_tls() if self.tls else super().upstream_tls()
 
 
 class _AdminTable(_Table):
@@ -249,6 +315,9 @@ class Document(_Table):
                 for table in self.certificates
             ),
             services=tuple(table.spec(table.name, table.endpoints) for table in self.services),
+            files=tuple(
+                dict.fromkeys(file for t in self.services if t.tls for file in t.tls.files)
+            ),
             admin=None if self.admin is None else self.admin.address,
             swarm=None if swarm is None else swarm.settings(),
             docker=None if docker is None else docker.settings(),
@@ -264,6 +333,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "access_log": _AccessLogTable,
     "services": _ServiceTable,
     "certificates": _CertificateTable,
+    "services.tls": _UpstreamTlsTable,
     "admin": _AdminTable,
     "providers": _ProvidersTable,
     "providers.swarm": _SwarmTable,

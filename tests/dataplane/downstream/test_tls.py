@@ -100,7 +100,7 @@ class TestCertificates:
         assert isinstance(proxy, InProcessProxy)
         before = await TlsClient.over(await client(proxy.port), client_context(CA))
         other = make_certificate(["demo.local"], CA, common_name="renewed")
-        proxy.app.registry.publish(Snapshot("tests", (), certificates=(other,)))
+        proxy.app.registry.publish(Snapshot("certificates", (), certificates=(other,)))
         after = await TlsClient.over(await client(proxy.port), client_context(CA))
         assert (common_name(before), common_name(after)) == ("CN=demo.local", "CN=renewed")
         for connection in (before, after):
@@ -125,7 +125,7 @@ class TestCertificates:
         await first.response()  # with TLS 1.3 the ticket comes after the handshake
         # Another certificate for another name: this one's sessions stay good.
         more = make_certificate(["other.local"], CA)
-        proxy.app.registry.publish(Snapshot("tests", (), certificates=(DEMO, more)))
+        proxy.app.registry.publish(Snapshot("certificates", (), certificates=(DEMO, more)))
         second = await TlsClient.over(await client(proxy.port), context, session=first.tls.session)
         assert second.tls.session_reused
 
