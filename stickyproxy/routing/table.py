@@ -3,6 +3,7 @@
     RoutingTable   host -> routes, longest context root first
     Route          host + context root -> cluster (or a redirect)
     Cluster        the live side of the services on a route: endpoints and balancer
+    ServerNames    server name (SNI) -> cluster, where TLS is passed through
 
 ``builder.build`` makes it from service specs.
 """
@@ -15,6 +16,7 @@ from stickyproxy.base.errors import InvalidHost
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts
+from stickyproxy.routing.servernames import ServerNames
 from stickyproxy.semantics.headers import normalise_host
 
 
@@ -75,7 +77,10 @@ class RoutingTable:
         hosts: dict[bytes, tuple[Route, ...]],
         default: tuple[Route, ...] = (),
         awaited: tuple[str, ...] = (),
+        passthrough: ServerNames | None = None,
     ) -> None:
+        self.passthrough = passthrough
+        """What is passed through without being read; None: nothing is."""
         self.awaited = awaited
         """The providers that have not said yet what they know: where there is no route now, there
         may be one soon."""
@@ -130,6 +135,9 @@ class RoutingTable:
         for route in self.routes():
             if route.cluster is not None:
                 seen.setdefault(id(route.cluster), route.cluster)
+        if self.passthrough is not None:
+            for _, cluster in self.passthrough.clusters():
+                seen.setdefault(id(cluster), cluster)
         yield from seen.values()
 
     def clusters_of(self, endpoint: Endpoint) -> list[Cluster]:
@@ -152,6 +160,11 @@ class RoutingTable:
                 host = route.host
                 lines.append(host)
             lines.extend(_dump_route(route))
+        if self.passthrough is not None:
+            for name, cluster in self.passthrough.clusters():
+                lines.append(f"{name} (TLS, passed through)")
+                lines.append(f"  -> {cluster.name}, {cluster.policy.describe()}")
+                lines.extend(_dump_endpoints(cluster))
         return "\n".join(lines) or "(no services)"
 
 
@@ -162,6 +175,10 @@ def _dump_route(route: Route) -> Iterator[str]:
     rewrite = " (stripped)" if route.rewrite else ""
     cluster = route.cluster
     yield f"  {route.root.decode()}{rewrite} -> {cluster.name}, {cluster.policy.describe()}"
+    yield from _dump_endpoints(cluster)
+
+
+def _dump_endpoints(cluster: Cluster) -> Iterator[str]:
     for endpoint in cluster.endpoints:
         state = "" if endpoint.state is EndpointState.USABLE else f" {endpoint.state.value}"
         yield f"    {endpoint.address}{state}"
