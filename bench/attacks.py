@@ -10,15 +10,22 @@ import os
 import re
 import resource
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
+
+from bench.load import trusting
 
 OBSERVERS = 20
 PAUSE_SECONDS = 0.01
 """An observer's pause between a response and its next request, so that it is no load itself."""
+NEWCOMER_PAUSE_SECONDS = 0.1
+"""The same for those that make a TLS connection for each request."""
+GREETED_SECONDS = 5.0
+"""A client of a flood of handshakes waits no longer for the server's part."""
 GIVE_UP_SECONDS = 20.0
 _T = TypeVar("_T")
 
@@ -111,6 +118,38 @@ def flood(port: int, clients: int, first: bytes, again: bytes, answers: int) -> 
     asyncio.run(run())
 
 
+async def _greet(port: int, hello: bytes) -> None:
+    """Let the server do its part of a handshake, and go; again and again."""
+    while True:
+        with contextlib.suppress(OSError, TimeoutError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(hello)
+                async with asyncio.timeout(GREETED_SECONDS):
+                    await reader.read(1)
+            finally:
+                writer.transport.abort()
+        await asyncio.sleep(0)
+
+
+def greet(port: int, clients: int, hello: bytes) -> None:
+    """This many clients, until killed."""
+
+    async def run() -> None:
+        await asyncio.gather(*[_greet(port, hello) for _ in range(clients)])
+
+    asyncio.run(run())
+
+
+def hello(host: str) -> bytes:
+    """The ClientHello of a client of today."""
+    sent = ssl.MemoryBIO()
+    client = trusting().wrap_bio(ssl.MemoryBIO(), sent, server_hostname=host)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return sent.read()
+
+
 def hoard(port: int, clients: int, pieces: Sequence[bytes], ready: object) -> None:
     """Each client sends the pieces, as far as they are taken, and holds its connection."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -156,8 +195,13 @@ class Attack:
     """Responses awaited before more is sent; 0: none."""
     hoards: bool = False
     """It is about memory: connections are held, and nothing is sent again."""
+    greets: bool = False
+    """What is sent is a ClientHello, and the client goes with the first byte of what comes."""
+    tls: bool = False
+    """The listener speaks TLS, and other clients come anew for each request."""
 
 
+_HELLO = hello("good.test")
 _FIELD = "X-Hoard: " + "x" * 7990
 _HEAD = _request("good.test", "/", *[_FIELD] * 120)
 _LOCAL = _request("nobody.test", "/")
@@ -172,6 +216,10 @@ ATTACKS = (
     Attack("5", "2 downloads in chunks of 1 byte", 2, _request("bad.test", "/chunks-1")),
     Attack("5", "2 downloads in chunks of 64 bytes", 2, _request("bad.test", "/chunks-64")),
     Attack("6", "20 uploads in chunks of 1 byte", 20, _UPLOAD, b"1\r\nx\r\n" * 10_000),
+    Attack("tls", "stalled handshakes: nothing sent", 2000, b"", hoards=True, tls=True),
+    Attack("tls", "stalled handshakes: half a hello", 2000, _HELLO[:99], hoards=True, tls=True),
+    Attack("tls", "stalled handshakes: a hello alone", 2000, _HELLO, hoards=True, tls=True),
+    Attack("tls", "20 clients begin handshakes without pause", 20, _HELLO, greets=True, tls=True),
 )
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -222,47 +270,59 @@ class Felt:
     failures: int
 
 
-def observe(port: int, seconds: float) -> Felt:
-    """Send moderate load for that long."""
-    return asyncio.run(_observe(port, seconds))
+def observe(port: int, seconds: float, *, tls: bool = False) -> Felt:
+    """Send moderate load for that long: over TLS each request on a connection of its own."""
+    return asyncio.run(_observe(port, seconds, trusting() if tls else None))
 
 
-async def _observe(port: int, seconds: float) -> Felt:
-    times: list[float] = []
-    failures = [0]
+@dataclass(slots=True)
+class _Seen:
+    times: list[float] = field(default_factory=list)
+    """Seconds."""
+    failures: int = 0
+
+
+async def _observe(port: int, seconds: float, tls: ssl.SSLContext | None) -> Felt:
+    seen = _Seen()
     ends = time.monotonic() + seconds
     asked = _request("good.test", "/")
-    await asyncio.gather(*[_ask(port, asked, ends, times, failures) for _ in range(OBSERVERS)])
-    times.sort()
+    await asyncio.gather(*[_ask(port, asked, ends, seen, tls) for _ in range(OBSERVERS)])
+    times = sorted(seen.times)
     if not times:
-        return Felt(float("inf"), float("inf"), 0, failures[0])
+        return Felt(float("inf"), float("inf"), 0, seen.failures)
     at = [times[min(len(times) - 1, int(len(times) * share))] * 1000 for share in (0.5, 0.99)]
-    return Felt(at[0], at[1], len(times), failures[0])
+    return Felt(at[0], at[1], len(times), seen.failures)
 
 
 async def _ask(
-    port: int, asked: bytes, ends: float, times: list[float], failures: list[int]
+    port: int, asked: bytes, ends: float, seen: _Seen, tls: ssl.SSLContext | None
 ) -> None:
-    """One client on one connection; what takes too long counts as long as it took."""
+    """One client on one connection, or over TLS on one after the other; what takes too long counts
+    as long as it took."""
+    name = "good.test" if tls else None
+    pause = NEWCOMER_PAUSE_SECONDS if tls else PAUSE_SECONDS
     while time.monotonic() < ends:
         began = time.monotonic()
         with ExitStack() as stack:
             try:
-                reader, writer = await _within(asyncio.open_connection("127.0.0.1", port))
+                opening = asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=name)
+                reader, writer = await _within(opening)
                 stack.callback(writer.transport.abort)
                 while time.monotonic() < ends:
-                    began = time.monotonic()
+                    began = began if tls else time.monotonic()
                     writer.write(asked)
                     head = await _within(reader.readuntil(b"\r\n\r\n"))
                     if b" 200 " not in head[:20]:
                         raise OSError("not served")
                     await _within(reader.readexactly(116))
-                    times.append(time.monotonic() - began)
-                    await asyncio.sleep(PAUSE_SECONDS)
+                    seen.times.append(time.monotonic() - began)
+                    await asyncio.sleep(pause)
+                    if tls:
+                        break
             except (OSError, EOFError, TimeoutError):
-                failures[0] += 1
-                times.append(time.monotonic() - began)
-                await asyncio.sleep(PAUSE_SECONDS)
+                seen.failures += 1
+                seen.times.append(time.monotonic() - began)
+                await asyncio.sleep(pause)
 
 
 async def _within(what: Awaitable[_T]) -> _T:

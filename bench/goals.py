@@ -66,6 +66,7 @@ GOALS = (
     Goal("2,000 connections: failures", "2000-connections", "stickyproxy", failures, 0),
     Goal("idle client, KiB", "idle", "stickyproxy", idle_kib, 20),
     Goal("1,000 services: CPU to 1", "services", "1,000 services", cpu_ratio, 1.03),
+    Goal("1,000 certificates: CPU to 1", "tls-certificates", "1,000 certificates", cpu_ratio, 1.1),
     Goal("table churn: p99 to quiet", "churn", "100 services, 20 swaps/s", p99_ratio, 1.3),
     Goal("access log, text: CPU to off", "access-log", "text log", cpu_ratio, 1.2),
     Goal("access log, JSON: CPU to off", "access-log", "JSON log", cpu_ratio, 1.2),

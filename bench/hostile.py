@@ -1,9 +1,9 @@
 """The hostile lab: ``python -m bench.hostile [--before CHECKOUT]``, or ``make bench-hostile``.
 
 What an attack costs other clients: response times while nothing else happens and during the
-attack, and the memory that hoarding takes. Each attack meets stickyproxy, nginx and
-HAProxy in turn, and with ``--before`` another checkout of stickyproxy too, so that before and
-after come from one run. Everything listens on 127.0.0.1 and ends with the lab.
+attack, the memory that hoarding takes, and what is left over afterwards. Each attack meets
+stickyproxy, nginx and HAProxy in turn, and with ``--before`` another checkout of stickyproxy too,
+so that before and after come from one run. Everything listens on 127.0.0.1 and ends with the lab.
 """
 
 from __future__ import annotations
@@ -19,9 +19,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.attacks import ATTACKS, Attack, Felt, endpoint, flood, hoarding, observe, running
+from bench.attacks import (
+    ATTACKS,
+    Attack,
+    Felt,
+    endpoint,
+    flood,
+    greet,
+    hoarding,
+    observe,
+    running,
+)
+from bench.certificates import write_certificate
 from bench.environment import environment, raise_file_limit
-from bench.processes import StartError, free_port, memory_kib
+from bench.processes import StartError, descriptors, free_port, memory_kib
 from bench.proxies import OURS, PROXIES, Proxy, RunningProxy, installed_version
 from bench.templates import Target
 
@@ -57,29 +68,45 @@ def _contenders(before: Path | None) -> list[Proxy]:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What a proxy has: memory in MiB, and open descriptors."""
+
+    memory: float
+    descriptors: int
+
+    @classmethod
+    def by(cls, pid: int) -> Held:
+        """A process with all its descendants, now."""
+        return cls(memory_kib(pid, "VmRSS") / 1024, descriptors(pid))
+
+    def __str__(self) -> str:
+        return f"{self.memory:.0f} / {self.descriptors}"
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
-    """How one proxy withstood one attack. Memory in MiB."""
+    """How one proxy withstood one attack."""
 
     attack: Attack
     proxy: str
     quiet: Felt
     attacked: Felt
-    memory_before: float
-    memory_held: float
-    memory_after: float
+    before: Held
+    held: Held
+    after: Held
 
     def line(self) -> str:
         """A row of the table."""
         ratio = self.attacked.p99 / self.quiet.p99 if self.quiet.p99 else float("inf")
         times = f"{self.quiet.p50:.1f} / {self.quiet.p99:.1f} | "
         times += f"{self.attacked.p50:.1f} / {self.attacked.p99:.1f} | {ratio:.1f}"
-        memory = f"{self.memory_before:.0f} | {self.memory_held:.0f} | {self.memory_after:.0f}"
-        return f"| {self.proxy} | {times} | {self.attacked.failures} | {memory} |"
+        held = f"{self.before} | {self.held} | {self.after}"
+        return f"| {self.proxy} | {times} | {self.attacked.failures} | {held} |"
 
 
 HEADER = (
     "| | quiet p50 / p99, ms | attacked p50 / p99, ms | p99 ratio | failed "
-    "| MiB before | attacked | after |\n|---|--:|--:|--:|--:|--:|--:|--:|"
+    "| MiB / descriptors before | attacked | after |\n|---|--:|--:|--:|--:|--:|--:|--:|"
 )
 
 
@@ -91,10 +118,18 @@ def _cores() -> tuple[int | None, set[int] | None]:
 
 @contextmanager
 def _started(
-    proxy: Proxy, targets: dict[str, list[Target]], core: int | None
+    proxy: Proxy, targets: dict[str, list[Target]], core: int | None, tls: bool
 ) -> Iterator[RunningProxy]:
-    with tempfile.TemporaryDirectory() as directory:
-        started = RunningProxy(proxy, Path(directory) / "proxy", (), targets, core=core)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        started = RunningProxy(
+            proxy,
+            directory / "proxy",
+            ["tls"] if tls else [],
+            targets,
+            core=core,
+            values=write_certificate(directory, ["good.test"]).values() if tls else None,
+        )
         try:
             started.start()
             yield started
@@ -107,6 +142,8 @@ def _attacked(
 ) -> contextlib.AbstractContextManager[None]:
     if attack.hoards:
         return hoarding(port, attack, cores)
+    if attack.greets:
+        return running(greet, port, attack.clients, attack.first, cores=cores)
     sent = (port, attack.clients, attack.first, attack.again, attack.answers)
     return running(flood, *sent, cores=cores)
 
@@ -118,16 +155,17 @@ def meet(attack: Attack, proxy: Proxy, seconds: float) -> Result:
     with ExitStack() as stack:
         stack.enter_context(running(endpoint, good.port, cores=others))
         stack.enter_context(running(endpoint, bad.port, cores=others))
-        started = stack.enter_context(_started(proxy, {"good": [good], "bad": [bad]}, core))
-        observe(started.port, 1.0)
-        quiet = observe(started.port, seconds)
-        before = memory_kib(started.pid, "VmRSS") / 1024
+        targets = {"good": [good], "bad": [bad]}
+        started = stack.enter_context(_started(proxy, targets, core, attack.tls))
+        observe(started.port, 1.0, tls=attack.tls)
+        quiet = observe(started.port, seconds, tls=attack.tls)
+        before = Held.by(started.pid)
         with _attacked(attack, started.port, others):
             time.sleep(ESTABLISHED_SECONDS)
-            attacked = observe(started.port, seconds)
-            held = memory_kib(started.pid, "VmRSS") / 1024
+            attacked = observe(started.port, seconds, tls=attack.tls)
+            held = Held.by(started.pid)
         time.sleep(ESTABLISHED_SECONDS)
-        after = memory_kib(started.pid, "VmRSS") / 1024
+        after = Held.by(started.pid)
     return Result(attack, proxy.name, quiet, attacked, before, held, after)
 
 
@@ -135,7 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--before", type=Path, help="another checkout of stickyproxy")
-    parser.add_argument("--rows", nargs="+", default=["2", "3", "5", "6"], help="of the issue")
+    parser.add_argument(
+        "--rows", nargs="+", default=["2", "3", "5", "6", "tls"], help="of the issue"
+    )
     parser.add_argument("--proxies", nargs="+", help="only those; default: all there are")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each measurement")
     parser.add_argument("--quick", action="store_true", help="shorter, with fewer connections")

@@ -1,8 +1,8 @@
 """The speed lab: ``python -m bench.lab [--quick]``, or ``make bench``.
 
 For each workload it starts the endpoints and every proxy, gives each its load in turn, several
-rounds, and writes ``bench/results/speed.md``, ``.json`` and ``.svg``. Everything listens on
-127.0.0.1 and ends with the lab.
+rounds, and writes ``bench/results/speed.md``, ``.json`` and ``.svg``, and ``tls.md`` and ``.json``
+for what goes over TLS. Everything listens on 127.0.0.1 and ends with the lab.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -26,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench import goals, load, results
+from bench.certificates import write_certificate
 from bench.environment import environment, raise_file_limit
 from bench.processes import Child, StartError, cpu_seconds, free_port, memory_kib
 from bench.proxies import IN_SPEED_LAB, OURS, PEERS, Proxy, RunningProxy, before, installed_version
@@ -86,7 +88,7 @@ def main() -> None:
         tables.append(measure(workload, plan, _lineup(options)))
         _write(tables, command, plan)
     minutes = (time.monotonic() - started) / 60
-    print(f"Written to bench/results/speed.md, .json and .svg after {minutes:.1f} minutes.")
+    print(f"Written to bench/results after {minutes:.1f} minutes.")
 
 
 def _options() -> argparse.Namespace:
@@ -152,14 +154,23 @@ def _write(tables: Sequence[Table], command: str, plan: Plan) -> None:
     )
     lines = [*about.lines(), f"- Runs: {plan.rounds} rounds of {plan.seconds} s", f"- {listed}"]
     RESULTS.mkdir(exist_ok=True)
-    document = {
-        "environment": {**asdict(about), "rounds": plan.rounds, "seconds": plan.seconds},
-        "versions": versions,
-        "workloads": [results.as_json(table) for table in tables],
-    }
-    (RESULTS / "speed.json").write_text(json.dumps(document, indent=1) + "\n")
-    (RESULTS / "speed.md").write_text(results.markdown(tables, lines, goals.markdown(tables)))
-    (RESULTS / "speed.svg").write_text(results.chart(tables))
+    over_tls = {workload.key for workload in WORKLOADS if workload.tls}
+    clear = [table for table in tables if table.key not in over_tls]
+    secured = [table for table in tables if table.key in over_tls]
+    for name, title, written in (("speed", "Speed", clear), ("tls", "Speed over TLS", secured)):
+        if not written:
+            continue
+        document = {
+            "environment": {**asdict(about), "rounds": plan.rounds, "seconds": plan.seconds},
+            "versions": versions,
+            "workloads": [results.as_json(table) for table in written],
+        }
+        (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+        (RESULTS / f"{name}.md").write_text(
+            results.markdown(title, written, lines, goals.markdown(written))
+        )
+    if clear:
+        (RESULTS / "speed.svg").write_text(results.chart(clear))
 
 
 # --- one workload ---------------------------------------------------------------------------
@@ -204,6 +215,9 @@ class Arena:
         self._directory = directory
         self._targets = targets
         self._stack = stack
+        self._certificate = (
+            write_certificate(directory / "certificates", [load.HOST]) if workload.tls else None
+        )
         self._running: list[tuple[Row, RunningProxy, Path]] = []
 
     def enter(self, contender: Contender) -> Row:
@@ -241,10 +255,14 @@ class Arena:
     def hold_idle(self) -> None:
         """Memory with many idle clients, less that without."""
         count = min(self._workload.idle, self._plan.idle)
+        asked = load.request(self._workload.path)
         for row, running, _ in self._running:
-            _get(running.port, load.request(self._workload.path))
+            _get(running.port, asked, self._workload.tls)
             before = memory_kib(running.pid, "VmRSS")
-            found = asyncio.run(_hold(running, count, load.request(self._workload.path)))
+            if self._workload.tls:
+                found = _hold_tls(running, count, asked)
+            else:
+                found = asyncio.run(_hold(running, count, asked))
             row.idle_clients, row.idle_failures, with_clients = found
             row.idle_kib = (with_clients - before) / max(1, row.idle_clients)
             row.peak_kib = memory_kib(running.pid)
@@ -252,12 +270,23 @@ class Arena:
     def _load(self, running: RunningProxy, asked: Path, seconds: int) -> load.Load:
         if self._workload.connections > CROWD:
             time.sleep(FAREWELL_SECONDS)
+        workload = self._workload
+        if workload.tls and workload.fresh:
+            return load.handshakes(
+                running.port,
+                asked,
+                connections=workload.connections,
+                seconds=seconds,
+                core=LOAD_CORE,
+                resumed=workload.resumed,
+            )
         return load.wrk(
             running.port,
             asked,
-            connections=self._workload.connections,
+            connections=workload.connections,
             seconds=seconds,
             core=LOAD_CORE,
+            tls=workload.tls,
         )
 
     def _start(self, contender: Contender) -> RunningProxy:
@@ -269,14 +298,22 @@ class Arena:
             command = [sys.executable, "-m", "bench.runner", "swaps", config, str(variant.swaps)]
         # the last endpoint comes and goes, and is not one of those with sessions
         count = ENDPOINTS + 1 if variant.swaps else ENDPOINTS
+        extra = _more_services(variant.services, self._targets)
+        values: dict[str, str] = {}
+        asked = [self._workload.policy, *variant.asked]
+        if self._certificate:
+            asked.append("tls")
+            values = self._certificate.values()
+            extra += _more_certificates(variant.certificates, directory / "certificates")
         running = RunningProxy(
             contender.proxy,
             directory,
-            [self._workload.policy, *variant.asked],
+            asked,
             {"endpoints": self._targets[:count]},
             core=PROXY_CORE,
             command=command,
-            extra=_more_services(variant.services, self._targets),
+            extra=extra,
+            values=values,
         )
         self._stack.callback(running.stop)
         running.start()
@@ -286,10 +323,12 @@ class Arena:
         """What wrk sends: a few sessions in turn, each with the cookies it was given."""
         workload, hosts = self._workload, _hosts(contender.variant.loaded)
         requests = []
-        for number in range(1 if workload.upload else SESSIONS):
+        for number in range(1 if workload.upload else max(SESSIONS, len(hosts))):
             host = hosts[number % len(hosts)]
             first = load.request("/116", host=host, user=f"user-{number}", close=True)
-            cookie = _cookies(_get(running.port, first)) if workload.policy == "cookie" else ""
+            cookie = ""
+            if workload.policy == "cookie":
+                cookie = _cookies(_get(running.port, first, workload.tls))
             if workload.policy == "cookie" and not cookie:
                 cookie = f"session=app-session-{number}"  # the proxy hashes what the app sets
             requests.append(
@@ -313,16 +352,27 @@ async def _hold(running: RunningProxy, count: int, asked: bytes) -> tuple[int, i
         return crowd.connected, crowd.failed, memory_kib(running.pid, "VmRSS")
 
 
-def _get(port: int, request: bytes) -> http.client.HTTPMessage:
+def _hold_tls(running: RunningProxy, count: int, asked: bytes) -> tuple[int, int, int]:
+    """As ``_hold``."""
+    with load.tls_crowd(running.port, count, asked) as crowd:
+        time.sleep(1)
+        return crowd.connected, crowd.failed, memory_kib(running.pid, "VmRSS")
+
+
+def _get(port: int, request: bytes, tls: bool) -> http.client.HTTPMessage:
     """The head of the response, once it is a good one: some proxies listen before they have their
     routes. Raises LoadError."""
     lines = request.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+    context = load.trusting()
     deadline = time.monotonic() + 10
     status = 0
     while time.monotonic() < deadline:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         try:
+            if tls:
+                plain = socket.create_connection(("127.0.0.1", port), timeout=5)
+                connection.sock = context.wrap_socket(plain, server_hostname=headers["Host"])
             connection.request("GET", lines[0].split()[1], headers=headers)
             answer = connection.getresponse()
             answer.read()
@@ -378,6 +428,15 @@ def _more_services(count: int, targets: Sequence[Target]) -> str:
         f'\n[[services]]\nname = "service-{number}"\nhosts = ["{host}"]\n'
         f'sticky_session_cookie = "session"\nendpoints = [{addresses}]\n'
         for number, host in enumerate(_hosts(count)[1:], 1)
+    )
+
+
+def _more_certificates(count: int, directory: Path) -> str:
+    """Configuration of all but the first certificate."""
+    several = [write_certificate(directory, [host]).values() for host in _hosts(count)[1:]]
+    return "".join(
+        f'\n[[certificates]]\ncert = "{values["cert"]}"\nkey = "{values["key"]}"\n'
+        for values in several
     )
 
 

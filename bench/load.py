@@ -1,16 +1,21 @@
-"""Load: wrk for requests, and a small client that only holds connections open."""
+"""Load: wrk for requests, and small clients that make TLS connections or only hold them open."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
+import ssl
 import subprocess
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 LUA = Path(__file__).with_name("load.lua")
+OPENSSL = Path(__file__).with_name("openssl.cnf")
 HOST = "bench.test"
 _TIMEOUT = 20
 """Seconds until wrk counts a request as failed: more than any response may take."""
@@ -38,10 +43,10 @@ class Load:
 
 
 def parse_wrk(output: str) -> Load:
-    """Read what ``load.lua`` printed. Raises LoadError."""
+    """Read what ``load.lua`` or ``handshakes.py`` printed. Raises LoadError."""
     lines = [line for line in output.splitlines() if line.startswith("RESULT ")]
     if not lines:
-        raise LoadError(f"wrk gave no result: {output[-800:]}")
+        raise LoadError(f"the load gave no result: {output[-800:]}")
     found = json.loads(lines[-1].removeprefix("RESULT "))
     return Load(
         requests=found["requests"],
@@ -55,18 +60,45 @@ def parse_wrk(output: str) -> Load:
 
 
 def wrk(
-    port: int, requests: Path, *, connections: int, seconds: int, core: int | None = None
+    port: int,
+    requests: Path,
+    *,
+    connections: int,
+    seconds: int,
+    core: int | None = None,
+    tls: bool = False,
 ) -> Load:
     """Send the requests of a file in turn. Raises LoadError."""
-    pinned = [] if core is None else ["taskset", "-c", str(core)]
     options = ["-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={_TIMEOUT}s"]
-    command = ["wrk", *options, "-s", str(LUA), f"http://127.0.0.1:{port}/", "--", str(requests)]
+    url = f"{'https' if tls else 'http'}://{HOST}:{port}/"
+    return _run(["wrk", *options, "-s", str(LUA), url, "--", str(requests)], seconds, core)
+
+
+def handshakes(
+    port: int,
+    requests: Path,
+    *,
+    connections: int,
+    seconds: int,
+    core: int | None = None,
+    resumed: bool = False,
+) -> Load:
+    """Send each request on a new TLS connection, which resumes the client's last session with the
+    host or knows of none. Raises LoadError."""
+    kind = "resumed" if resumed else "full"
+    arguments = [str(port), str(requests), str(connections), str(seconds), kind]
+    return _run([sys.executable, "-m", "bench.handshakes", *arguments], seconds, core)
+
+
+def _run(command: Sequence[str], seconds: int, core: int | None) -> Load:
+    pinned = [] if core is None else ["taskset", "-c", str(core)]
     done = subprocess.run(
         [*pinned, *command],
         capture_output=True,
         text=True,
         check=False,
         timeout=seconds + 3 * _TIMEOUT,
+        env={**os.environ, "OPENSSL_CONF": str(OPENSSL)},
     )
     return parse_wrk(done.stdout + done.stderr)
 
@@ -142,3 +174,32 @@ async def crowd(port: int, count: int, asked: bytes, at_once: int = 50) -> Async
         for writer in writers:
             writer.transport.abort()
         await asyncio.sleep(0)
+
+
+def trusting() -> ssl.SSLContext:
+    """A client's context that takes any certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@contextmanager
+def tls_crowd(port: int, count: int, asked: bytes) -> Iterator[Crowd]:
+    """As ``crowd``, over TLS. With plain sockets, because asyncio's TLS takes more memory for a
+    client than there is for thousands of them."""
+    context = trusting()
+    found = Crowd()
+    with ExitStack() as stack:
+        for _ in range(count):
+            try:
+                plain = stack.enter_context(socket.create_connection(("127.0.0.1", port), _TIMEOUT))
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                secured = stack.enter_context(context.wrap_socket(plain, server_hostname=HOST))
+                secured.sendall(asked)
+                served = secured.recv(4096).startswith(b"HTTP/1.1 200")
+            except OSError:
+                served = False
+            found.connected += served
+            found.failed += not served
+        yield found

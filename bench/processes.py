@@ -139,6 +139,15 @@ def cpu_seconds(root: int) -> float:
     return sum(stat.ticks for stat in tree(root, all_stats())) / _TICK
 
 
+def descriptors(root: int) -> int:
+    """Open descriptors of a process tree."""
+    total = 0
+    for stat in tree(root, all_stats()):
+        with contextlib.suppress(OSError):
+            total += len(os.listdir(f"/proc/{stat.pid}/fd"))
+    return total
+
+
 def memory_kib(root: int, field: str = "VmHWM") -> int:
     """Resident memory of a process tree: at its peak (VmHWM), or now (VmRSS)."""
     total = 0

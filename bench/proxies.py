@@ -197,8 +197,10 @@ class RunningProxy:
         core: int | None = None,
         command: Sequence[str] | None = None,
         extra: str = "",
+        values: Mapping[str, str] | None = None,
     ) -> None:
-        """``command``: instead of the proxy's own; ``extra`` is appended to its configuration."""
+        """``command``: instead of the proxy's own; ``extra`` is appended to its configuration;
+        ``values``: more of them for the templates."""
         directory.mkdir(parents=True)
         self.proxy = proxy
         self.port = free_port()
@@ -206,6 +208,7 @@ class RunningProxy:
         self._directory = directory
         self._asked = asked
         self._extra = extra
+        self._values = values or {}
         self._core = core
         self._command = command
         self._child: Child | None = None
@@ -233,6 +236,7 @@ class RunningProxy:
     def write(self, targets: Mapping[str, Sequence[Target]]) -> None:
         """Write the configuration, each file in one step: it may be watched."""
         values = {
+            **self._values,
             "listen": str(self.port),
             "admin": str(self._admin),
             "dir": str(self._directory),

@@ -97,9 +97,11 @@ def p99(sample: Sample) -> float:
 # --- Markdown -------------------------------------------------------------------------------
 
 
-def markdown(tables: Sequence[Table], about: Sequence[str], summary: Sequence[str]) -> str:
+def markdown(
+    title: str, tables: Sequence[Table], about: Sequence[str], summary: Sequence[str]
+) -> str:
     """The whole report."""
-    lines = ["# Speed", "", *about, "", *_READING, "", *overview(tables), "", *summary]
+    lines = [f"# {title}", "", *about, "", *_READING, "", *overview(tables), "", *summary]
     for table in tables:
         lines += ["", f"## {table.title}", "", f"Why: {table.why}.", ""]
         idle = any(row.idle_clients for row in table.rows)

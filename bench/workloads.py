@@ -15,6 +15,8 @@ class Variant:
     services: int = 1
     loaded: int = 1
     """How many of the services get requests."""
+    certificates: int = 1
+    """How many of the services have a certificate of their own: the first is in every table."""
     swaps: float = 0
     """How often in a second the routing table is replaced."""
 
@@ -35,6 +37,10 @@ class Workload:
     upload: int = 0
     fresh: bool = False
     """A new connection for each request."""
+    tls: bool = False
+    """Clients speak TLS, and its table is in the report of all that do."""
+    resumed: bool = False
+    """New connections resume the session of those before."""
     idle: int = 0
     """Instead of a load: this many clients that get one response and then stay connected."""
     variants: tuple[Variant, ...] = ()
@@ -133,5 +139,46 @@ WORKLOADS = (
             Variant("JSON log", asked=("log_json",)),
         ),
         quick=True,
+    ),
+    Workload("tls", "116 B over TLS, 64 connections", "what port 443 serves", tls=True, quick=True),
+    Workload("tls-1m", "1 MiB responses over TLS", "files", path="/1m", connections=16, tls=True),
+    Workload(
+        "tls-new",
+        "116 B, a full TLS handshake for each request",
+        "clients that come for the first time",
+        connections=16,
+        policy="round_robin",
+        fresh=True,
+        tls=True,
+        quick=True,
+    ),
+    Workload(
+        "tls-resumed",
+        "116 B, a resumed TLS session for each request",
+        "clients that come again",
+        connections=16,
+        policy="round_robin",
+        fresh=True,
+        tls=True,
+        resumed=True,
+    ),
+    Workload(
+        "tls-idle", "idle TLS connections", "memory per client", idle=2000, tls=True, quick=True
+    ),
+    Workload(
+        "tls-certificates",
+        "116 B, a full TLS handshake for each request, with 1,000 certificates",
+        "the cost of a handshake must not grow",
+        connections=16,
+        policy="round_robin",
+        fresh=True,
+        tls=True,
+        variants=(
+            Variant("1 certificate", services=1000),
+            Variant("1,000 certificates", services=1000, certificates=1000),
+            Variant(
+                "1,000 certificates, load on all", services=1000, certificates=1000, loaded=1000
+            ),
+        ),
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
@@ -38,7 +39,9 @@ hello = answering(ok(b"hello"))
 class MakeEndpoint(Protocol):
     """What the fixture ``endpoint`` is."""
 
-    async def __call__(self, script: Script = ..., *, listening: bool = True) -> ScriptedEndpoint:
+    async def __call__(
+        self, script: Script = ..., *, listening: bool = True, tls: ssl.SSLContext | None = None
+    ) -> ScriptedEndpoint:
         """A listening endpoint, or one that refuses connections until it is started."""
 
 
@@ -54,8 +57,10 @@ async def endpoint() -> AsyncIterator[MakeEndpoint]:
     """Makes endpoints; at the end closes them and raises what failed in their scripts."""
     async with AsyncExitStack() as stack:
 
-        async def make(script: Script = hello, *, listening: bool = True) -> ScriptedEndpoint:
-            made = ScriptedEndpoint(script)
+        async def make(
+            script: Script = hello, *, listening: bool = True, tls: ssl.SSLContext | None = None
+        ) -> ScriptedEndpoint:
+            made = ScriptedEndpoint(script, tls=tls)
             stack.push_async_callback(made.close)
             if listening:
                 await made.start()
@@ -83,6 +88,7 @@ class RunningProxy(Protocol):
 
     host: str
     port: int
+    ports: list[int]
 
     def set_services(self, services: Sequence[ServiceSpec]) -> None:
         """Swap the routing table for one of these services."""
@@ -95,7 +101,8 @@ class StartProxy(Protocol):
     """What the fixture ``start_proxy`` is."""
 
     async def __call__(self, services: Sequence[ServiceSpec], **settings: Any) -> RunningProxy:
-        """A proxy for these services; ``settings`` are fields of ``ProxySettings``."""
+        """A proxy for these services; ``settings`` are fields of ``ProxySettings``, and what
+        ``InProcessProxy`` takes."""
 
 
 class Behind(Protocol):

@@ -13,6 +13,10 @@ Nothing is read ahead of the script: a peer that does not ask for bytes does not
             await client.send(get("/"))
             response = await client.response()
 
+An endpoint with a ``tls`` context speaks TLS, which its scripts can break at any point: what they
+``send`` and read is plain text, ``send_raw`` goes below it, and ``close`` does not announce the end
+unless ``end_tls`` did.
+
 Every wait is bounded by ``TIMEOUT`` and then fails telling what has been received so far.
 """
 
@@ -22,6 +26,7 @@ import asyncio
 import contextlib
 import re
 import socket
+import ssl
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -48,6 +53,8 @@ _FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 _STRAY = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _LONGEST_LINE = 65536
+RECORD = 16384
+"""The most bytes of plain text in a record of TLS."""
 
 
 class Truncated(AssertionError):
@@ -212,6 +219,9 @@ class Wire:
         self._buffer = bytearray()
         self._log = bytearray()
         self._body: Body | None = None
+        self.tls: ssl.SSLObject | None = None
+        """What is sent and read goes through it; None: in the clear."""
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
 
     def __repr__(self) -> str:
         state = "closed" if self.sock.fileno() < 0 else self.ended or "open"
@@ -222,7 +232,58 @@ class Wire:
     async def send(self, data: bytes) -> None:
         """Send all of ``data``; ConnectionError if the peer has gone."""
         async with self._bounded(f"sending {len(data)} bytes"):
-            await asyncio.get_running_loop().sock_sendall(self.sock, data)
+            if self.tls is None:
+                await asyncio.get_running_loop().sock_sendall(self.sock, data)
+                return
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self.tls.write(rest[:RECORD]) :]
+                await self.send_raw(self._outgoing.read())
+
+    async def send_raw(self, data: bytes) -> None:
+        """Send these very bytes, below TLS."""
+        await asyncio.get_running_loop().sock_sendall(self.sock, data)
+
+    async def accept_tls(self, context: ssl.SSLContext) -> None:
+        """Do the server's part of a handshake. Raises ssl.SSLError, after its alert was sent;
+        ConnectionError if the peer leaves."""
+        tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        async with self._bounded("a handshake"):
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    await self.send_raw(self._outgoing.read())
+                    await self._receive_raw()
+                except ssl.SSLError:
+                    await self.send_raw(self._outgoing.read())
+                    raise
+            await self.send_raw(self._outgoing.read())
+        self.tls = tls
+
+    async def end_tls(self) -> None:
+        """Announce the end of what is sent (close_notify)."""
+        assert self.tls is not None
+        with contextlib.suppress(ssl.SSLError):
+            self.tls.unwrap()
+        await self.send_raw(self._outgoing.read())
+
+    async def _receive_raw(self) -> None:
+        data = await asyncio.get_running_loop().sock_recv(self.sock, 65536)
+        if not data:
+            raise ConnectionResetError("no end of TLS was announced")
+        self._incoming.write(data)
+
+    async def _receive_some(self) -> bytes:
+        """Empty at the end."""
+        if self.tls is None:
+            return await asyncio.get_running_loop().sock_recv(self.sock, 65536)
+        while True:
+            try:
+                return self.tls.read(65536)
+            except ssl.SSLWantReadError:
+                await self._receive_raw()
 
     def finish(self) -> None:
         """Send no more: a FIN, while reading goes on."""
@@ -347,7 +408,7 @@ class Wire:
         if self.ended:
             return False
         try:
-            data = await asyncio.get_running_loop().sock_recv(self.sock, 65536)
+            data = await self._receive_some()
         except ConnectionError:
             self.ended = "reset"
             return False
@@ -512,9 +573,13 @@ class ScriptedEndpoint:
     the failure is raised by whatever waits for the endpoint, and at the latest by ``close``.
     """
 
-    def __init__(self, script: Script, *, port: int = 0) -> None:
+    def __init__(self, script: Script, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.script = script
         """Replace it and the next connection runs the new one."""
+        self.tls = tls
+        """None: it speaks in the clear."""
+        self.refusals: list[ssl.SSLError] = []
+        """What failed handshakes failed with; the script is not run then."""
         self.host = "127.0.0.1"
         self.connections = 0
         """How many have been accepted, ever."""
@@ -616,7 +681,11 @@ class ScriptedEndpoint:
 
     async def _run(self, connection: EndpointConnection) -> None:
         try:
+            if self.tls is not None:
+                await connection.accept_tls(self.tls)
             await self.script(connection)
+        except ssl.SSLError as error:
+            self.refusals.append(error)
         except ConnectionError:
             pass  # the peer left while we were sending
         except Exception as failure:

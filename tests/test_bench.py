@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import time
 import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from cryptography import x509
 
-from bench import affinity, goals, results
+from bench import affinity, goals, handshakes, results
 from bench.affinity import Findings, Share
 from bench.apps import App
 from bench.browser import Browser, parse_answer, sessions
+from bench.certificates import write_certificate
 from bench.load import Load, LoadError, parse_wrk, request
 from bench.processes import cpu_seconds, memory_kib, parse_stat, tree
 from bench.proxies import PEERS, PROXIES, Proxy
@@ -57,7 +61,13 @@ class TestTemplates:
     @pytest.mark.parametrize("proxy", PROXIES, ids=lambda proxy: proxy.name)
     def test_every_template_renders(self, proxy: Proxy) -> None:
         values = {"listen": "80", "admin": "81", "dir": "/d", "user": "u"}
-        for asked in (["cookie"], ["cookie", "affinity", "two"], ["ip_hash"], ["round_robin"]):
+        values |= {"cert": "/c", "key": "/k", "pem": "/p"}
+        for asked in (
+            ["cookie"],
+            ["cookie", "affinity", "two"],
+            ["ip_hash"],
+            ["round_robin", "tls"],
+        ):
             for name in proxy.files.values():
                 text = render((PEERS / name).read_text(), asked, values, {"endpoints": TWO})
                 assert "@if" not in text
@@ -93,6 +103,32 @@ class TestWrk:
         )
 
 
+class TestHandshakes:
+    def test_the_name_in_the_hello_is_that_of_the_request(self) -> None:
+        assert handshakes.server_name(request("/", host="service-7.test")) == "service-7.test"
+
+    def test_a_result_reads_as_one_of_wrk(self) -> None:
+        some = [
+            handshakes.Found([0.001, 0.003], failed=1, not_resumed=2),
+            handshakes.Found([0.002]),
+        ]
+        found = parse_wrk("RESULT " + json.dumps(handshakes.result(some, 1.5)))
+        assert (found.rate, found.p50, found.slowest, found.failures) == (2.0, 2.0, 3.0, 3)
+
+    def test_clients_that_met_nobody(self) -> None:
+        found = parse_wrk("RESULT " + json.dumps(handshakes.result([], 1.0)))
+        assert (found.requests, found.p99) == (0, 0.0)
+
+    def test_a_certificate_and_its_key_in_one_file(self, tmp_path: Path) -> None:
+        files = write_certificate(tmp_path, ["a.test", "b.test"])
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.load_cert_chain(files.both)
+        shown = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+        names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.DNSName) == ["a.test", "b.test"]
+        assert set(files.values()) == {"cert", "key", "pem"}
+
+
 class TestProcesses:
     def test_a_name_may_hold_anything(self) -> None:
         fields = "S 7 0 0 0 0 0 0 0 0 0 10 5 2 1 20 0"
@@ -110,7 +146,8 @@ class TestProcesses:
         while time.process_time() < until:
             pass
         assert cpu_seconds(os.getpid()) > before
-        assert memory_kib(os.getpid()) >= memory_kib(os.getpid(), "VmRSS") > 1000
+        now = memory_kib(os.getpid(), "VmRSS")  # first, because it may grow in between
+        assert memory_kib(os.getpid()) >= now > 1000
 
 
 PARENTS = {1: 0, 10: 1, 11: 10, 12: 10, 13: 12, 20: 1}
@@ -137,7 +174,7 @@ class TestSpeedReport:
     def test_markdown(self) -> None:
         found = table(("stickyproxy", [20, 20]), ("peer", [10, 10]))
         found.rows.append(Row("nobody", absent="absent: not installed"))
-        text = results.markdown([found], ["- Machine: m"], [])
+        text = results.markdown("Speed", [found], ["- Machine: m"], [])
         assert "| stickyproxy | 20.0 | 500 | 0.50 | 1.00 | 2.00 | 3 | 0 | 2 |  |  |" in text
         assert "2.00 / **2.00** / 2.00" in text
         assert "| nobody | absent: not installed |" in text
@@ -150,7 +187,9 @@ class TestSpeedReport:
     def test_idle_clients_have_a_table_of_their_own(self) -> None:
         found = Table("idle", "idle", "memory")
         found.rows.append(Row("stickyproxy", idle_clients=10_000, idle_kib=12.34, peak_kib=1024))
-        assert "| stickyproxy | 10,000 | 12.3 | 0 | 1 |" in results.markdown([found], [], [])
+        assert "| stickyproxy | 10,000 | 12.3 | 0 | 1 |" in results.markdown(
+            "Speed", [found], [], []
+        )
 
     def test_json_holds_all_samples(self) -> None:
         document = results.as_json(table(("stickyproxy", [20, 30])))

@@ -153,7 +153,7 @@ KEYS = [
 ]
 """(table, key) of every key whose value is no table."""
 
-LISTS_OF_TABLES = ("listeners", "services")
+LISTS_OF_TABLES = ("listeners", "certificates", "services")
 
 
 def heading(table: str) -> str:

@@ -58,6 +58,7 @@ RESERVED = {
         "demo.app",
     },
     "docker": {"providers.engine.client", "providers.docker.engine", "providers.swarm.engine"},
+    "cryptography": {"base.token_tls", "config.certificates"},
     "mmh3": {"base.hashing"},
     "pydantic": {
         *("config.codec", "config.load", "config.options", "config.tables", "config.values"),

@@ -1,21 +1,23 @@
 """CONTROL: the admin page: what was found, what is served, what is wrong. Read-only.
 
-GET /services   every service with its endpoints and problems; JSON if asked for by
-                ``Accept: application/json`` or ``?format=json``, else text
-GET /table      the routing table, as text
-GET /healthz    200 as long as this process responds
-GET /readyz     200 if clients are welcome, else 503 and the reason: not every provider has
-                published yet, or the proxy is starting or stopping
+GET /services       every service with its endpoints and problems; JSON if asked for by
+                    ``Accept: application/json`` or ``?format=json``, else text
+GET /certificates   every certificate with its hosts and dates, and no keys; JSON
+GET /table          the routing table, as text
+GET /healthz        200 as long as this process responds
+GET /readyz         200 if clients are welcome, else 503 and the reason: not every provider has
+                    published yet, or the proxy is starting or stopping
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from aiohttp import web
 
-from stickyproxy.control import report
+from stickyproxy.control import certificates, report
 from stickyproxy.control.registry import HoldsTable
 from stickyproxy.model.snapshot import Problem, Snapshot
 
@@ -42,6 +44,7 @@ def make_app(
     pages = _Pages(registry, proxy, troubles, unready, state_of)
     app = web.Application()
     app.router.add_get("/services", pages.services)
+    app.router.add_get("/certificates", pages.certificates)
     app.router.add_get("/table", pages.table)
     app.router.add_get("/healthz", pages.healthz)
     app.router.add_get("/readyz", pages.readyz)
@@ -71,6 +74,10 @@ class _Pages:
         if "json" in asked:
             return web.json_response({"services": rows})
         return web.Response(text=report.as_text(rows) + "\n")
+
+    async def certificates(self, _request: web.Request) -> web.Response:
+        rows = certificates.rows(self._registry.snapshots(), time.time())
+        return web.json_response({"certificates": rows})
 
     async def table(self, _request: web.Request) -> web.Response:
         return web.Response(text=self._proxy.table.dump() + "\n")

@@ -7,11 +7,14 @@ StickyproxyError
 ├── BadRequest             a request that is refused before anything is forwarded
 │   └── InvalidHost        its Host field cannot be a host name
 ├── NotTls                 what a client began its connection with is no TLS handshake
+├── HandshakeRefused       its TLS handshake is refused, and an alert says why
+├── BadProxyHeader         a connection does not begin with the PROXY header that it must have
 ├── ClientStalled          the client neither sent nor took a byte of a body for too long
 ├── OutOfResources         we lack file descriptors, ports or memory: no endpoint's fault
 │   └── NetworkUnavailable the connector of the endpoint's network is missing or silent
 └── UpstreamError          an endpoint did not give a usable response
     ├── ConnectError       no connection: nothing was sent, another endpoint may be tried
+    │   └── HandshakeError there was one, but TLS could not be agreed upon, or is not trusted
     ├── UpstreamClosed     the connection ended before the response was complete
     ├── UpstreamTimeout    the endpoint stayed silent for too long
     └── UpstreamProtocolError   the endpoint's response is not HTTP/1.x
@@ -77,6 +80,19 @@ class NotTls(StickyproxyError):
     the end of a sentence about the client."""
 
 
+class HandshakeRefused(StickyproxyError):
+    """A ClientHello that is not answered but with an alert, a number of RFC 8446 section 6; the
+    message says why, without anything that the client sent."""
+
+    def __init__(self, alert: int, message: str) -> None:
+        self.alert = alert
+        super().__init__(message)
+
+
+class BadProxyHeader(StickyproxyError):
+    """A trusted proxy did not begin its connection with a header of the PROXY protocol."""
+
+
 class ClientStalled(StickyproxyError):
     """The client neither sent nor took a byte of a body for longer than the timeout."""
 
@@ -100,6 +116,15 @@ class UpstreamError(StickyproxyError):
 
 class ConnectError(UpstreamError):
     """No connection could be made: the endpoint has seen nothing of the request."""
+
+
+class HandshakeError(ConnectError):
+    """The endpoint accepted a connection, but no TLS came of it that may be used."""
+
+    def __init__(self, address: str, trouble: str) -> None:
+        self.trouble = trouble
+        """What is wrong."""
+        super().__init__(f"{address}: no TLS: {trouble}")
 
 
 class UpstreamClosed(UpstreamError):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
 import sys
+import termios
+from array import array
 from contextlib import suppress
 
 _LINGER_OFF = struct.pack("ii", 1, 0)
@@ -18,6 +21,18 @@ def reset(transport: asyncio.Transport) -> None:
     if sock is not None and sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
     transport.abort()
+
+
+def undelivered(transport: asyncio.Transport) -> int:
+    """Bytes that the kernel has taken from us and the peer has not acknowledged (tcp(7), SIOCOUTQ);
+    0 where it does not say."""
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None or sys.platform != "linux":
+        return 0
+    count = array("i", [0])
+    with suppress(OSError):  # it is closed
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
+    return count[0]
 
 
 def keep_alive(transport: asyncio.Transport, seconds: float, every: int = 1) -> bool:

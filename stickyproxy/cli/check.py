@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 
 from stickyproxy.cli.common import Commands, add_config
 from stickyproxy.config.load import load
-from stickyproxy.control import report
+from stickyproxy.control import certificates, report
 from stickyproxy.control.registry import NoConnections
-from stickyproxy.model.service import EndpointSpec
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.providers.certificates import examined
 from stickyproxy.routing import builder
 from stickyproxy.routing.endpoint import Endpoint
+from stickyproxy.runtime.sources import has_tls
 
 
 def add(commands: Commands) -> None:
@@ -20,7 +24,8 @@ def add(commands: Commands) -> None:
         "check",
         help="check a configuration file",
         description="Print the routing table that the file stands for, and warnings of what cannot "
-        "have been meant; or every error in it (exit status 1).",
+        "have been meant; or every error in it (exit status 1). The files of its certificates are "
+        "read, and an error in one of them ends with exit status 1 too.",
     )
     add_config(parser)
     parser.set_defaults(command=check)
@@ -31,10 +36,19 @@ def check(options: argparse.Namespace) -> int:
     settings = load(options.config)
     print("listeners: " + ", ".join(str(listener.address) for listener in settings.listeners))
     print(builder.build(settings.services, _unconnected, None).dump())
-    for problem in report.conflicts(settings.services):
-        print(f"warning: {problem}", file=sys.stderr)
-    return 0
+    now = time.time()
+    found = examined(settings.certificates, now)
+    snapshots = [Snapshot("static", settings.services), found]
+    problems = [
+        *report.conflicts(settings.services),
+        *found.problems,
+        *certificates.problems(snapshots, now),
+        *(certificates.mismatches(snapshots) if has_tls(settings) else ()),
+    ]
+    for problem in problems:
+        print(f"{'error' if problem.fatal else 'warning'}: {problem}", file=sys.stderr)
+    return int(any(problem.fatal for problem in problems))
 
 
-def _unconnected(service: str, spec: EndpointSpec) -> Endpoint:
-    return Endpoint(service, spec, b"", NoConnections())
+def _unconnected(service: ServiceSpec, spec: EndpointSpec) -> Endpoint:
+    return Endpoint(service.name, spec, b"", NoConnections(), service.tls)

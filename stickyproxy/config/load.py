@@ -29,6 +29,7 @@ from stickyproxy.config.values import (
     SERVICE_NAME,
     endpoint_address,
     listener_address,
+    pem_file,
     service_name,
 )
 
@@ -122,6 +123,16 @@ def _repetitions(document: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     for index, first in _repeated(addresses):
         reason = f'"{addresses[index]}" is the address of listeners[{first}] too: remove one'
         yield ("listeners", index, "address"), reason
+
+    certificates = _list(document, "certificates")
+    files = [_valid(pem_file, table.get("cert")) for table in certificates]
+    for index, first in _repeated(files):
+        reason = f'"{files[index]}" is the file of certificates[{first}] too: remove one'
+        yield ("certificates", index, "cert"), reason
+    defaults = [index for index, t in enumerate(certificates) if t.get("default") is True]
+    for index in defaults[1:]:
+        reason = f"certificates[{defaults[0]}] is the default too: remove one of the two"
+        yield ("certificates", index, "default"), reason
 
     services = _list(document, "services")
     names = [_valid(service_name, service.get("name")) for service in services]

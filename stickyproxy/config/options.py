@@ -312,6 +312,7 @@ class ServiceOptions(_PlaceAndPolicy):
     websocket_endpoints: Annotated[tuple[UrlPath, ...], _split_by(",")] | None = None
     redirects: Annotated[tuple[Redirect, ...], _split_by(";")] = ()
     drain: Annotated[Drain, PlainValidator(_drain)] = "none"
+    acme: Boolean = False
     connect_timeout: Timeout | None = None
     response_timeout: Timeout | None = None
     response_idle_timeout: Timeout | None = None
@@ -350,6 +351,7 @@ class ServiceOptions(_PlaceAndPolicy):
             default_backend=self.default_backend,
             drain=self.drain,
             timeouts=self.timeouts(),
+            acme=self.acme,
         )
 
 

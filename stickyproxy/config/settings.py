@@ -77,6 +77,18 @@ class ControllerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """The files of a certificate, in PEM."""
+
+    cert: str
+    """The certificate, with those that lead to its authority."""
+    key: str
+    """Its key; may be in the same file."""
+    default: bool = False
+    """Shown also to those whom no certificate is for."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A whole, valid configuration."""
 
@@ -84,6 +96,7 @@ class Config:
     proxy: ProxySettings = ProxySettings()  # noqa: RUF009  # frozen
     access_log: AccessLogSettings = AccessLogSettings()  # noqa: RUF009
     services: tuple[ServiceSpec, ...] = ()
+    certificates: tuple[CertificateFiles, ...] = ()
     admin: Address | None = None
     """Where the admin page listens; None: nowhere."""
     swarm: SwarmSettings | None = None

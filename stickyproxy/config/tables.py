@@ -20,6 +20,7 @@ from stickyproxy.config import values
 from stickyproxy.config.options import ServiceOptions, Timeout
 from stickyproxy.config.settings import (
     ADMIN_ADDRESS,
+    CertificateFiles,
     Config,
     ControllerSettings,
     DockerSettings,
@@ -117,6 +118,14 @@ class _ProxyTable(_Table):
 class _AccessLogTable(_Table):
     format: LogFormat = _ACCESS_LOG.format
     path: Annotated[str, PlainValidator(values.log_path)] = _ACCESS_LOG.path
+
+
+class _CertificateTable(_Table):
+    # Files are not looked at: what is wrong with them is a problem of a certificate, and can change
+    # while the configuration stays as it is.
+    cert: Annotated[str, PlainValidator(values.pem_file)]
+    key: Annotated[str, PlainValidator(values.pem_file)]
+    default: StrictBool = False
 
 
 class _ServiceTable(ServiceOptions):
@@ -221,6 +230,7 @@ class Document(_Table):
     proxy: _ProxyTable = _ProxyTable()
     access_log: _AccessLogTable = _AccessLogTable()
     services: tuple[_ServiceTable, ...] = ()
+    certificates: tuple[_CertificateTable, ...] = ()
     admin: _AdminTable | None = None
     providers: _ProvidersTable = _ProvidersTable()
     controller: _ControllerTable | None = None
@@ -234,6 +244,10 @@ class Document(_Table):
             listeners=listeners or Config().listeners,
             proxy=self.proxy.settings(),
             access_log=AccessLogSettings(self.access_log.format, self.access_log.path),
+            certificates=tuple(
+                CertificateFiles(table.cert, table.key, table.default)
+                for table in self.certificates
+            ),
             services=tuple(table.spec(table.name, table.endpoints) for table in self.services),
             admin=None if self.admin is None else self.admin.address,
             swarm=None if swarm is None else swarm.settings(),
@@ -249,6 +263,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "proxy": _ProxyTable,
     "access_log": _AccessLogTable,
     "services": _ServiceTable,
+    "certificates": _CertificateTable,
     "admin": _AdminTable,
     "providers": _ProvidersTable,
     "providers.swarm": _SwarmTable,

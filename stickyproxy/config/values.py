@@ -132,6 +132,10 @@ def file(value: object) -> str:
     return path
 
 
+def pem_file(value: object) -> str:
+    return visible_text(value, "/etc/ssl/shop.example.pem")
+
+
 def cache_file(value: object) -> str:
     return visible_text(value, "/var/lib/stickyproxy/snapshot.json")
 
@@ -149,14 +153,15 @@ def network_pattern(value: object) -> str:
 def controller_url(value: object) -> str:
     """Without user information, which would be a secret in every message that names the controller.
     Raises ValueError, which does not show it either."""
-    text = visible_text(value, "http://controller:8082")
+    text = visible_text(value, "https://controller:8082")
     if "@" in text:
         raise ValueError(
             "a controller is not asked by name and password: remove what is before the @, and "
             "share a token (token_file)"
         )
-    if text.startswith("http://"):
-        address = Address.parse(text.removeprefix("http://").removesuffix("/"))
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme in ("http", "https"):
+        address = Address.parse(rest.removesuffix("/"))
         if address.host and address.port:
-            return f"http://{address}"
-    raise ValueError(f'{shown(text)} is not a controller: write it like "http://controller:8082"')
+            return f"{scheme}://{address}"
+    raise ValueError(f'{shown(text)} is not a controller: write it like "https://controller:8082"')

@@ -6,6 +6,9 @@ responds with the whole snapshot as soon as its version is no longer VERSION, or
 SECONDS; with 503 while there is none yet. Proxies show the shared token as
 ``Authorization: Bearer``. A controller keeps nothing: versions are hashes of the content, so one
 that was restarted, or another replica, goes on where it was.
+
+Keys of certificates are handed out over TLS only (``base/token_tls.py``). Who asks in the clear
+gets everything else, and a problem that says so.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ import asyncio
 import hmac
 import logging
 from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
 from stickyproxy.config import codec
-from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.model.service import ServiceSpec
+from stickyproxy.model.snapshot import Problem, Snapshot
 
 log = logging.getLogger("stickyproxy")
 
@@ -26,22 +31,38 @@ MAX_WAIT = 60.0
 """Longest time in seconds that a long poll is held."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Edition:
+    """A snapshot as it is handed out."""
+
+    data: bytes = b""
+    version: str = ""
+    """Empty: there is none yet."""
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> _Edition:
+        data = codec.encode(snapshot)
+        return cls(data, codec.version(data))
+
+
 class Controller:
     """Hands the last snapshot to the proxies that ask for it."""
 
     def __init__(self, token: bytes) -> None:
         self._token = token
-        self._data = b""
-        self._version = ""
+        self._whole = _Edition()
+        self._public = _Edition()
+        """What may be read by anybody on the way."""
         self._changed = asyncio.Event()
 
     def publish(self, snapshot: Snapshot) -> None:
         """Take a whole state; waiting proxies get it at once."""
-        data = codec.encode(snapshot)
-        if data == self._data:
+        whole = _Edition.of(snapshot)
+        if whole == self._whole:
             return
-        self._data, self._version = data, codec.version(data)
-        log.info("version %s: %d services", self._version, len(snapshot.services))
+        public = without_keys(snapshot)
+        self._whole, self._public = whole, whole if public is snapshot else _Edition.of(public)
+        log.info("version %s: %d services", whole.version, len(snapshot.services))
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -61,19 +82,56 @@ class Controller:
         except ValueError:
             return web.Response(status=400, text="wait is not a number of seconds\n")
         known = request.query.get("after", "")
-        if self._version in ("", known) and wait > 0:
+        if self._edition(request).version in ("", known) and wait > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(wait, MAX_WAIT)):
                     await self._changed.wait()
-        if not self._version:
+        edition = self._edition(request)
+        if not edition.version:
             return web.Response(status=503, text="the state of the Swarm is not known yet\n")
-        if self._version == known:
+        if edition.version == known:
             return web.Response(status=304)
         return web.Response(
-            body=self._data,
+            body=edition.data,
             content_type="application/json",
-            headers={"Snapshot-Version": self._version},
+            headers={"Snapshot-Version": edition.version},
         )
+
+    def _edition(self, request: web.Request) -> _Edition:
+        return self._whole if request.secure else self._public
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
+
+
+def without_keys(snapshot: Snapshot) -> Snapshot:
+    """What of a snapshot may travel in the clear, with a problem that says what is missing; the
+    very same if nothing is."""
+    services = tuple(_without_key(service) for service in snapshot.services)
+    held_back = [f"the certificate {each.name}" for each in snapshot.certificates]
+    held_back += [
+        f"the client certificate of service {service.name}"
+        for service, public in zip(snapshot.services, services, strict=True)
+        if public is not service
+    ]
+    if not held_back:
+        return snapshot
+    count = f" and {len(held_back) - 1} more" if len(held_back) > 1 else ""
+    reason = (
+        f"the controller does not hand out {held_back[0]}{count} over http, where keys could be "
+        "read on the way: write https:// instead of http:// in url of [providers.controller]"
+    )
+    return replace(
+        snapshot,
+        services=services,
+        certificates=(),
+        problems=(*snapshot.problems, Problem("(certificates)", reason, fatal=True)),
+    )
+
+
+def _without_key(service: ServiceSpec) -> ServiceSpec:
+    """A service without what its endpoints are shown; itself if that is nothing."""
+    if service.tls is None or not service.tls.key:
+        return service
+    tls = replace(service.tls, certificate="", key="")
+    return replace(service, tls=tls)

@@ -7,6 +7,10 @@
 One that never took a connection is most likely starting: Docker calls a task without a HEALTHCHECK
 running before it listens. So it is probed more often at first, to be of use as soon as it can be.
 
+A handshake that fails counts like a refusal: an endpoint whose certificate is not accepted may get
+no request, and its sessions are better off elsewhere than with errors. It is back as soon as a
+probe, which includes the handshake, succeeds.
+
 One failure alone does nothing: the request that met it has gone elsewhere, and a session is worth
 more than the time of another try. The last usable endpoint of a cluster is never taken out: one
 that may respond is better than none.
@@ -22,7 +26,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from stickyproxy.base.backoff import Backoff
-from stickyproxy.base.errors import ConnectError, OutOfResources
+from stickyproxy.base.errors import ConnectError, HandshakeError, OutOfResources
 from stickyproxy.control.registry import HoldsTable
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.routing.cluster import Cluster
@@ -67,7 +71,7 @@ class Health:
         if self._failures:
             self._failures.pop(endpoint, None)
 
-    def failed(self, endpoint: Endpoint) -> None:
+    def failed(self, endpoint: Endpoint, error: ConnectError) -> None:
         """A connect failed."""
         count = self._failures[endpoint] = self._failures.get(endpoint, 0) + 1
         if count < FAILURES or endpoint.state is not EndpointState.USABLE:
@@ -76,7 +80,12 @@ class Health:
         clusters = table.clusters_of(endpoint)
         if not clusters or any(_has_no_other(cluster, endpoint) for cluster in clusters):
             return
-        log.warning("%s is down: it accepts no connections", _name(endpoint))
+        why = (
+            f"no TLS: {error.trouble}"
+            if isinstance(error, HandshakeError)
+            else "it accepts no connections"
+        )
+        log.warning("%s is down: %s", _name(endpoint), why)
         table.note(endpoint, replace(endpoint.facts, ejected=True))
         name = f"probe of {endpoint.address}"
         self._probes[endpoint] = asyncio.create_task(self._probe(endpoint), name=name)

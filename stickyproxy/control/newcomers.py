@@ -89,9 +89,9 @@ class Newcomers:
                         (await pool.connect()).retire()
                     except OutOfResources:
                         pass
-                    except ConnectError:
+                    except ConnectError as error:
                         self._note(endpoint, unreached=True)
-                        self._health.failed(endpoint)
+                        self._health.failed(endpoint, error)
                     else:
                         self._health.connected(endpoint)
                         return

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from stickyproxy.base import hashing
-from stickyproxy.control import report
-from stickyproxy.model.service import EndpointSpec
+from stickyproxy.control import certificates, report
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.model.target import Target
 from stickyproxy.model.timeouts import Timeouts
+from stickyproxy.model.tls import Certificate
 from stickyproxy.routing import builder
 from stickyproxy.routing.endpoint import Connections, Endpoint
 from stickyproxy.routing.table import RoutingTable
@@ -30,6 +32,13 @@ class PoolFactory(Protocol):
 
     def pool(self, target: Target) -> Connections:
         """A new pool, not shared with another endpoint."""
+
+
+class ShowsCertificates(Protocol):
+    """What shows certificates to clients."""
+
+    def use(self, certificates: Iterable[Certificate]) -> None:
+        """Show these from now on, and no others. Of several for one name the first counts."""
 
 
 class NoConnections:
@@ -63,16 +72,23 @@ class Registry:
         *,
         awaits: Iterable[str] = (),
         tells_problems: bool = True,
+        clients: ShowsCertificates | None = None,
+        has_tls: bool = False,
         rebuilt: Callable[[], None] = lambda: None,
     ) -> None:
         """``awaits``: the providers that will publish; until all of them have, unknown is not
         absent. ``tells_problems``: log them. Of processes with the same snapshots, one should.
-        ``rebuilt`` is called when there is a new table."""
+        ``clients`` are shown the certificates; None: this process has none. ``has_tls``: some
+        listener has TLS, and a host without a certificate is a problem. ``rebuilt`` is called when
+        there is a new table."""
         self._rebuilt = rebuilt
         self._awaits = tuple(awaits)
         self._proxy = proxy
         self._pools = pools
         self._tells_problems = tells_problems
+        self._clients = clients
+        self._has_tls = has_tls
+        self._certificates: tuple[Certificate, ...] = ()
         self._secret = pin_secret
         self._snapshots: dict[str, Snapshot] = {}
         self._keys: dict[str, bytes] = {}
@@ -87,8 +103,15 @@ class Registry:
         if before == snapshot:
             return
         self._snapshots[snapshot.provider] = snapshot
-        if before is None or (before.services, before.realm) != (snapshot.services, snapshot.realm):
+        if before is None or _routed(before) != _routed(snapshot):
             self._rebuild()
+        if before is None or before.certificates != snapshot.certificates:
+            self._show_certificates()
+        if self._tells_problems:
+            self._report()
+
+    def review(self) -> None:
+        """See which problems there are that come with time."""
         if self._tells_problems:
             self._report()
 
@@ -115,7 +138,11 @@ class Registry:
         rekeyed = any(keys[name] != self._keys[name] for name in keys.keys() & self._keys.keys())
         self._keys = keys
         self._proxy.table = builder.build(
-            services, self._make_endpoint, None if rekeyed else old, self.awaited
+            services,
+            self._make_endpoint,
+            None if rekeyed else old,
+            self.awaited,
+            _thumbprints(snapshots),
         )
         if rekeyed:
             for cluster in old.clusters():
@@ -124,20 +151,54 @@ class Registry:
         self._rebuilt()
         log.debug("routing table:\n%s", self._proxy.table.dump())
 
+    def _show_certificates(self) -> None:
+        """If they are others than before."""
+        if self._clients is None:
+            return
+        found = tuple(certificates.preferred(self.snapshots(), time.time()))
+        if found != self._certificates:
+            self._certificates = found
+            self._clients.use(found)
+
     def _report(self) -> None:
         """Log problems when they appear and when they are resolved, but not while they last."""
         snapshots = self.snapshots()
         found = [problem for snapshot in snapshots for problem in snapshot.problems]
         services = [service for snapshot in snapshots for service in snapshot.services]
-        new = tuple(dict.fromkeys([*found, *report.conflicts(services)]))
+        found += report.conflicts(services)
+        found += certificates.problems(snapshots, time.time())
+        if self._has_tls and not self.awaited:
+            found += certificates.mismatches(snapshots)
+        new, before = dict.fromkeys(found), dict.fromkeys(self.problems)
         for problem in new:
-            if problem not in self.problems:
+            if problem not in before:
                 log.log(logging.ERROR if problem.fatal else logging.WARNING, "%s", problem)
-        for problem in self.problems:
+        for problem in before:
             if problem not in new:
                 log.info("resolved: %s", problem)
-        self.problems = new
+        self.problems = tuple(new)
 
-    def _make_endpoint(self, service: str, spec: EndpointSpec) -> Endpoint:
-        pin = hashing.pin(self._keys[service], service, spec.id)
-        return Endpoint(service, spec, pin, self._pools.pool(spec.target))
+    def _make_endpoint(self, service: ServiceSpec, spec: EndpointSpec) -> Endpoint:
+        name, tls = service.name, service.tls
+        pin = hashing.pin(self._keys[name], name, spec.id)
+        return Endpoint(name, spec, pin, self._pools.pool(spec.target(tls)), tls)
+
+
+def _routed(snapshot: Snapshot) -> tuple[object, ...]:
+    """What of a snapshot the routing table is made of."""
+    return snapshot.services, snapshot.realm, snapshot.acme_thumbprints
+
+
+def _thumbprints(snapshots: Iterable[Snapshot]) -> dict[str, str]:
+    """Of the ACME accounts that order for hosts, by host. Whoever publishes both services and a
+    thumbprint, a controller, orders for these services itself; for all others, this process or its
+    supervisor does."""
+    known = {each.provider: each.acme_thumbprints[:1] for each in snapshots}
+    return {
+        host: thumbprint
+        for snapshot in snapshots
+        for thumbprint in known[snapshot.provider] or known.get("acme", ())
+        for service in snapshot.services
+        if service.acme
+        for host in service.hosts
+    }

@@ -50,11 +50,16 @@ def rows(
     problems: Iterable[Problem],
     state_of: StateOf = declared_state,
 ) -> list[Json]:
-    """One row for each service that is published or has a problem, by name; ready for JSON."""
+    """One row for each service that is published or has a problem, and for each certificate that
+    has one, by name; ready for JSON."""
     problems_of: dict[str, list[Problem]] = {}
+    of_certificates: dict[str, list[Problem]] = {}
     for problem in problems:
-        problems_of.setdefault(problem.service, []).append(problem)
-    found: list[Json] = []
+        if problem.certificate:
+            of_certificates.setdefault(problem.certificate, []).append(problem)
+        else:
+            problems_of.setdefault(problem.service, []).append(problem)
+    found = [_certificate_row(*each) for each in of_certificates.items()]
     for snapshot in snapshots:
         for service in snapshot.services:
             about = problems_of.pop(service.name, [])
@@ -65,6 +70,15 @@ def rows(
         state = "not published" if ours else "the proxies' own"
         found.append({"service": name, "state": state, "problems": _problems(about)})
     return sorted(found, key=lambda row: str(row["service"]))
+
+
+def _certificate_row(name: str, problems: Sequence[Problem]) -> Json:
+    state = "refused" if any(problem.fatal for problem in problems) else "usable"
+    return {
+        "service": f"(certificate {name})",
+        "state": state,
+        "problems": _problems(problems),
+    }
 
 
 def out_of_touch(provider: str, trouble: str) -> Json:

@@ -1,29 +1,62 @@
 """A small HTTP server beside the proxy, for the admin page and the controller: aiohttp's usual
-``web.Application``, because there convenience matters and speed does not."""
+``web.Application``, because there convenience matters and speed does not.
+
+The controller's speaks TLS and plain HTTP on one port: a client that begins with a TLS record gets
+TLS. So proxies that are told of https only later, by their next configuration, find the controller
+meanwhile.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import socket
+import ssl
 from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
 
 from aiohttp import web
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import ListenError
 
+log = logging.getLogger("stickyproxy")
+
+FIRST_BYTE_SECONDS = 10.0
+"""How long a client may take until it shows whether it speaks TLS, and for the handshake then."""
+
+MAX_UNDECIDED = 512
+"""Connections that may not have shown it yet: one more is closed."""
+
+PAUSE = 0.5
+"""Seconds until connections are accepted again when there were no descriptors for one."""
+
+_HANDSHAKE = b"\x16"
+"""The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1); no HTTP method
+begins with it."""
+
 
 class ControlServer:
     """One application on one address."""
 
-    def __init__(self, app: web.Application) -> None:
+    def __init__(self, app: web.Application, tls: ssl.SSLContext | None = None) -> None:
+        """``tls``: with it, clients may speak TLS too."""
         # A long poll in progress must not delay the shutdown.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        self._tls = tls
+        self._listeners: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
+        self._undecided: set[asyncio.Task[None]] = set()
 
     async def start(self, address: Address, sockets: Iterable[socket.socket] = ()) -> str:
         """Listen there, or on these ``sockets``, which listen there already; returns the address
         as bound. Raises ListenError."""
         await self._runner.setup()
+        sockets = tuple(sockets)
+        if self._tls is not None and address.path is None and not sockets:
+            return await self._start_choosing(address, self._tls)
         sites: list[web.BaseSite] = [web.SockSite(self._runner, sock) for sock in sockets]
         if not sites and address.path is not None:
             sites = [web.UnixSite(self._runner, address.path)]
@@ -34,11 +67,104 @@ class ControlServer:
                 await site.start()
         except OSError as error:
             await self._runner.cleanup()
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise ListenError(f"cannot listen on {address}: {reason}") from error
+            raise _cannot_listen(address, error) from error
         bound = self._runner.addresses[0]
         return str(bound) if isinstance(bound, str) else str(Address(bound[0], bound[1]))
 
     async def stop(self) -> None:
         """Close the listener and cut whatever is in progress."""
+        tasks = [*self._accepting, *self._undecided]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._accepting.clear()
+        self._close_listeners()
         await self._runner.cleanup()
+
+    # --- TLS or not -----------------------------------------------------------------------------
+
+    async def _start_choosing(self, address: Address, tls: ssl.SSLContext) -> str:
+        """Listen for clients of both kinds. Raises ListenError."""
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                address.host or None,
+                address.port,
+                type=socket.SOCK_STREAM,
+                flags=socket.AI_PASSIVE,
+            )
+            for family, *_, (host, port, *_) in dict.fromkeys(found):
+                listener = socket.create_server((host, port), family=family, backlog=128)
+                self._listeners.append(listener)
+        except OSError as error:
+            self._close_listeners()
+            await self._runner.cleanup()
+            raise _cannot_listen(address, error) from error
+        host, port, *_ = self._listeners[0].getsockname()
+        for listener in self._listeners:
+            listener.setblocking(False)
+            task = asyncio.create_task(self._accept(listener, tls), name="controller accepts")
+            self._accepting.append(task)
+        return str(Address(host, port))
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    async def _accept(self, listener: socket.socket, tls: ssl.SSLContext) -> None:
+        """Accept until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                log.warning("controller: no connection can be accepted: %s", error.strerror)
+                await asyncio.sleep(PAUSE)
+                continue
+            if len(self._undecided) >= MAX_UNDECIDED:
+                sock.close()
+                continue
+            task = asyncio.create_task(self._take(sock, tls), name="first byte")
+            self._undecided.add(task)
+            task.add_done_callback(self._undecided.discard)
+
+    async def _take(self, sock: socket.socket, tls: ssl.SSLContext) -> None:
+        """Serve a connection as it begins. Whatever goes wrong with it is its client's business."""
+        loop = asyncio.get_running_loop()
+        server = self._runner.server
+        assert server is not None
+        try:
+            async with asyncio.timeout(FIRST_BYTE_SECONDS):
+                first = await _first_byte(sock)
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, OSError):  # a TimeoutError is one, too
+                return
+            raise
+        options: dict[str, Any] = {}
+        if first == _HANDSHAKE:
+            options = {"ssl": tls, "ssl_handshake_timeout": FIRST_BYTE_SECONDS}
+        try:
+            await loop.connect_accepted_socket(server, sock, **options)
+        except OSError as error:  # an ssl.SSLError is one, too
+            log.debug("controller: a handshake failed: %s", error)
+
+
+def _cannot_listen(address: Address, error: OSError) -> ListenError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return ListenError(f"cannot listen on {address}: {reason}")
+
+
+async def _first_byte(sock: socket.socket) -> bytes:
+    """What is sent first, without taking it; empty: nothing is. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    try:
+        while True:
+            await readable.wait()
+            readable.clear()
+            with suppress(BlockingIOError, InterruptedError):
+                return sock.recv(1, socket.MSG_PEEK)
+    finally:
+        loop.remove_reader(sock)

@@ -22,14 +22,14 @@ from stickyproxy.dataplane import replies
 from stickyproxy.dataplane.attempt import Attempt, upstream_lines
 from stickyproxy.dataplane.downstream.ports import ClientStream
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
-from stickyproxy.dataplane.relay import Relay
+from stickyproxy.dataplane.relay import Relay, StrictRelay
 from stickyproxy.dataplane.replies import REASONS, Reply
 from stickyproxy.dataplane.retry import Attempted, Failures, Verdict, decide
 from stickyproxy.dataplane.tunnel import UpgradeTunnel
 from stickyproxy.dataplane.upstream.connection import UpstreamConnection
 from stickyproxy.dataplane.upstream.pool import Pool
 from stickyproxy.routing.endpoint import Endpoint, Pick
-from stickyproxy.routing.table import Route, RoutingTable
+from stickyproxy.routing.table import Gate, Route, RoutingTable
 from stickyproxy.semantics.request import UNKNOWN, ClientRequest
 
 _COMPLETE = Outcome.COMPLETE  # looking up a member of an Enum takes its time
@@ -56,7 +56,7 @@ class WatchesConnects(Protocol):
     def connected(self, endpoint: Endpoint) -> None:
         """A new connection was made."""
 
-    def failed(self, endpoint: Endpoint) -> None:
+    def failed(self, endpoint: Endpoint, error: ConnectError) -> None:
         """No connection could be made."""
 
 
@@ -67,6 +67,8 @@ class Proxy:
         """``info``: header lines that are the same in all responses; None: no info fields."""
         self.table = RoutingTable({})
         self.info = info
+        self.https_port = 443
+        """Where requests in the clear are sent that must not be."""
         self.health: WatchesConnects | None = None
         self.on_finish: Callable[[Exchange], None] | None = None
         """Called once for every request that has ended; None: there is no observer."""
@@ -252,13 +254,17 @@ class Exchange:
         request = self.request
         assert request is not None
         table = self._proxy.table
+        if table.acme is not None and (said := table.acme.answer(request.host, request.target)):
+            return replies.acme_challenge(said)
         route = table.match(request.host, request.target)
         if route is None:
             return replies.starting(table.awaited) if table.awaited else replies.unknown(request)
         cluster = route.cluster
         if cluster is None:
-            return replies.redirect(request, route.redirect or b"")
+            return replies.elsewhere(request, route.redirect, self._proxy.https_port)
         self.service = cluster.name
+        if route.gate is not None and (reply := self._stopped_at(route.gate)) is not None:
+            return reply
         failures = self.failures
         balancer = cluster.balancer
         pick = balancer.pick(request, failures.tried if failures else ())
@@ -272,6 +278,16 @@ class Exchange:
             return pool
         return pool.take(replayable=request.idempotent and not self._body_sent) or pool
 
+    def _stopped_at(self, gate: Gate) -> Reply | None:
+        """The reply to a request that must not pass; None: it may. Raises BadRequest."""
+        request = self.request
+        assert request is not None
+        if gate.https_only and not (request.secure or replies.is_challenge(request)):
+            return replies.to_https(request, self._proxy.https_port)
+        if not gate.admits(self.stream.peer.client_auth):
+            raise replies.misdirected(request)
+        return None
+
     async def _connect(self, pool: Pool) -> None:
         """Make a new connection and send the request on it."""
         assert self.pick is not None
@@ -284,7 +300,7 @@ class Exchange:
                 self._connecting = None
                 self._upstream, self._reused = None, False
                 if health is not None and isinstance(error, ConnectError):
-                    health.failed(endpoint)
+                    health.failed(endpoint, error)
                 self._try_again(error, started)
             else:
                 self._connecting = None
@@ -302,10 +318,13 @@ class Exchange:
         assert request is not None
         assert pick is not None
         self._upstream, self._reused = upstream, reused
-        failures = self.failures
-        relay = self.relay = Relay(
-            self, request, pick, self._proxy.info, failures.attempts if failures else ()
-        )
+        failures, info = self.failures, self._proxy.info
+        attempts = failures.attempts if failures else ()
+        if route.hsts is None or not request.secure:
+            relay = Relay(self, request, pick, info, attempts)
+        else:
+            relay = StrictRelay(self, request, pick, info, attempts, hsts=route.hsts)
+        self.relay = relay
         if started is not None:
             relay.started = started
         if request.upgrade is not None and not route.may_upgrade(request.target):

@@ -21,6 +21,7 @@ class Outcome(Enum):
     SWITCHED = "switched"  # a tunnel after 101 that either side has closed
     PASSED = "passed"  # TLS that was passed through, until both sides had ended
     REDIRECTED = "redirected"  # a response of our own, as configured
+    ACME = "acme"  # the answer to a challenge of a certificate authority
     BAD_REQUEST = "bad-request"  # malformed or not allowed
     NO_ROUTE = "no-route"
     NO_ENDPOINT = "no-endpoint"  # the service has no usable endpoint

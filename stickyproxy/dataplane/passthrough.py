@@ -28,6 +28,8 @@ from stickyproxy.base import sockets
 from stickyproxy.base.errors import ConnectError, OutOfResources, StickyproxyError
 from stickyproxy.dataplane.attempt import Attempt
 from stickyproxy.dataplane.descriptors import Descriptors
+from stickyproxy.dataplane.downstream.clienthello import ClientHello
+from stickyproxy.dataplane.downstream.proxy_protocol import Ends
 from stickyproxy.dataplane.exchange import Proxy
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
 from stickyproxy.dataplane.upstream.connection import State, UpstreamConnection
@@ -73,12 +75,16 @@ class Passthrough:
         """How many connections there are."""
         return len(self._passages)
 
-    def take(self, sock: socket.socket, server_name: str, client_address: str) -> None:
-        """Pass this connection through. It is ours from now on, and its hello unread.
-        ``client_address``: as proxies report it that are trusted; empty on a unix socket."""
-        passage = Passage(self, sock, server_name, client_address)
+    def claim(self, sock: socket.socket, hello: ClientHello, ends: Ends) -> bool:
+        """Pass a connection through that has to be; the hello is still in the socket. False: its
+        TLS ends here."""
+        names, name = self.proxy.table.passthrough, hello.server_name
+        if names is None or name is None or names.cluster(name) is None:
+            return False
+        passage = Passage(self, sock, name, ends.client)
         self._passages.add(passage)
         passage.begin()
+        return True
 
     def ended(self, passage: Passage) -> None:
         """A connection has ended."""
@@ -236,7 +242,7 @@ class Passage(asyncio.Protocol):
                 upstream = await pool.connect()
             except ConnectError as error:
                 if health is not None:
-                    health.failed(endpoint)
+                    health.failed(endpoint, error)
                 now = monotonic()
                 self._note(pick, now - began)
                 if now - self.started > pool.retry_seconds:

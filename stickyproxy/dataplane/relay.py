@@ -166,5 +166,35 @@ class Relay:
         return upstream_lines((*self._attempts, last))
 
 
+class StrictRelay(Relay):
+    """Tells clients to come over TLS only (RFC 6797). What the service's options say counts, and
+    not what its endpoints say: two fields would be one too many (section 6.1)."""
+
+    __slots__ = ("_hsts",)
+
+    def __init__(
+        self,
+        exchange: AwaitsResponse,
+        request: ClientRequest,
+        pick: Pick,
+        info: bytes | None,
+        attempts: Sequence[Attempt],
+        *,
+        hsts: bytes,
+    ) -> None:
+        """``hsts``: the header line."""
+        super().__init__(exchange, request, pick, info, attempts)
+        self._hsts = hsts
+
+    def head(self, head: ResponseHead) -> None:
+        """Pass the head on."""
+        head.lines = [line for line in head.lines if not line.lower().startswith(_HSTS)]
+        head.lines.append(self._hsts)
+        super().head(head)
+
+
+_HSTS = b"strict-transport-security:"
+
+
 def _without_length(fields: list[bytes]) -> list[bytes]:
     return [line for line in fields if not line.startswith(b"Content-Length: ")]

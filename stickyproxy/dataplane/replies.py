@@ -12,21 +12,26 @@ from stickyproxy.base.errors import (
     BadRequest,
     ClientStalled,
     ConnectError,
+    InvalidHost,
     NetworkUnavailable,
     OutOfResources,
     UpstreamTimeout,
 )
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
-from stickyproxy.semantics.headers import printable
+from stickyproxy.routing.table import ACME_PATH
+from stickyproxy.semantics.headers import normalise_host, printable
 from stickyproxy.semantics.request import ClientRequest
 
 REASONS = {
+    200: b"OK",
     302: b"Found",
+    308: b"Permanent Redirect",
     400: b"Bad Request",
     404: b"Not Found",
     405: b"Method Not Allowed",
     408: b"Request Timeout",
     414: b"URI Too Long",
+    421: b"Misdirected Request",
     431: b"Request Header Fields Too Large",
     500: b"Internal Server Error",
     501: b"Not Implemented",
@@ -50,10 +55,12 @@ class Reply:
     """Further header lines."""
     last: bool = False
     """Nothing that the client sends after this request can be trusted."""
+    end: bytes = b"\n"
+    """What follows the text."""
 
     def body(self) -> bytes:
         """The text, as it is sent."""
-        return self.text.encode("ascii", "backslashreplace") + b"\n"
+        return self.text.encode("ascii", "backslashreplace") + self.end
 
     def head_fields(self, length: int) -> list[bytes]:
         """The header lines, except those about the request. ``length``: bytes of the body."""
@@ -107,11 +114,57 @@ _SOURCES = {
 }
 
 
+def acme_challenge(authorization: bytes) -> Reply:
+    """The answer to a challenge of http-01 (RFC 8555 section 8.3)."""
+    return Reply(200, authorization.decode("ascii"), Outcome.ACME, end=b"")
+
+
 def redirect(request: ClientRequest, destination: bytes) -> Reply:
     """The service redirects the client elsewhere."""
     location = destination + (b"/" if request.target == b"*" else request.target)
     text = f"moved to {printable(location)}"
     return Reply(302, text, Outcome.REDIRECTED, (b"Location: " + location,))
+
+
+def is_challenge(request: ClientRequest) -> bool:
+    """Whether it asks for the answer to a challenge of http-01 (RFC 8555 section 8.3), which is
+    given in the clear."""
+    return request.target.startswith(ACME_PATH)
+
+
+def to_https(request: ClientRequest, port: int) -> Reply:
+    """The same over TLS. Raises InvalidHost."""
+    host = normalise_host(request.host)
+    if not host:
+        raise InvalidHost(request.host)
+    authority = host if port == 443 else b"%b:%d" % (host, port)
+    target = b"/" if request.target == b"*" else request.target
+    location = b"https://" + authority + target
+    text = f"moved to {printable(location)}"
+    return Reply(308, text, Outcome.REDIRECTED, (b"Location: " + location,))
+
+
+def elsewhere(request: ClientRequest, destination: bytes | None, https_port: int) -> Reply:
+    """Nobody answers here. ``destination``: where the service redirects clients to; None: it
+    speaks TLS with them itself. Raises BadRequest."""
+    if destination is not None:
+        return redirect(request, destination)
+    if not request.secure:
+        return to_https(request, https_port)
+    host = printable(request.host)
+    raise BadRequest(
+        421,
+        f"connections for {host} are passed through by the name that TLS begins with, "
+        "which is another one on this connection",
+    )
+
+
+def misdirected(request: ClientRequest) -> BadRequest:
+    """RFC 9110 section 15.5.20: on a connection of its own the client will be asked."""
+    host = printable(request.host)
+    return BadRequest(
+        421, f"{host} asks for client certificates in another way than this connection did"
+    )
 
 
 def no_endpoint(service: str) -> Reply:

@@ -7,7 +7,7 @@ can travel to another process.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol
 
 from stickyproxy.model.target import Target
@@ -52,11 +52,14 @@ class EndpointSpec:
     has as its service's ``drain`` says."""
     network: str = ""
     """The network whose connector opens connections to it; empty: the proxy connects directly."""
+    server_name: str = ""
+    """The name that it was declared by, if its service speaks TLS to it; empty: none."""
 
-    @property
-    def target(self) -> Target:
-        """Where connections to it go."""
-        return Target(self.address, self.network)
+    def target(self, tls: UpstreamTls | None) -> Target:
+        """Where connections to it go. ``tls``: of its service."""
+        if tls is not None and self.server_name and not tls.server_name:
+            tls = replace(tls, server_name=self.server_name)
+        return Target(self.address, self.network, tls)
 
     def __reduce__(self) -> tuple[type[EndpointSpec], tuple[object, ...]]:
         """Workers receive thousands of them; what a dataclass does by default takes three times as

@@ -46,8 +46,13 @@ class ProxySettings:
     """How long an idle client connection is kept."""
     head_timeout: float = 15.0
     """How long a client may take to send the head of a request."""
+    handshake_timeout: float = 10.0
+    """How long a client may take from connecting to the end of its TLS handshake."""
     upstream_idle_timeout: float = 4.0
     """How long an idle connection to an endpoint is kept for reuse."""
+    upstream_ca: str = ""
+    """PEM: who issues the certificates of endpoints, if their service does not say it; empty: those
+    that the system knows."""
     probe_new_endpoints: bool = True
     """Connect once to each endpoint that is new, before a request does."""
     grace_period: float = 30.0

@@ -10,7 +10,8 @@ from stickyproxy.model.tls import Certificate
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something about a service that its owner should know. All text is safe to print."""
+    """Something about a service or a certificate that its owner should know. All text is safe to
+    print."""
 
     service: str
     reason: str
@@ -25,9 +26,13 @@ class Problem:
     """True if because of it the service is not published as declared."""
     partial: bool = False
     """True if because of it one of its hosts is missing, and nothing else."""
+    certificate: str = ""
+    """The name of the certificate that it is about, if it is about none of the services, whose name
+    is empty then."""
 
     def __str__(self) -> str:
-        about = f"service {self.service}: {self.label}".removesuffix(": ")
+        whom = f"certificate {self.certificate}" if self.certificate else f"service {self.service}"
+        about = f"{whom}: {self.label}".removesuffix(": ")
         end = f" (try: {self.remedy})" if self.remedy else ""
         return f"{about}: {self.reason}{end}"
 

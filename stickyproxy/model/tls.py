@@ -19,8 +19,11 @@ class Certificate:
     """PEM, the certificate itself first."""
     key: str = field(repr=False)
     """PEM, not encrypted."""
+    begins: float = 0.0
     expires: float = 0.0
-    """Unix time in seconds; 0: unknown."""
+    """From when to when it is valid: Unix time in seconds; 0: unknown."""
+    caveat: str = ""
+    """What some clients will not like about it, as a sentence; empty: nothing."""
     challenge: bool = False
     """It answers a challenge of tls-alpn-01 (RFC 8737), and nobody else gets it."""
 
@@ -52,7 +55,8 @@ class UpstreamTls:
     ca: str = ""
     """PEM: that authority; empty: those that the system knows."""
     server_name: str = ""
-    """Sent as SNI and verified; empty: the host part of the endpoint's address."""
+    """Sent as SNI and verified; empty: the name that an endpoint was declared by, or else its IP
+    address, which is only verified."""
     certificate: str = ""
     """PEM: what the proxy shows to endpoints that ask; empty: nothing."""
     key: str = field(default="", repr=False)

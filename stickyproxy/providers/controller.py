@@ -2,6 +2,9 @@
 
 A proxy has no state of its own except the cache file, which it starts from when no controller
 responds. What is published stays until something else arrives.
+
+The channel is TLS (``base/token_tls.py``), or plain HTTP if the url says so: then no key comes over
+it. What comes may hold keys, so the cache file is for its owner alone.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import asyncio
 import glob
 import logging
 import os
+import ssl
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +25,7 @@ import aiohttp
 
 from stickyproxy.base.backoff import Backoff
 from stickyproxy.base.errors import ProviderError
+from stickyproxy.base.token_tls import client_context
 from stickyproxy.config import codec
 from stickyproxy.config.settings import FollowSettings
 from stickyproxy.model.snapshot import Snapshot
@@ -63,7 +68,14 @@ class ControllerProvider:
         timeout = aiohttp.ClientTimeout(total=WAIT + PATIENCE, sock_connect=PATIENCE)
         token = self._settings.token.decode("utf-8", "surrogateescape")
         headers = {"Authorization": f"Bearer {token}"}
-        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+        tls = None
+        if self._settings.url.startswith("https://"):
+            tls = await asyncio.to_thread(client_context, self._settings.token)
+        async with aiohttp.ClientSession(
+            timeout=timeout,
+            headers=headers,
+            connector=aiohttp.TCPConnector(ssl=True if tls is None else tls),
+        ) as session:
             while True:
                 try:
                     await self._poll(session)
@@ -86,6 +98,8 @@ class ControllerProvider:
                     text = body[:200].decode("ascii", "replace").strip()
                     raise ProviderError(f"{self._settings.url}: {response.status} {text}")
             await self._take(body)
+        except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+            raise ProviderError(f"{self._settings.url}: {_tls_trouble(error)}") from error
         except aiohttp.ClientConnectorError as error:
             reason = error.os_error.strerror or str(error.os_error)
             raise ProviderError(f"{self._settings.url}: cannot connect: {reason}") from error
@@ -124,8 +138,19 @@ class ControllerProvider:
         self.ready.set()
 
 
+def _tls_trouble(error: Exception) -> str:
+    """Why no connection came about over TLS."""
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return "it has another token: give both the same"
+    if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
+        return "what listens there does not speak TLS: update the controller, or write http://"
+    return f"no TLS connection: {text}"
+
+
 def _write_whole(path: Path, data: bytes) -> None:
-    """Replace the file: readers find the old or the new one, even after a crash."""
+    """Replace the file: readers find the old or the new one, even after a crash. Only its owner
+    may read it (mkstemp: mode 0600)."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

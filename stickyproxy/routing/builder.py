@@ -4,16 +4,16 @@ known of them) of changed ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint
 from stickyproxy.routing.servernames import ServerNames
-from stickyproxy.routing.table import Route, RoutingTable
+from stickyproxy.routing.table import AcmeAnswers, Route, RoutingTable
 
-MakeEndpoint = Callable[[str, EndpointSpec], Endpoint]
+MakeEndpoint = Callable[[ServiceSpec, EndpointSpec], Endpoint]
 
 DEFAULT_HOST = "(any other host)"
 
@@ -23,11 +23,15 @@ def build(
     make_endpoint: MakeEndpoint,
     previous: RoutingTable | None,
     awaited: tuple[str, ...] = (),
+    thumbprints: Mapping[str, str] | None = None,
 ) -> RoutingTable:
     """A table for these services. Endpoints and clusters of ``previous`` that did not change are
     taken over; the pools of endpoints that are gone are closed. ``awaited``: the providers whose
-    services are still unknown."""
-    builder = _Builder(make_endpoint, previous, awaited)
+    services are still unknown. ``thumbprints``: of ACME accounts, by the host that
+    they order for."""
+    encoded = {host.encode(): said.encode() for host, said in (thumbprints or {}).items()}
+    acme = AcmeAnswers(encoded) if encoded else None
+    builder = _Builder(make_endpoint, previous, awaited, acme)
     table = builder.build(sorted(services, key=lambda service: service.name))
     builder.retire()
     return table
@@ -39,8 +43,10 @@ class _Builder:
         make_endpoint: MakeEndpoint,
         previous: RoutingTable | None,
         awaited: tuple[str, ...],
+        acme: AcmeAnswers | None,
     ) -> None:
         self._awaited = awaited
+        self._acme = acme
         old = list(previous.clusters()) if previous is not None else []
         self._make_endpoint = make_endpoint
         self._old_clusters = {cluster.name: cluster for cluster in old}
@@ -66,11 +72,15 @@ class _Builder:
 
         by_host: dict[str, list[Route]] = {}
         for (host, _), sharing in by_place.items():
-            route = Route(host, sharing[0], self._cluster(tuple(sharing)))
+            route = Route(host, sharing, self._cluster(tuple(sharing)))
             by_host.setdefault(host, []).append(route)
         for service in services:
             for source, destination in service.redirects:
                 by_host.setdefault(source, [Route.redirecting(source, destination)])
+
+        server_names = self._server_names(passed, by_host) if passed else None
+        for host in passed:
+            by_host.setdefault(host, [Route.passed_through(host)])
 
         def longest_first(routes: list[Route]) -> tuple[Route, ...]:
             return tuple(sorted(routes, key=lambda route: (-len(route.root), route.root)))
@@ -81,7 +91,8 @@ class _Builder:
             hosts_sorted,
             longest_first(default),
             self._awaited,
-            self._server_names(passed, by_host) if passed else None,
+            self._acme,
+            server_names,
         )
 
     def _server_names(
@@ -118,13 +129,13 @@ class _Builder:
         endpoint = self._endpoints.get(key)
         if endpoint is None:
             old = self._old_endpoints.get(key)
-            if old is not None and old.target == spec.target:
+            if old is not None and old.target == spec.target(service.tls):
                 endpoint = old
                 if spec.draining is not old.facts.draining:
                     # It belongs to another service now, whose clusters are rebuilt in any case.
                     old.note(replace(old.facts, draining=spec.draining))
             else:
-                endpoint = self._make_endpoint(service.name, spec)
+                endpoint = self._make_endpoint(service, spec)
             endpoint.declare(service)
             self._endpoints[key] = endpoint
         return endpoint

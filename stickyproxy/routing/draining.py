@@ -7,6 +7,9 @@
 A balancer knows who keeps sessions and who does not. So ``safe`` is two balancers, and a third one
 has those that were spared, for when all others have been tried: tasks of a rolling update count as
 running before they listen. They are built with the table, and only while somebody drains.
+
+Endpoints that are down get nothing as long as there is another. If there is none, all of them are
+tried, with the sessions that they have: a request that may fail is better than one that must.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ def build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | No
     usable = _those(EndpointState.USABLE, endpoints)
     draining = _those(EndpointState.DRAINING, endpoints)
     down = _those(EndpointState.DOWN, endpoints)
+    if not (usable or draining):  # all may be well but for what is known of them
+        usable = tuple([e for e in down if not e.facts.in_maintenance])
+        down = tuple([e for e in down if e.facts.in_maintenance])
     sticky = tuple([e for e in draining if e.drain == "sticky"])
     if len(sticky) == len(draining) or not (usable or sticky):
         return policy.build(Members(usable=usable, draining=draining, down=down), previous)

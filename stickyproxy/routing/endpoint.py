@@ -23,6 +23,7 @@ from typing import Protocol
 
 from stickyproxy.model.service import Drain, EndpointSpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
+from stickyproxy.model.tls import UpstreamTls
 
 # --- live -----------------------------------------------------------------------------------
 
@@ -100,11 +101,19 @@ class Endpoint:
         "unreached",
     )
 
-    def __init__(self, service: str, spec: EndpointSpec, pin: bytes, pool: Connections) -> None:
+    def __init__(
+        self,
+        service: str,
+        spec: EndpointSpec,
+        pin: bytes,
+        pool: Connections,
+        tls: UpstreamTls | None = None,
+    ) -> None:
+        """``pool``: of connections to where ``spec`` and ``tls`` say."""
         self.service = service
         self.id = spec.id
         self.address = spec.address
-        self.target = spec.target
+        self.target = spec.target(tls)
         self.address_lines = (
             b"x-upstream-addr: " + spec.address.encode() + b"\r\nx-upstream-response-time: "
         )

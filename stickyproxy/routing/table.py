@@ -2,6 +2,7 @@
 
     RoutingTable   host -> routes, longest context root first
     Route          host + context root -> cluster (or a redirect)
+    Gate           what has to be fulfilled before a request takes a route
     Cluster        the live side of the services on a route: endpoints and balancer
     ServerNames    server name (SNI) -> cluster, where TLS is passed through
 
@@ -10,23 +11,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 from stickyproxy.base.errors import InvalidHost
 from stickyproxy.model.service import ServiceSpec
+from stickyproxy.model.tls import ClientAuth
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts
 from stickyproxy.routing.servernames import ServerNames
 from stickyproxy.semantics.headers import normalise_host
 
+ACME_PATH = b"/.well-known/acme-challenge/"
+"""Where challenges of http-01 are asked for (RFC 8555 section 8.3)."""
+
+_TOKEN = re.compile(rb"[A-Za-z0-9_-]{1,256}")
+"""A token: base64url (RFC 8555 section 8.1), of a length that no CA exceeds."""
+
+
+class Gate:
+    """What requests must fulfil before they are forwarded."""
+
+    __slots__ = ("client_auth", "https_only")
+
+    def __init__(self, *, https_only: bool, client_auth: ClientAuth | None) -> None:
+        self.https_only = https_only
+        """In the clear they are redirected."""
+        self.client_auth = client_auth
+        """Their client must have been asked for a certificate in this way."""
+
+    @classmethod
+    def of(cls, services: Sequence[ServiceSpec]) -> Gate | None:
+        """That of services that share a route; None: there is none. What one of them asks for
+        holds for all of them."""
+        https_only = any(service.ssl_only for service in services)
+        auths = [service.client_auth for service in services if service.client_auth is not None]
+        if not (https_only or auths):
+            return None
+        return cls(https_only=https_only, client_auth=auths[0] if auths else None)
+
+    def admits(self, asked: ClientAuth | None) -> bool:
+        """Whether a client may pass who was ``asked`` for a certificate in this way; None: not at
+        all, which does where none is required."""
+        own = self.client_auth
+        return own is None or own == asked or (asked is None and not own.required)
+
 
 class Route:
-    """One context root of one host. ``cluster`` is None for a redirect."""
+    """One context root of one host. ``cluster`` is None for a redirect, and where TLS is passed
+    through, which is nothing for requests."""
 
-    __slots__ = ("cluster", "host", "redirect", "rewrite", "root", "websocket_paths")
+    __slots__ = (
+        "cluster",
+        "gate",
+        "host",
+        "hsts",
+        "redirect",
+        "rewrite",
+        "root",
+        "websocket_paths",
+    )
 
-    def __init__(self, host: str, service: ServiceSpec, cluster: Cluster) -> None:
+    def __init__(self, host: str, services: Sequence[ServiceSpec], cluster: Cluster) -> None:
+        """``services``: those that share it; where they differ, the first one counts."""
+        service = services[0]
         self.host = host
+        self.gate = Gate.of(services)
+        """None: there is nothing to fulfil."""
+        hsts = next((each.hsts for each in services if each.hsts), "")
+        self.hsts = b"Strict-Transport-Security: " + hsts.encode() if hsts else None
+        """The header line for responses over TLS."""
         self.cluster: Cluster | None = cluster
         self.redirect: bytes | None = None
         self.root = service.context_root.encode()
@@ -43,6 +97,15 @@ class Route:
         route = cls.__new__(cls)
         route.host, route.cluster, route.redirect = host, None, destination.encode()
         route.root, route.rewrite, route.websocket_paths = b"/", False, None
+        route.gate = route.hsts = None
+        return route
+
+    @classmethod
+    def passed_through(cls, host: str) -> Route:
+        """The route of requests for a host whose TLS is passed through: there is nobody here to
+        forward them to."""
+        route = cls.redirecting(host, "")
+        route.redirect = None
         return route
 
     def covers(self, target: bytes) -> bool:
@@ -66,7 +129,31 @@ class Route:
     def __repr__(self) -> str:
         if self.redirect is not None:
             return f"<Route {self.host} redirects to {self.redirect.decode()}>"
+        if self.cluster is None:
+            return f"<Route {self.host} passed through>"
         return f"<Route {self.host}{self.root.decode()} -> {self.cluster!r}>"
+
+
+class AcmeAnswers:
+    """Answers to challenges of http-01 (RFC 8555 section 8.3), for the hosts that certificates are
+    ordered for. The key authorization is made of the token, which the request brings along, and the
+    thumbprint of the account: so any proxy can answer without having been told of an order."""
+
+    __slots__ = ("_thumbprints",)
+
+    def __init__(self, thumbprints: Mapping[bytes, bytes]) -> None:
+        """``thumbprints``: of the account that orders for a host, by host."""
+        self._thumbprints = thumbprints
+
+    def answer(self, host: bytes, target: bytes) -> bytes | None:
+        """The key authorization that is asked for; None: the request is the application's."""
+        if not target.startswith(ACME_PATH):
+            return None
+        token = target[len(ACME_PATH) :]
+        thumbprint = self._thumbprints.get(normalise_host(host) or b"")
+        if thumbprint is None or not _TOKEN.fullmatch(token):
+            return None
+        return b"%b.%b" % (token, thumbprint)
 
 
 class RoutingTable:
@@ -77,6 +164,7 @@ class RoutingTable:
         hosts: dict[bytes, tuple[Route, ...]],
         default: tuple[Route, ...] = (),
         awaited: tuple[str, ...] = (),
+        acme: AcmeAnswers | None = None,
         passthrough: ServerNames | None = None,
     ) -> None:
         self.passthrough = passthrough
@@ -84,10 +172,15 @@ class RoutingTable:
         self.awaited = awaited
         """The providers that have not said yet what they know: where there is no route now, there
         may be one soon."""
+        self.acme = acme
+        """None: there are no challenges to answer."""
         self._hosts = {host: hosts[host] for host in hosts if not host.startswith(b"*.")}
         self._wildcards = {host[2:]: hosts[host] for host in hosts if host.startswith(b"*.")}
         """By the part after ``*.``."""
         self._default = default
+        self._asks_clients = any(
+            route.gate is not None and route.gate.client_auth is not None for route in self.routes()
+        )
 
     def match(self, host: bytes, target: bytes) -> Route | None:
         """The route for a Host field value as received and an origin-form target.
@@ -101,6 +194,18 @@ class RoutingTable:
             if route.covers(target):
                 return route
         return None
+
+    def client_auth(self, host: bytes) -> ClientAuth | None:
+        """How clients of this host are asked for a certificate: as the services there say, with
+        the longest context root first. The handshake is over before there is a path."""
+        if not self._asks_clients:
+            return None
+        try:
+            routes = self._hosts.get(host) or self._find(host)
+        except InvalidHost:
+            return None
+        gates = [route.gate for route in routes if route.gate is not None]
+        return next((gate.client_auth for gate in gates if gate.client_auth is not None), None)
 
     def _find(self, host: bytes) -> tuple[Route, ...]:
         normal = normalise_host(host)
@@ -162,13 +267,16 @@ class RoutingTable:
             lines.extend(_dump_route(route))
         if self.passthrough is not None:
             for name, cluster in self.passthrough.clusters():
-                lines.append(f"{name} (TLS, passed through)")
+                lines.append(f"{name}, passed through")
                 lines.append(f"  -> {cluster.name}, {cluster.policy.describe()}")
                 lines.extend(_dump_endpoints(cluster))
         return "\n".join(lines) or "(no services)"
 
 
 def _dump_route(route: Route) -> Iterator[str]:
+    if route.cluster is None and route.redirect is None:
+        yield "  TLS is passed through"
+        return
     if route.cluster is None:
         yield f"  {route.root.decode()} -> 302 {(route.redirect or b'').decode()}"
         return

@@ -13,13 +13,14 @@ from pathlib import Path
 from stickyproxy.admin import pages
 from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
+from stickyproxy.base.token_tls import server_context
 from stickyproxy.config.settings import Config
 from stickyproxy.control.controller import Controller
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
-from stickyproxy.runtime.sources import Providers, Sources, names, waiting_for
+from stickyproxy.runtime.sources import Providers, Sources, has_tls, names, waiting_for
 from stickyproxy.runtime.succession import Succession, delivered
 
 log = logging.getLogger("stickyproxy")
@@ -41,7 +42,7 @@ class App:
         self._server = self._plane.server
         self._listeners = Listeners()
         self._succession = Succession(settings)
-        self._sources = Sources(settings, file, self.registry.publish)
+        self._sources = Sources(settings, file, self.registry.publish, review=self.registry.review)
         self._admin = ControlServer(
             pages.make_app(self.registry, self.proxy, self._sources.troubles, self._unready)
         )
@@ -139,6 +140,7 @@ class ControllerApp:
             )
         others = {
             "[[services]]": settings.services,
+            "[[certificates]]": settings.certificates,
             "[providers.docker]": settings.docker,
             "[providers.controller]": settings.follow,
             "[admin]": settings.admin,
@@ -150,7 +152,9 @@ class ControllerApp:
         self._providers = Providers(
             replace(settings, docker=None, follow=None), self._controller.publish
         )
-        self._server = ControlServer(self._controller.make_app())
+        self._server = ControlServer(
+            self._controller.make_app(), server_context(settings.controller.token)
+        )
         self._stop = asyncio.Event()
 
     async def start(self) -> str:
@@ -185,7 +189,9 @@ class ControllerApp:
 def plane_settings(settings: Config) -> PlaneSettings:
     """The part of a configuration that is the data plane's."""
     info = None if settings.proxy.hide_info_headers else _proxy_info()
-    return PlaneSettings(settings.proxy, settings.access_log, info, names(settings))
+    return PlaneSettings(
+        settings.proxy, settings.access_log, info, names(settings), has_tls=has_tls(settings)
+    )
 
 
 def _proxy_info() -> bytes:

@@ -17,8 +17,10 @@ from stickyproxy.control.health import Health
 from stickyproxy.control.newcomers import Newcomers
 from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.access_log import AccessLog
+from stickyproxy.dataplane.admission import Admission
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.accept import Server
+from stickyproxy.dataplane.downstream.certificates import Certificates
 from stickyproxy.dataplane.downstream.heads import Limits
 from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.dataplane.downstream.server import ClientServer
@@ -43,6 +45,8 @@ class PlaneSettings:
     """Header lines that are the same in all responses; None: no info fields at all."""
     providers: tuple[str, ...] = ()
     """Names of those that will publish snapshots, besides the static one."""
+    has_tls: bool = False
+    """Some listener has TLS."""
     connectors: str = DIRECTORY
     """Where connectors have their sockets."""
 
@@ -73,6 +77,7 @@ class DataPlane:
             upgrade_idle_timeout=proxy.upgrade_idle_timeout,
             turns=turns,
             connectors=settings.connectors,
+            ca=proxy.upstream_ca,
             descriptors=descriptors,
         )
         self.proxy = Proxy(info=settings.info)
@@ -90,13 +95,15 @@ class DataPlane:
             proxy.pin_secret,
             awaits=settings.providers,
             tells_problems=tells_problems,
+            has_tls=settings.has_tls,
             rebuilt=self._newcomers.look if self._newcomers else lambda: None,
         )
+        trusted_proxies = TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix)
         self._clients = ClientServer(
             partial(Exchange, self.proxy),
             self.proxy.refuse,
             _limits(proxy),
-            TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix),
+            trusted_proxies,
             turns=turns,
             descriptors=descriptors,
         )
@@ -106,7 +113,17 @@ class DataPlane:
             proxy.client_timeout,
             None if self._access_log is None else self._access_log.write,
         )
-        self.server = Server(self._clients, descriptors)
+        self.certificates = Certificates()
+        self.server = Server(
+            self._clients,
+            descriptors,
+            turns,
+            admission=Admission(self.proxy),
+            certificates=self.certificates,
+            trusted_proxies=trusted_proxies,
+            handshake_timeout=proxy.handshake_timeout,
+        )
+        self.server.passthrough = self.passthrough.claim
 
     @property
     def down(self) -> frozenset[EndpointKey]:
@@ -125,6 +142,8 @@ class DataPlane:
 
     def accept_on(self, listeners: Iterable[Listener]) -> None:
         """Serve clients that connect to these listeners, and to no others, from now on."""
+        listeners = tuple(listeners)
+        self.proxy.https_port = _https_port(listeners)
         self.server.accept_on(listeners)
 
     async def drain(self, grace: float, patience: float = 0.0) -> None:
@@ -156,6 +175,16 @@ class DataPlane:
 def open_access_log(settings: AccessLogSettings) -> AccessLog | None:
     """None if it is off. Raises ListenError."""
     return None if settings.format == "off" else AccessLog(settings.format, settings.path)
+
+
+def _https_port(listeners: Iterable[Listener]) -> int:
+    """Where TLS is spoken here; 443 if it is not, because then somebody in front of us may."""
+    ports = [
+        listener.spec.address.port or listener.sock.getsockname()[1]
+        for listener in listeners
+        if listener.spec.tls is not None and listener.spec.address.path is None
+    ]
+    return 443 if 443 in ports or not ports else ports[0]
 
 
 def _limits(settings: ProxySettings) -> Limits:

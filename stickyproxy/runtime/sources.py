@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
 from stickyproxy.config.settings import Config
 from stickyproxy.control.reload import ConfigFile, Reloader
 from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.providers.certificates import CertificatesProvider
 from stickyproxy.providers.controller import ControllerProvider
 from stickyproxy.providers.static import StaticProvider
 
@@ -22,6 +23,9 @@ log = logging.getLogger("stickyproxy")
 FIRST_SNAPSHOT_SECONDS = 5.0
 """How long listeners stay closed while there is no first snapshot: most are there much sooner, and
 a client that waits a little is better off than one that is told 503. After that it is told."""
+
+REVIEW_SECONDS = 60.0
+"""How often it is seen which certificates are about to expire."""
 
 RESTART_SECONDS = 5.0
 """Pause before a provider that failed unexpectedly is started again."""
@@ -49,12 +53,13 @@ class Providers:
         self,
         settings: Config,
         publish: Callable[[Snapshot], None],
-        static: Provider | None = None,
+        of_file: Sequence[Provider] = (),
     ) -> None:
-        """``static``: that of ``[[services]]``, if requests are forwarded by this process or its
-        workers, so that the networks of its container are those that count."""
-        found = _providers(settings, publish, forwards_here=static is not None)
-        self._providers = [*([] if static is None else [static]), *found]
+        """``of_file``: those of ``[[services]]`` and ``[[certificates]]``, if requests are
+        forwarded by this process or its workers, so that the networks of its container are those
+        that count."""
+        found = _providers(settings, publish, forwards_here=bool(of_file))
+        self._providers = [*of_file, *found]
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -104,6 +109,11 @@ def names(settings: Config) -> tuple[str, ...]:
     return tuple(name for name in asked if asked[name] is not None)
 
 
+def has_tls(settings: Config) -> bool:
+    """True if some listener has TLS."""
+    return any(listener.tls is not None for listener in settings.listeners)
+
+
 def waiting_for(awaited: Iterable[str], troubles: Mapping[str, str]) -> str:
     """The providers that have not published yet, and why; empty: all have."""
     return "; ".join(f"{name}: {troubles.get(name) or 'no response yet'}" for name in awaited)
@@ -132,19 +142,33 @@ class Sources:
         file: ConfigFile | None,
         publish: Callable[[Snapshot], None],
         settled: Callable[[], Awaitable[None]] = _at_once,
+        *,
+        review: Callable[[], None],
     ) -> None:
-        """``settled`` waits until what was published is in force; then a reload is reported."""
+        """``settled`` waits until what was published is in force; then a reload is reported.
+        ``review`` is called from time to time: there are problems that come with time."""
         self.config = settings
         """The configuration in force."""
         self._settled = settled
         self._static = StaticProvider(settings.services, publish)
-        self._providers = Providers(settings, publish, self._static)
+        self._certificates = (
+            CertificatesProvider(settings.certificates, publish) if has_tls(settings) else None
+        )
+        if settings.certificates and self._certificates is None:
+            log.warning("[[certificates]] has no effect: no listener has tls")
+        of_file: list[Provider] = [self._static]
+        if self._certificates is not None:
+            of_file.append(self._certificates)
+        self._providers = Providers(settings, publish, of_file)
         self._reloader = None if file is None else Reloader(file, settings, self._use)
         self._watching: asyncio.Task[None] | None = None
+        self._review = review
+        self._reviewing: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to publish."""
         self._providers.start()
+        self._reviewing = asyncio.create_task(self._keep_reviewing(), name="review")
 
     async def ready(self) -> bool:
         """Wait for a first snapshot of every provider, for a while; returns whether they are
@@ -167,12 +191,20 @@ class Sources:
 
     async def stop(self) -> None:
         """Stop; what was published stays."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        tasks = [task for task in (self._watching, self._reviewing) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._providers.stop()
+
+    async def _keep_reviewing(self) -> None:
+        while True:
+            await asyncio.sleep(REVIEW_SECONDS)
+            self._review()
 
     async def _use(self, new: Config) -> None:
         self.config = new
+        if self._certificates is not None:
+            await self._certificates.use(new.certificates)
         await self._static.use(new.services)
         await self._settled()

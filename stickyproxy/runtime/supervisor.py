@@ -91,13 +91,17 @@ class Supervisor:
             log_file.close()
         self._grace_period = settings.proxy.grace_period
         shown = _ShownTable()
+        plane = plane_settings(settings)
         self.registry = Registry(
             shown,
             NoConnections(),
             settings.proxy.pin_secret,
-            awaits=plane_settings(settings).providers,
+            awaits=plane.providers,
+            has_tls=plane.has_tls,
         )
-        self._sources = Sources(settings, file, self._publish, self._in_step)
+        self._sources = Sources(
+            settings, file, self._publish, self._in_step, review=self.registry.review
+        )
         self._admin = ControlServer(
             pages.make_app(
                 self.registry, shown, self._sources.troubles, self._unready, self._state_of

@@ -60,6 +60,12 @@ _REQUEST = {
     b"content-length": Kind.CONTENT_LENGTH,
     b"http2-settings": Kind.DROP,  # belongs to an h2c upgrade, which is never forwarded
     b"proxy": Kind.DROP,  # CGI-style apps read it as HTTP_PROXY (CVE-2016-5385)
+    # What endpoints believe of a client's certificate is said by nobody but us
+    # (``client_certificates``), whether it is asked for one or not.
+    b"client-cert": Kind.DROP,
+    b"client-cert-chain": Kind.DROP,
+    b"x-client-cert-subject": Kind.DROP,
+    b"x-client-cert-fingerprint": Kind.DROP,
 }
 
 _RESPONSE = {

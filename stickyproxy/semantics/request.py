@@ -16,6 +16,7 @@ from typing import Protocol
 
 from stickyproxy.base.addresses import join_host_port
 from stickyproxy.base.errors import BadRequest
+from stickyproxy.model.tls import ClientAuth
 from stickyproxy.semantics import cookies
 from stickyproxy.semantics.forwarded import TrustedProxies
 from stickyproxy.semantics.headers import REQUEST_KINDS, Kind, connection_options, split_absolute
@@ -33,7 +34,17 @@ _MAX_LENGTH = (1 << 63) - 1
 class Peer:
     """The other end of a client connection."""
 
-    __slots__ = ("address", "lines", "local", "port", "secure", "trusted", "trusted_proxies")
+    __slots__ = (
+        "address",
+        "certificate",
+        "client_auth",
+        "lines",
+        "local",
+        "port",
+        "secure",
+        "trusted",
+        "trusted_proxies",
+    )
 
     def __init__(
         self,
@@ -43,7 +54,11 @@ class Peer:
         *,
         secure: bool,
         trusted_proxies: TrustedProxies,
+        client_auth: ClientAuth | None = None,
+        certificate: bytes = b"",
     ) -> None:
+        """``client_auth``: how it was asked for a certificate. ``certificate``: the header lines
+        about the one that it has, each with its end."""
         self.address = address
         """IP address; empty on a unix socket."""
         self.local = _authority(local, port)
@@ -53,8 +68,10 @@ class Peer:
         self.secure = secure
         self.trusted_proxies = trusted_proxies
         self.trusted = trusted_proxies.trusts(address)
-        self.lines = _forwarded_lines(address, address, self.scheme, port)
-        """Forwarding fields for requests of an untrusted peer, all but the host."""
+        self.client_auth = client_auth
+        self.certificate = certificate
+        self.lines = certificate + _forwarded_lines(address, address, self.scheme, port)
+        """What endpoints are told of an untrusted peer, all but the host."""
 
     @property
     def scheme(self) -> str:
@@ -324,6 +341,7 @@ class ClientRequest:
         port = _PORTS.get(scheme.lower() if scheme else b"", b"%d" % peer.port)
         return b"".join(
             (
+                peer.certificate,
                 b"X-Forwarded-For: ",
                 b", ".join(chain),
                 b"\r\nX-Real-IP: ",

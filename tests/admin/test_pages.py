@@ -22,6 +22,7 @@ from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.runtime.app import App
+from tests.certificates import make_certificate
 from tests.specs import service_spec
 
 SHOP = service_spec(
@@ -76,6 +77,19 @@ class TestReport:
             "lb: the proxies' own",
             "  warning    joining a network failed: it is full",
         ]
+
+    def test_what_is_about_a_certificate(self) -> None:
+        over = Problem("", "expired", certificate="/etc/b.pem", fatal=True)
+        soon = Problem("", "expires soon", certificate="/etc/a.pem")
+        found = report.rows([Snapshot("swarm", (SHOP,))], [over, soon])
+        assert report.as_text(found).splitlines()[:4] == [
+            "(certificate /etc/a.pem): usable",
+            "  warning    expires soon",
+            "(certificate /etc/b.pem): refused",
+            "  error      expired",
+        ]
+        assert report.has_errors(found)
+        assert not report.has_errors(report.rows([], [soon]))
 
     def test_live_states_count(self) -> None:
         [row] = report.rows([Snapshot("swarm", (SHOP,))], [], lambda *_: "down")
@@ -215,6 +229,17 @@ class TestAdmin:
         text = (await get(address, "/services"))[1]
         await app.stop(grace=0)
         assert text.startswith("(swarm): out of touch\n  error      there is no engine at unix://")
+
+    async def test_certificates_without_their_keys(self, running: tuple[App, str]) -> None:
+        made = make_certificate(["shop.local"], name="secret shop")
+        running[0].registry.publish(Snapshot("docker", (), certificates=(made,)))
+        kind, text = await get(running[1], "/certificates")
+        assert kind == "application/json"
+        [row] = json.loads(text)["certificates"]
+        assert (row["certificate"], row["hosts"]) == ("secret shop", ["shop.local"])
+        assert (row["expires"], row["valid"]) == (made.expires, True)
+        for path in ("/certificates", "/services", "/services?format=json", "/table"):
+            assert "KEY" not in (await get(running[1], path))[1]
 
     async def test_table(self, running: tuple[App, str]) -> None:
         assert (await get(running[1], "/table"))[1].startswith("shop.local\n  /app -> shop, cookie")

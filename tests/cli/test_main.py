@@ -21,6 +21,7 @@ from typing import Protocol
 import pytest
 
 from stickyproxy.cli import main as cli
+from tests.certificates import make_certificate
 from tests.conftest import MakeClient, MakeEndpoint
 from tests.scripted import EndpointConnection, RawClient, Response, get, ok
 
@@ -339,6 +340,37 @@ class TestCheck:
             "warning: service shop: redirects shop.local, where a service is published: it has no "
             "effect",
         ]
+
+    async def test_certificates_that_cannot_be_used(
+        self, start: StartProgram, tmp_path: Path
+    ) -> None:
+        """One of another key, and one that only browsers do not like."""
+        shop, other = make_certificate(["shop.local"]), make_certificate([], common_name="b.local")
+        for name, text in {
+            "shop.pem": shop.chain,
+            "other.pem": other.chain,
+            "other.key": other.key,
+        }.items():
+            (tmp_path / name).write_text(text)
+            (tmp_path / name).chmod(0o600)
+        config = tmp_path / "config.toml"
+        config.write_text(
+            document(service("shop", ["10.0.0.1:80"]))
+            + "".join(
+                f'[[certificates]]\ncert = "{tmp_path}/{cert}"\nkey = "{tmp_path}/other.key"\n'
+                for cert in ("shop.pem", "other.pem")
+            )
+        )
+        program = await start("check", "--config", config)
+        assert await program.ended() == 1
+        error, warning = program.err.text.splitlines()
+        assert error.startswith(
+            f"error: certificate {tmp_path}/shop.pem: the key does not fit the certificate: "
+        )
+        assert warning.startswith(
+            f"warning: certificate {tmp_path}/other.pem: names b.local as its common name alone"
+        )
+        assert "KEY" not in program.out.text + program.err.text
 
     async def test_names_are_printed_as_they_are(self, start: StartProgram, tmp_path: Path) -> None:
         config = tmp_path / "config.toml"

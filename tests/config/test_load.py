@@ -366,7 +366,7 @@ class TestProblems:
         ("text", "place", "reason"),
         [
             ("proxi = 1", "proxi", 'unknown key "proxi" (did you mean "proxy"?)'),
-            ("zzz = 1", "zzz", "(known: listeners, proxy, access_log, services, admin, "),
+            ("zzz = 1", "zzz", "(known: listeners, proxy, access_log, services, certificates, "),
             ('"a b" = 1', '"a b"', 'unknown key "a b" (known:'),
             ("[proxy]\nsecrets = 1", "proxy.secrets", '(did you mean "secret"?)'),
             ("[[listeners]]\nadress = ':80'\naddress = ':81'", "listeners[0].adress", '"address"?'),
@@ -424,7 +424,7 @@ class TestProblems:
             "x.toml: services[0] (shop).hosts: is required: name at least one host, "
             "or set default_backend to answer for any",
             'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, services, '
-            "admin, providers, controller)",
+            "certificates, admin, providers, controller)",
         ]
 
 
@@ -569,7 +569,12 @@ class TestSwarm:
             (
                 "[providers.controller]\ntoken = 'a'\nurl = 'https://c'",
                 "providers.controller.url",
-                'like "http://controller:8082"',
+                "has no port",
+            ),
+            (
+                "[providers.controller]\ntoken = 'a'\nurl = 'controller:8082'",
+                "providers.controller.url",
+                'like "https://controller:8082"',
             ),
             (
                 "[providers.controller]\ntoken = 'a'\nurl = 'http://user:s3cret@c:8082'",

@@ -1,14 +1,18 @@
 """control/controller.py and providers/controller.py: what is published on one side arrives
-on the other, whatever happens between them. Real sockets."""
+on the other, whatever happens between them, and keys only where nobody can read along. Real
+sockets."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import os
+import ssl
+import stat
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stickyproxy.base.addresses import Address
+from stickyproxy.base.token_tls import client_context, server_context
 from stickyproxy.config import codec
 from stickyproxy.config.settings import FollowSettings
 from stickyproxy.control.controller import Controller
@@ -26,11 +31,14 @@ from stickyproxy.control.server import ControlServer
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.model.timeouts import Timeouts
+from stickyproxy.model.tls import Certificate, UpstreamTls
 from stickyproxy.providers.controller import ControllerProvider
 from stickyproxy.routing.balancers import OPTIONS
 from tests.specs import service_spec
 
 TOKEN = b"s3cret"
+GOLDEN = "2f0c479fb2a076fad566ff7d0668632ce368f5e6d68b6a6fecbc237a40d434bc"
+"""SHA-256 of the certificate that follows from it."""
 
 
 def snapshot(*names: str) -> Snapshot:
@@ -51,12 +59,23 @@ def snapshot(*names: str) -> Snapshot:
     return Snapshot("swarm", services, (Problem("x", "is odd", fatal=True),), "realm-1")
 
 
+CERTIFICATE = Certificate(
+    "secret web.crt", ("a.local",), "the chain", "the private key", expires=2e9
+)
+
+
+def secretive(name: str = "a") -> Snapshot:
+    """A snapshot that holds two keys."""
+    service = service_spec(name, ("a.local",), tls=UpstreamTls(certificate="c", key="client key"))
+    return Snapshot("swarm", (service,), certificates=(CERTIFICATE,))
+
+
 class Plane:
     """A controller on a free port, and proxies that follow it."""
 
     def __init__(self) -> None:
         self.controller = Controller(TOKEN)
-        self.server = ControlServer(self.controller.make_app())
+        self.server = ControlServer(self.controller.make_app(), server_context(TOKEN))
         self.port = 0
 
     async def start(self) -> None:
@@ -68,11 +87,16 @@ class Plane:
         """Another controller in the place of this one."""
         await self.server.stop()
         self.controller = Controller(TOKEN)
-        self.server = ControlServer(self.controller.make_app())
+        self.server = ControlServer(self.controller.make_app(), server_context(TOKEN))
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def safe_url(self) -> str:
+        """The same over TLS."""
+        return f"https://127.0.0.1:{self.port}"
 
 
 class Follower:
@@ -197,6 +221,115 @@ class TestFollowing:
             assert " 401 " in follower.provider.trouble
 
 
+class TestTls:
+    """base/token_tls.py, and both kinds of clients on one port."""
+
+    async def test_keys_arrive(self, plane: Plane, stack: AsyncExitStack) -> None:
+        plane.controller.publish(secretive())
+        found = await follow(stack, plane.safe_url).next()
+        assert found.services == secretive().services
+        assert found.certificates == (CERTIFICATE,)
+        assert found.problems == ()
+
+    async def test_in_the_clear_everything_else_does(
+        self, plane: Plane, stack: AsyncExitStack
+    ) -> None:
+        """A proxy that is not told of https yet goes on, and says what it lacks."""
+        plane.controller.publish(secretive())
+        found = await follow(stack, plane.url).next()
+        assert [service.hosts for service in found.services] == [("a.local",)]
+        assert found.certificates == ()
+        [problem] = found.problems
+        assert problem.fatal
+        assert problem.reason == (
+            "the controller does not hand out the certificate secret web.crt and 1 more over http, "
+            "where keys could be read on the way: write https:// instead of http:// in url of "
+            "[providers.controller]"
+        )
+        async with aiohttp.ClientSession() as session:
+            _, version, body = await ask(session, plane)
+        assert b"private key" not in body
+        assert b"client key" not in body
+        assert b"the chain" not in body
+        assert version == codec.version(body), "each edition has a version of its own"
+
+    async def test_without_keys_there_is_one_edition(self, plane: Plane) -> None:
+        plane.controller.publish(snapshot("a"))
+        async with aiohttp.ClientSession() as session:
+            assert (await ask(session, plane))[2] == codec.encode(snapshot("a"))
+
+    async def test_changes_arrive_over_both(self, plane: Plane, stack: AsyncExitStack) -> None:
+        plane.controller.publish(secretive("a"))
+        followers = [follow(stack, url) for url in (plane.url, plane.safe_url)]
+        for follower in followers:
+            assert names(await follower.next()) == ["a"]
+        plane.controller.publish(secretive("b"))
+        for follower in followers:
+            assert names(await follower.next()) == ["b"]
+
+    async def test_a_controller_with_another_token_is_not_one(
+        self, plane: Plane, stack: AsyncExitStack
+    ) -> None:
+        """The token is not even sent to it."""
+        plane.controller.publish(secretive())
+        follower = follow(stack, plane.safe_url, token=b"another")
+        said = Said()
+        logging.getLogger("stickyproxy").addHandler(said)
+        stack.callback(logging.getLogger("stickyproxy").removeHandler, said)
+        async with asyncio.timeout(20):
+            while not (message := await said.messages.get()).startswith("controller: "):
+                pass
+        assert "it has another token: give both the same" in message
+        assert follower.published.empty()
+
+    async def test_a_controller_that_speaks_no_tls(self, stack: AsyncExitStack) -> None:
+        """An older one."""
+        server = ControlServer(Controller(TOKEN).make_app())
+        stack.push_async_callback(server.stop)
+        url = f"https://{await server.start(Address('127.0.0.1', 0))}"
+        said = Said()
+        logging.getLogger("stickyproxy").addHandler(said)
+        stack.callback(logging.getLogger("stickyproxy").removeHandler, said)
+        follow(stack, url)
+        async with asyncio.timeout(20):
+            assert "does not speak TLS: update the controller" in await said.messages.get()
+
+    async def test_nothing_older_than_tls_1_3(self, plane: Plane) -> None:
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.check_hostname = False
+        old.verify_mode = ssl.CERT_NONE
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.open_connection("127.0.0.1", plane.port, ssl=old)
+
+    async def test_who_sends_nothing_or_nonsense_is_in_nobodys_way(
+        self, plane: Plane, stack: AsyncExitStack
+    ) -> None:
+        plane.controller.publish(secretive())
+        writers = []
+        for sent in (b"", b"", b"\x16", b"\x16\x03\x01\x00\x05hello", b"\x00\xff"):
+            _, writer = await asyncio.open_connection("127.0.0.1", plane.port)
+            writer.write(sent)
+            writers.append(writer)
+        found = await follow(stack, plane.safe_url).next()
+        assert found.certificates == (CERTIFICATE,)
+        for writer in writers:
+            writer.close()
+
+    async def test_it_ends_while_somebody_has_said_nothing(self, plane: Plane) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
+        await plane.server.stop()
+        async with asyncio.timeout(10):
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        writer.close()
+
+    def test_both_ends_compute_the_same(self) -> None:
+        """And so does another version of the program: this is an interface."""
+        [authority] = client_context(TOKEN).get_ca_certs(binary_form=True)
+        assert hashlib.sha256(authority).hexdigest() == GOLDEN
+
+
 class Said(logging.Handler):
     """What is logged."""
 
@@ -225,6 +358,18 @@ class TestCache:
         assert await second.next() == before
         assert second.provider.ready.is_set()
         assert os.listdir(tmp_path) == ["snapshot.json"]
+
+    async def test_it_is_for_its_owner_alone(
+        self, plane: Plane, stack: AsyncExitStack, tmp_path: Path
+    ) -> None:
+        """It holds keys."""
+        cache = tmp_path / "snapshot.json"
+        cache.touch(mode=0o644)
+        plane.controller.publish(secretive())
+        await follow(stack, plane.safe_url, cache_file=str(cache)).next()
+        await written(cache, codec.encode(secretive()))
+        assert b"the private key" in cache.read_bytes()
+        assert stat.S_IMODE(cache.stat().st_mode) == 0o600
 
     async def test_the_controller_knows_better(
         self, plane: Plane, stack: AsyncExitStack, tmp_path: Path
@@ -367,6 +512,18 @@ class TestCodec:
         assert (problem.service, problem.fatal) == ("a", False)
         assert 'the policy "fastest", which stickyproxy' in problem.reason
         assert problem.reason.endswith("until this proxy is updated, its policy is ip hash")
+
+    def test_certificates_and_what_is_wrong_with_them(self) -> None:
+        made = Certificate("a", ("a.local",), "chain", "key", 1.0, 2.5, "is odd", challenge=True)
+        problem = Problem("", "is odd", certificate="a")
+        state = Snapshot("swarm", (), (problem,), certificates=(made,))
+        assert codec.decode(codec.encode(state)) == state
+
+    def test_a_key_is_in_no_message(self) -> None:
+        data = b'{"provider": "x", "services": [], "certificates": [{"key": ["the key"]}]}'
+        with pytest.raises(ValueError, match="not a snapshot: certificates") as caught:
+            codec.decode(data)
+        assert "the key" not in str(caught.value)
 
     def test_options_of_the_wrong_type(self) -> None:
         data = b'{"provider": "x", "services": [{"name": "a", "hosts": [], "ip_hash": "a"}]}'

@@ -125,3 +125,19 @@ class TestEjection:
         await eventually(
             lambda: not any(task.get_name().startswith("probe") for task in asyncio.all_tasks())
         )
+
+
+class TestNobodyIsUsable:
+    async def test_the_last_one_that_is_left_is_tried_though_it_was_ejected(
+        self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient
+    ) -> None:
+        good, bad = await endpoint(), await endpoint(listening=False)
+        proxy = await start_proxy([service(good, bad)])
+        user = await client(proxy.port)
+        for _ in range(2 * health.FAILURES):
+            await user.send(get())
+            await user.response()
+        assert f"{bad.address} down" in dump(proxy)
+        proxy.set_services([service(bad)])
+        await user.send(get())
+        assert (await user.response()).status == 502, "503 would say that nobody was asked"

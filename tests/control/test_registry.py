@@ -40,6 +40,7 @@ class Scene:
             idle_timeout=1,
             turns=Turns(),
             connectors="/nowhere",
+            ca="",
             descriptors=Descriptors(),
         )
         self.registry = Registry(self.holder, upstreams, secret)

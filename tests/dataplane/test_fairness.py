@@ -326,6 +326,7 @@ class TestDownloads:
             turns=Turns(),
             descriptors=Descriptors(),
             connectors="/nowhere",
+            ca="",
         )
         pool = upstreams.pool(Target(peer.address))
         ended = asyncio.Event()

@@ -14,16 +14,21 @@ from typing import Any
 
 import pytest
 
+from stickyproxy.base.addresses import Address
 from stickyproxy.dataplane.outcome import Outcome
 from stickyproxy.dataplane.passthrough import INTERNAL_ERROR, Passage
+from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
+from stickyproxy.model.tls import ListenerTls
+from tests.certificates import client_context, make_ca, make_certificate, write_pem
 from tests.hellos import hello_of
-from tests.passing import HELLO, Authority, PassingListener, Serve, reset, serving
+from tests.passing import HELLO, Serve, reset, serving
 from tests.running import InProcessProxy
 from tests.specs import service_spec
 
-Address = tuple[str, int]
+CLEAR_HOST = "127.0.0.2"
+"""Where there is no TLS."""
 
 
 def passed(*ports: int, **fields: Any) -> ServiceSpec:
@@ -36,11 +41,12 @@ def passed(*ports: int, **fields: Any) -> ServiceSpec:
 class Passing:
     """A proxy that passes through, and how each connection ended."""
 
-    def __init__(self, proxy: InProcessProxy, listener: PassingListener) -> None:
+    def __init__(self, proxy: InProcessProxy) -> None:
         self.proxy = proxy
-        self.port = listener.port
+        self.port, self.clear_port = proxy.ports
         self.passthrough = proxy.app.passthrough
         self.ended: asyncio.Queue[Passage] = asyncio.Queue()
+        self.logged = self.passthrough.finished
         self.passthrough.finished = self.ended.put_nowait
 
     async def connect(
@@ -71,12 +77,33 @@ class Start:
 
     async def proxy(self, *services: ServiceSpec, **settings: Any) -> Passing:
         """A proxy for these services."""
-        proxy = InProcessProxy(services, **settings)
+        listeners = (
+            ListenerSpec(Address("127.0.0.1", 0), tls=ListenerTls()),
+            ListenerSpec(Address(CLEAR_HOST, 0)),
+        )
+        proxy = InProcessProxy(services, listeners=listeners, **settings)
         await proxy.start()
         self._stack.push_async_callback(proxy.stop)
-        listener = PassingListener(proxy.app.passthrough)
-        self._stack.callback(listener.close)
-        return Passing(proxy, listener)
+        return Passing(proxy)
+
+
+class Authority:
+    """A CA, the certificate that it has issued, and contexts for both ends."""
+
+    def __init__(self, directory: Path) -> None:
+        ca = make_ca()
+        self.certificate = make_certificate(["demo.local"], ca)
+        self.default = make_certificate(["any.local"], ca, default=True)
+        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.server.load_cert_chain(write_pem(self.certificate, directory))
+        self.client = client_context(ca)
+        self.file = directory / "ca.pem"
+        self.file.write_text(ca.pem)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
 
 
 @pytest.fixture
@@ -111,13 +138,14 @@ async def whole(reader: asyncio.StreamReader) -> bytes:
 
 
 class TestTls:
-    async def test_the_certificate_is_the_endpoints(self, start: Start, tmp_path: Path) -> None:
-        authority = Authority(tmp_path, "demo.local")
-        port = await start.endpoint(saying(b"hello\n"), authority.server())
+    async def test_the_certificate_is_the_endpoints(
+        self, start: Start, authority: Authority
+    ) -> None:
+        port = await start.endpoint(saying(b"hello\n"), authority.server)
         passing = await start.proxy(passed(port))
-        reader, writer = await passing.connect(authority.client())
+        reader, writer = await passing.connect(authority.client)
         shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        assert ssl.DER_cert_to_PEM_cert(shown).strip() == authority.chain.strip()
+        assert ssl.DER_cert_to_PEM_cert(shown).strip() == authority.certificate.chain.strip()
         writer.write(ASK)
         assert await reader.readline() == b"hello\n"
         writer.close()
@@ -125,12 +153,11 @@ class TestTls:
 
     @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
     async def test_much_both_ways(
-        self, start: Start, tmp_path: Path, version: ssl.TLSVersion
+        self, start: Start, authority: Authority, version: ssl.TLSVersion
     ) -> None:
-        authority = Authority(tmp_path, "demo.local")
-        port = await start.endpoint(echo, authority.server())
+        port = await start.endpoint(echo, authority.server)
         passing = await start.proxy(passed(port))
-        context = authority.client()
+        context = authority.client
         context.maximum_version = version
         reader, writer = await passing.connect(context)
         sent = os.urandom(1 << 23)
@@ -147,15 +174,13 @@ class TestTls:
         writer.close()
         assert await passing.outcome() is Outcome.PASSED
 
-    async def test_curl(self, start: Start, tmp_path: Path) -> None:
-        authority = Authority(tmp_path, "demo.local")
-
+    async def test_curl(self, start: Start, authority: Authority) -> None:
         async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
             await writer.drain()
 
-        port = await start.endpoint(http, authority.server())
+        port = await start.endpoint(http, authority.server)
         passing = await start.proxy(passed(port))
         curl = await asyncio.create_subprocess_exec(
             *("curl", "-sS", "--cacert", authority.file),
@@ -458,23 +483,67 @@ class TestStopping:
         busy[1].close()
 
 
+class TestRequests:
+    """What comes to the host of a service that is passed through, but is not passed through."""
+
+    @staticmethod
+    async def asked(passing: Passing, *, tls: bool, host: str = "demo.local") -> bytes:
+        """The response to a request, on a connection that begins with another server name."""
+        if tls:
+            context = client_context()
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", passing.port, ssl=context, server_hostname="other.local"
+            )
+        else:
+            reader, writer = await asyncio.open_connection(CLEAR_HOST, passing.clear_port)
+        writer.write(b"GET /a?b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % host.encode())
+        response = await whole(reader)
+        writer.close()
+        return response
+
+    async def test_in_the_clear_clients_are_sent_to_tls(self, start: Start) -> None:
+        passing = await start.proxy(passed(hosts=("demo.local", "*.demo.local")))
+        for host in ("demo.local", "a.demo.local"):
+            response = await self.asked(passing, tls=False, host=host)
+            assert response.startswith(b"HTTP/1.1 308 ")
+            location = f"Location: https://{host}:{passing.port}/a?b"
+            assert location.encode() in response
+
+    async def test_another_service_on_the_host_is_served_in_the_clear(self, start: Start) -> None:
+        async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+            await whole(reader)
+
+        clear = passed(await start.endpoint(http), name="clear", ssl_passthrough=False)
+        passing = await start.proxy(passed(), clear)
+        assert (await self.asked(passing, tls=False)).endswith(b"hi")
+
+    async def test_by_another_server_name(self, start: Start, authority: Authority) -> None:
+        passing = await start.proxy(passed(), certificates=[authority.default])
+        response = await self.asked(passing, tls=True)
+        assert response.startswith(b"HTTP/1.1 421 ")
+        assert b"passed through" in response
+
+    async def test_other_server_names_end_here(self, start: Start, authority: Authority) -> None:
+        passing = await start.proxy(passed(), certificates=[authority.default])
+        response = await self.asked(passing, tls=True, host="other.local")
+        assert response.startswith(b"HTTP/1.1 404 ")
+
+
 class TestAccessLog:
     @pytest.mark.parametrize("log_format", ["text", "json"])
     async def test_line(self, start: Start, tmp_path: Path, log_format: str) -> None:
         path = tmp_path / "access.log"
         port = await start.endpoint(saying(b"hello"))
         log: Any = AccessLogSettings(log_format, str(path))  # type: ignore[arg-type]
-        proxy = InProcessProxy([passed(port)], access_log=log)
-        await proxy.start()
-        listener = PassingListener(proxy.app.passthrough)
-        try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
-            writer.write(HELLO + ASK)
-            assert await whole(reader) == b"hello"
-            writer.close()
-        finally:
-            await proxy.stop()
-            listener.close()
+        passing = await start.proxy(passed(port), access_log=log)
+        passing.passthrough.finished = passing.logged
+        reader, writer = await passing.connect()
+        writer.write(HELLO + ASK)
+        assert await whole(reader) == b"hello"
+        writer.close()
+        await passing.proxy.stop()
         line = path.read_text()
         if log_format == "json":
             found = json.loads(line)

@@ -119,6 +119,12 @@ def test_replies(row: tuple[Reply, int, str, Outcome, tuple[bytes, ...], bool]) 
     assert reply.body() == text.encode() + b"\n"
 
 
+def test_a_challenge_is_answered_to_the_byte() -> None:
+    reply = replies.acme_challenge(b"token.thumbprint")
+    assert (reply.status, reply.outcome, reply.last) == (200, Outcome.ACME, False)
+    assert reply.body() == b"token.thumbprint"
+
+
 @pytest.mark.parametrize("error", FAILED, ids=lambda error: type(error).__name__)
 def test_failures(error: Exception) -> None:
     """What the client learns is not what the error says: that names endpoints, for the log."""

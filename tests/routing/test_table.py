@@ -37,8 +37,8 @@ class CountingPool:
         self.closed += 1
 
 
-def make(service: str, spec: EndpointSpec) -> Endpoint:
-    return Endpoint(service, spec, b"", CountingPool())
+def make(service: ServiceSpec, spec: EndpointSpec) -> Endpoint:
+    return Endpoint(service.name, spec, b"", CountingPool(), service.tls)
 
 
 def table(*services: ServiceSpec, previous: RoutingTable | None = None) -> RoutingTable:
@@ -356,7 +356,7 @@ class TestPassthrough:
         [found] = first.clusters()
         assert found.policy.describe() == "ip hash"
         [endpoint] = found.endpoints
-        first.note(endpoint, Facts(ejected=True))
+        first.note(endpoint, Facts(in_maintenance=True))
         assert repr(found.balancer) == "<IpHashBalancer over 0>"
         again = table(self.passed("one", "a.test"), previous=first)
         assert list(again.clusters()) == [found]
@@ -365,5 +365,6 @@ class TestPassthrough:
 
     def test_dump(self) -> None:
         assert table(self.passed("one", "a.test")).dump() == (
-            "a.test (TLS, passed through)\n  -> one, ip hash\n    10.0.0.1:443"
+            "a.test\n  TLS is passed through\n"
+            "a.test, passed through\n  -> one, ip hash\n    10.0.0.1:443"
         )

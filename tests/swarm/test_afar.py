@@ -67,7 +67,7 @@ def afar(archive: Path) -> Iterator[Afar]:
             ready="controller on",
         )
         follow = (
-            f'[providers.controller]\nurl = "http://127.0.0.1:8082"\ntoken = "{TOKEN}"\n'
+            f'[providers.controller]\nurl = "https://127.0.0.1:8082"\ntoken = "{TOKEN}"\n'
             f'cache_file = "{swarm.directory}/snapshot.json"\n'
         )
         follower = _proxy(swarm, "follower", second, follow)

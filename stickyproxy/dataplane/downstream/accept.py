@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+import socket
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol
 
+from stickyproxy.base.errors import HandshakeRefused
 from stickyproxy.dataplane.descriptors import Descriptors
+from stickyproxy.dataplane.downstream.arrivals import Arrival, Arrivals
+from stickyproxy.dataplane.downstream.certificates import (
+    Certificates,
+    answers_challenge,
+    send_alert,
+)
+from stickyproxy.dataplane.downstream.clienthello import ClientHello
+from stickyproxy.dataplane.downstream.failures import ConnectionFailures, reason_of
 from stickyproxy.dataplane.downstream.listeners import Listener
+from stickyproxy.dataplane.downstream.ports import Serve
+from stickyproxy.dataplane.downstream.proxy_protocol import Ends
 from stickyproxy.dataplane.downstream.server import ClientServer
+from stickyproxy.dataplane.turns import Turns
 from stickyproxy.model.listener import ListenerSpec
+from stickyproxy.model.tls import ClientAuth
+from stickyproxy.semantics.forwarded import TrustedProxies
 
 log = logging.getLogger("stickyproxy")
 
@@ -20,6 +38,30 @@ _REST_SECONDS = 1.0
 """How long nothing is accepted if that fails and idle connections cannot make room."""
 _ROOM_SECONDS = 0.02
 """How long if they can."""
+_SHUTDOWN_SECONDS = 3600.0
+"""How long uvloop would wait for a client to take the rest of a response and to end TLS itself.
+The sweeps of ``ClientConnection`` know better, but not less than this."""
+_UNEXPECTED_MESSAGE = 10
+
+Passthrough = Callable[[socket.socket, ClientHello, Ends], bool]
+"""Takes over a connection that somebody else answers, by its ClientHello, which is still in the
+socket; False: it is for us."""
+
+
+class Admits(Protocol):
+    """Who serves the requests of a connection, by what is known of it."""
+
+    def serve(self, spec: ListenerSpec) -> Serve:
+        """Those of this listener's connections."""
+
+    def serve_guarded(self, spec: ListenerSpec, client_auth: ClientAuth) -> Serve:
+        """Those of connections whose client was asked for a certificate in this way."""
+
+    def refuse_clear(self) -> Serve:
+        """Those in the clear that came where TLS is spoken."""
+
+    def client_auth(self, spec: ListenerSpec, server_name: str | None) -> ClientAuth | None:
+        """How a client is asked for a certificate that wants this server; None: it is not."""
 
 
 class Server:
@@ -30,12 +72,32 @@ class Server:
     The thousandth of a thousand clients that came at once would wait for many seconds.
     """
 
-    def __init__(self, clients: ClientServer, descriptors: Descriptors) -> None:
+    def __init__(
+        self,
+        clients: ClientServer,
+        descriptors: Descriptors,
+        turns: Turns,
+        *,
+        admission: Admits,
+        certificates: Certificates,
+        trusted_proxies: TrustedProxies,
+        handshake_timeout: float,
+    ) -> None:
         self._clients = clients
         self._descriptors = descriptors
+        self._turns = turns
+        self._admission = admission
+        self._certificates = certificates
+        self.passthrough: Passthrough | None = None
+        """None: nobody else answers TLS."""
+        self.failures = ConnectionFailures()
+        self._arrivals = Arrivals(
+            handshake_timeout, trusted_proxies, known=self._known, lost=self._lost
+        )
+        descriptors.may_shed(self._arrivals.shed)
         self._listeners: frozenset[Listener] = frozenset()
         """Those we accept on."""
-        self._connecting: set[asyncio.Task[object]] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
 
     def accept_on(self, listeners: Iterable[Listener]) -> None:
         """Accept connections on these listeners and no others from now on. Their sockets stay
@@ -51,25 +113,46 @@ class Server:
         """Stop accepting and let requests under way finish for up to ``grace`` seconds. Returns
         how many connections had to be cut. ``patience``: see ``ClientServer.drain``."""
         self.accept_on(())
-        await asyncio.gather(*self._connecting, return_exceptions=True)
         try:
             async with asyncio.timeout(grace):
-                await self._clients.drain(min(patience, grace / 2))
+                await asyncio.gather(
+                    self._until_connected(patience), self._clients.drain(min(patience, grace / 2))
+                )
+                await self._clients.drain()  # those whose handshake was over meanwhile
         except TimeoutError:
+            self._arrivals.close()
+            for connecting in self._connecting:
+                connecting.cancel()
+            await asyncio.gather(*self._connecting, return_exceptions=True)
             cut = len(self._clients.connections)
             self._clients.abort()
             await self._clients.drain()
             return cut
+        finally:
+            self.failures.stop()
         return 0
 
-    def _protocol_factory(self, _spec: ListenerSpec) -> Callable[[], asyncio.BaseProtocol]:
-        """The factory of connections for clients of this listener. All speak HTTP/1.1 in
-        the clear so far, so there is one."""
-        return self._clients
+    async def _until_connected(self, patience: float) -> None:
+        """Returns when no handshake is under way. Clients that have not begun theirs have
+        ``patience`` seconds for that."""
+        if patience <= 0:
+            self._arrivals.shed()
+        loop = asyncio.get_running_loop()
+        patient_until = loop.time() + patience
+        while self._connecting or len(self._arrivals):
+            if self._connecting:
+                await asyncio.wait(self._connecting, timeout=_ROOM_SECONDS)
+            else:
+                await asyncio.sleep(_ROOM_SECONDS)
+            if loop.time() >= patient_until:
+                self._arrivals.shed()
+
+    # --- accepting ---
 
     def _accept(self, listener: Listener) -> None:
-        loop = asyncio.get_running_loop()
-        make_connection = self._protocol_factory(listener.spec)
+        spec = listener.spec
+        enter = self._enter_by_arrival if spec.tls or spec.proxy_protocol else self._enter
+        serve = self._admission.serve(spec)
         for _ in range(ACCEPTS_PER_TURN):
             try:
                 sock, _ = listener.sock.accept()
@@ -78,16 +161,92 @@ class Server:
             except OSError as error:
                 self._rest(listener, error)
                 return
-            connecting = loop.create_task(
-                loop.connect_accepted_socket(make_connection, sock), name="accepted"
-            )
-            self._connecting.add(connecting)
-            connecting.add_done_callback(self._connected)
+            enter(sock, spec, serve)
 
-    def _connected(self, connecting: asyncio.Task[object]) -> None:
-        self._connecting.discard(connecting)
-        if not connecting.cancelled() and (error := connecting.exception()) is not None:
+    def _enter(self, sock: socket.socket, _: ListenerSpec, serve: Serve) -> None:
+        """Nothing has to be known of it."""
+        self._begin(self._connect(sock, partial(self._clients.connection, serve)))
+
+    def _enter_by_arrival(self, sock: socket.socket, spec: ListenerSpec, _: Serve) -> None:
+        self._arrivals.add(sock, spec)
+
+    def _known(self, arrival: Arrival) -> None:
+        """All is known of it that has to be."""
+        sock, spec, hello = arrival.sock, arrival.spec, arrival.hello
+        if hello is not None:
+            if self.passthrough is None or not self.passthrough(sock, hello, arrival.ends):
+                self._begin(self._handshake(arrival, hello))
+        elif spec.tls is None:
+            serve = self._admission.serve(spec)
+            self._begin(self._connect(sock, self._clients_of(arrival, serve)))
+        elif arrival.speaks_http:
+            self.failures.note("it speaks in the clear where TLS is spoken", arrival.ends.client)
+            serve = self._admission.refuse_clear()
+            self._begin(self._connect(sock, self._clients_of(arrival, serve)))
+        else:
+            _alert(sock, _UNEXPECTED_MESSAGE)
+            self._lost(arrival, arrival.refusal)
+
+    def _lost(self, arrival: Arrival, reason: str) -> None:
+        self.failures.note(reason, arrival.ends.client)
+
+    def _clients_of(
+        self, arrival: Arrival, serve: Serve, client_auth: ClientAuth | None = None
+    ) -> Callable[[], asyncio.BaseProtocol]:
+        return partial(self._clients.connection, serve, arrival.ends, client_auth)
+
+    # --- the tasks: they last until the connection is there ---
+
+    def _begin(self, connecting: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(connecting, name="accepted")
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(
+        self, sock: socket.socket, make_connection: Callable[[], asyncio.BaseProtocol]
+    ) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(make_connection, sock)
+        except OSError as error:
+            sock.close()
             log.debug("a client was gone before it was served: %s", error)
+
+    async def _handshake(self, arrival: Arrival, hello: ClientHello) -> None:
+        """Each takes a signature, which is why no more than a few begin in a turn of the loop."""
+        loop = asyncio.get_running_loop()
+        sock, spec = arrival.sock, arrival.spec
+        turn = asyncio.Event()
+        self._turns.wait(turn.set)
+        try:
+            await turn.wait()
+            client_auth = self._admission.client_auth(spec, hello.server_name)
+            context = self._certificates.context(hello.server_name, hello.alpn, client_auth)
+            if answers_challenge(context):
+                make_connection: Callable[[], asyncio.BaseProtocol] = _Challenged
+            elif client_auth is None:
+                make_connection = self._clients_of(arrival, self._admission.serve(spec))
+            else:
+                serve = self._admission.serve_guarded(spec, client_auth)
+                make_connection = self._clients_of(arrival, serve, client_auth)
+            send_alert.set(sock.send)
+            await loop.connect_accepted_socket(
+                make_connection,
+                sock,
+                ssl=context,
+                ssl_handshake_timeout=max(0.01, arrival.deadline - loop.time()),
+                ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
+            )
+        except HandshakeRefused as refused:
+            _alert(sock, refused.alert)
+            self._lost(arrival, str(refused))
+        except OSError as error:  # an SSLError is one, too
+            sock.close()
+            self._lost(arrival, reason_of(error))
+        except asyncio.CancelledError:
+            sock.close()
+            raise
+
+    # --- no room ---
 
     def _rest(self, listener: Listener, error: OSError) -> None:
         """Out of file descriptors or memory: trying again at once would only burn the CPU time that
@@ -104,3 +263,20 @@ class Server:
         if listener in self._listeners:
             loop = asyncio.get_running_loop()
             loop.add_reader(listener.sock.fileno(), self._accept, listener)
+
+
+class _Challenged(asyncio.Protocol):
+    """With the handshake a challenge of ACME is answered (RFC 8737 section 3)."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def _alert(sock: socket.socket, alert: int) -> None:
+    """Close with a fatal alert (RFC 8446 section 6), in the clear because nothing else was agreed
+    upon. What has come is read first: closing with bytes unread would take the alert with it."""
+    with suppress(OSError):
+        sock.recv(1 << 16)
+        sock.send(bytes((21, 3, 3, 0, 2, 2, alert)))
+        sock.shutdown(socket.SHUT_WR)
+    sock.close()

@@ -15,6 +15,10 @@ from stickyproxy.dataplane.downstream.ports import Refuse, Serve
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.semantics.forwarded import TrustedProxies
 
+LINGER_SECONDS = 2.0
+"""How long a closing connection goes on reading what its client had already sent: closing a
+socket with unread bytes resets it, and the client would lose our last response."""
+
 
 class Context:
     """What all connections of a process have in common."""
@@ -27,6 +31,7 @@ class Context:
         "interval",
         "keepalive_sweeps",
         "limits",
+        "linger_sweeps",
         "loop",
         "parser_options",
         "patient",
@@ -66,6 +71,7 @@ class Context:
         self.head_sweeps = self._sweeps(limits.head_timeout)
         self.client_sweeps = self._sweeps(limits.client_timeout)
         self.keepalive_sweeps = self._sweeps(limits.keepalive_timeout)
+        self.linger_sweeps = self._sweeps(LINGER_SECONDS)
         self.first_sweeps = self._sweeps(min(2 * limits.head_timeout, limits.keepalive_timeout))
         """Until the first byte of the first request. A head that was begun in time gets a
         408 when its own time is up, which must come first."""

@@ -14,8 +14,9 @@ chunks, before the others.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from enum import Enum
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -24,17 +25,18 @@ from stickyproxy.base import sockets
 from stickyproxy.base.errors import BadRequest
 from stickyproxy.dataplane.downstream.ahead import ReadAhead
 from stickyproxy.dataplane.downstream.body import ENOUGH, RequestBody
-from stickyproxy.dataplane.downstream.context import Context
+from stickyproxy.dataplane.downstream.context import LINGER_SECONDS, Context
 from stickyproxy.dataplane.downstream.heads import (
     HeadReader,
 )
-from stickyproxy.dataplane.downstream.ports import ClientTunnel, StreamHandler
+from stickyproxy.dataplane.downstream.ports import ClientTunnel, Serve, StreamHandler
+from stickyproxy.dataplane.downstream.proxy_protocol import Ends
 from stickyproxy.dataplane.downstream.stream import Http1Stream
+from stickyproxy.model.tls import ClientAuth
+from stickyproxy.semantics.client_certificates import certificate_lines
 from stickyproxy.semantics.request import Peer
 
-LINGER_SECONDS = 2.0
-"""How long a closing connection goes on reading what its client had already sent: closing a
-socket with unread bytes resets it, and the client would lose our last response."""
+_TLS_BUFFER = 1 << 16
 LINGER_BYTES = 1 << 20
 """How much of an unwanted request body is read to keep its connection usable."""
 
@@ -57,6 +59,7 @@ class ClientConnection(RequestHandler):
 
     __slots__ = (
         "_ahead",
+        "_arrival",
         "_body",
         "_body_paused",
         "_context",
@@ -65,6 +68,7 @@ class ClientConnection(RequestHandler):
         "_heads",
         "_idle_sweeps",
         "_phase",
+        "_serve",
         "_server",
         "_timer",
         "_tunnel",
@@ -76,13 +80,25 @@ class ClientConnection(RequestHandler):
         "peer",
     )
 
-    def __init__(self, server: web.Server, context: Context) -> None:
+    def __init__(
+        self,
+        server: web.Server,
+        context: Context,
+        serve: Serve,
+        ends: Ends | None = None,
+        client_auth: ClientAuth | None = None,
+    ) -> None:
+        """``serve`` makes the handlers of its requests. ``ends``: between whom the connection is,
+        if the socket does not know; ``client_auth``: how the client was asked for a
+        certificate."""
         super().__init__(server, loop=context.loop, **context.parser_options)
         parser = self._parser
         assert parser is not None
         self.loop = context.loop
         self._server = server
         self._context = context
+        self._serve = serve
+        self._arrival = ends, client_auth
         self._heads: HeadReader | None = HeadReader(
             parser, lambda: context.parser(self), context.limits
         )
@@ -117,18 +133,19 @@ class ClientConnection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Without the task and the timer that aiohttp's makes for each connection."""
-        peername = transport.get_extra_info("peername")
-        sockname = transport.get_extra_info("sockname")
-        tcp = isinstance(peername, tuple)
+        ends, client_auth = self._arrival
+        secure = transport.get_extra_info("sslcontext") is not None
         self.peer = Peer(
-            peername[0] if tcp else "",
-            sockname[0] if tcp else "",
-            sockname[1] if tcp else 0,
-            secure=transport.get_extra_info("sslcontext") is not None,
+            *(ends or _ends_of(transport)),
+            secure=secure,
             trusted_proxies=self._context.trusted_proxies,
+            client_auth=client_auth,
+            certificate=b"" if client_auth is None else _certificate_lines(transport),
         )
         super(RequestHandler, self).connection_made(transport)
         self._ahead.transport = self.transport
+        if secure:
+            _limit_buffers(transport)
         self._server.connection_made(self, cast("asyncio.Transport", transport))
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -196,7 +213,7 @@ class ClientConnection(RequestHandler):
                 self._refuse(error, stream)
                 return
         self._waited = self._context.keepalive_sweeps
-        handler = self._handler = self._context.serve(stream)
+        handler = self._handler = self._serve(stream)
         if stream.body_length:
             self._phase = _BODY
             self._body = RequestBody(stream.body_length)
@@ -346,11 +363,16 @@ class ClientConnection(RequestHandler):
         self._body = None
         if self._timer is not None:
             self._timer.cancel()
-        if self.transport is not None:
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-            self._ahead.read_on()
-            self._timer = self.loop.call_later(LINGER_SECONDS, self._close_transport)
+        if self.transport is None:
+            return
+        if self.peer.secure:
+            # Its close_notify is our end, and what comes until the client's is dropped.
+            self._close_transport()
+            return
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._ahead.read_on()
+        self._timer = self.loop.call_later(LINGER_SECONDS, self._close_transport)
 
     def _close_transport(self) -> None:
         self._phase = _ENDING
@@ -448,6 +470,12 @@ class ClientConnection(RequestHandler):
     def _sweep_unsent(self) -> None:
         """The client does not take what it was sent: it may be slow, but must take something."""
         unsent = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        if self.peer.secure and self._phase is _ENDING and self.transport is not None:
+            # TLS ends when the client says so, too. Some never do.
+            unsent += sockets.undelivered(self.transport)
+            if not unsent and self._idle_sweeps > self._context.linger_sweeps:
+                self.transport.abort()
+                return
         if unsent != self._unsent:
             self._unsent = unsent
             self._idle_sweeps = 0
@@ -466,4 +494,33 @@ class ClientConnection(RequestHandler):
         idle = self._phase is _HEAD and heads is not None and not (self._ahead.data or heads.size)
         if idle:
             self._close_transport()
+            if self.peer.secure and self.transport is not None:
+                # Without waiting for the client, but after our close_notify, which goes out at the
+                # end of this turn of the loop.
+                self.loop.call_soon(self.loop.call_soon, self.transport.abort)
         return idle
+
+
+def _ends_of(transport: asyncio.BaseTransport) -> Ends:
+    peername = transport.get_extra_info("peername")
+    sockname = transport.get_extra_info("sockname")
+    if isinstance(peername, tuple):
+        return Ends(peername[0], sockname[0], sockname[1])
+    return Ends("", "", 0)
+
+
+def _limit_buffers(transport: Any) -> None:
+    """In the clear a transport keeps 64 KiB; uvloop's TLS would keep 512 KiB beside it, and as much
+    as 256 KiB that nobody wants to read yet."""
+    transport.set_write_buffer_limits(high=_TLS_BUFFER)
+    transport.set_read_buffer_limits(high=_TLS_BUFFER)
+
+
+def _certificate_lines(transport: asyncio.BaseTransport) -> bytes:
+    """About the client's certificate; empty if it has none."""
+    connection: ssl.SSLObject = transport.get_extra_info("ssl_object")
+    certificate = connection.getpeercert(binary_form=True)
+    if certificate is None:
+        return b""
+    described: dict[str, Any] = connection.getpeercert() or {}
+    return certificate_lines(certificate, described.get("subject", ()))

@@ -16,7 +16,9 @@ from stickyproxy.dataplane.downstream.context import Context
 from stickyproxy.dataplane.downstream.heads import Limits
 from stickyproxy.dataplane.downstream.http1 import ClientConnection
 from stickyproxy.dataplane.downstream.ports import Refuse, Serve
+from stickyproxy.dataplane.downstream.proxy_protocol import Ends
 from stickyproxy.dataplane.turns import Turns
+from stickyproxy.model.tls import ClientAuth
 from stickyproxy.semantics.forwarded import TrustedProxies
 
 
@@ -40,7 +42,14 @@ class ClientServer(web.Server):
         self._empty = asyncio.Event()
 
     def __call__(self) -> ClientConnection:
-        return ClientConnection(self, self._context)
+        return ClientConnection(self, self._context, self._context.serve)
+
+    def connection(
+        self, serve: Serve, ends: Ends | None = None, client_auth: ClientAuth | None = None
+    ) -> ClientConnection:
+        """One whose requests are served otherwise, or that something is known of: see
+        ``ClientConnection``."""
+        return ClientConnection(self, self._context, serve, ends, client_auth)
 
     def start(self) -> None:
         """Begin to sweep."""

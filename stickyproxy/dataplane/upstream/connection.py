@@ -304,6 +304,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.receiver = None
             if exc is None and self._reader.expect is Expect.CLOSE:
                 receiver.end()
+            elif isinstance(exc, UpstreamClosed):  # TLS knows more
+                receiver.failed(exc)
             else:
                 receiver.failed(UpstreamClosed(f"{self._home.address} closed the connection"))
 

@@ -13,11 +13,12 @@ import math
 from weakref import WeakValueDictionary
 
 from stickyproxy.base.addresses import split_host_port
-from stickyproxy.base.errors import ConnectError, OutOfResources
+from stickyproxy.base.errors import ConnectError, HandshakeError, OutOfResources
 from stickyproxy.connector.client import Connectors
 from stickyproxy.dataplane.descriptors import EXHAUSTED, Descriptors
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.connection import SweepLimits, UpstreamConnection
+from stickyproxy.dataplane.upstream.tls import Contexts, Identity, TlsLayer
 from stickyproxy.model.target import Target
 from stickyproxy.model.timeouts import Timeouts
 
@@ -36,6 +37,7 @@ class Pool:
         self.target = target
         self.turns = upstreams.turns
         self._upstreams = upstreams
+        self._identity = upstreams.identity(target)
         self._clock = upstreams.clock(None)
         self._clock.add(self)
         self._idle: list[UpstreamConnection] = []
@@ -102,25 +104,46 @@ class Pool:
 
     async def _open_here(self, seconds: float) -> UpstreamConnection:
         loop, address = asyncio.get_running_loop(), self.address
-        async with asyncio.timeout(seconds):
+        deadline = loop.time() + seconds
+        connection, protocol = self._begin()
+        async with asyncio.timeout_at(deadline):
             if address.startswith("unix:"):
-                _, connection = await loop.create_unix_connection(
-                    lambda: UpstreamConnection(self), address.removeprefix("unix:")
-                )
+                path = address.removeprefix("unix:")
+                await loop.create_unix_connection(lambda: protocol, path)
             else:
-                _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self), *_host_and_port(address)
-                )
+                await loop.create_connection(lambda: protocol, *_host_and_port(address))
+        if isinstance(protocol, TlsLayer):
+            await self._shake_hands(protocol, deadline)
         return connection
 
     async def _open_through(self, seconds: float) -> UpstreamConnection:
         """By the connector of the target's network, which keeps to the time itself: its silence
         is not the endpoint's."""
-        connectors = self._upstreams.connectors
+        loop, connectors = asyncio.get_running_loop(), self._upstreams.connectors
+        deadline = loop.time() + seconds
         sock = await connectors.connect(self.target.network, *_host_and_port(self.address), seconds)
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: UpstreamConnection(self), sock=sock)
+        connection, protocol = self._begin()
+        await loop.create_connection(lambda: protocol, sock=sock)
+        if isinstance(protocol, TlsLayer):
+            await self._shake_hands(protocol, deadline)
         return connection
+
+    def _begin(self) -> tuple[UpstreamConnection, asyncio.Protocol]:
+        """A connection, and what is to be connected for it: itself, or what speaks TLS for it."""
+        connection = UpstreamConnection(self)
+        if self._identity is None:
+            return connection, connection
+        return connection, TlsLayer(connection, self._identity)
+
+    async def _shake_hands(self, layer: TlsLayer, deadline: float) -> None:
+        """Raises HandshakeError."""
+        seconds = self._clock.connect_timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                await layer.handshake()
+        except TimeoutError as error:
+            reason = f"it accepted the connection, but the handshake took longer than {seconds:g} s"
+            raise HandshakeError(self.address, reason) from error
 
     async def probe(self) -> None:
         """Make a connection and keep it for a request. Raises ConnectError."""
@@ -268,12 +291,14 @@ class Upstreams:
         response_idle_timeout: float | None = None,
         upgrade_idle_timeout: float | None = None,
         connectors: str,
+        ca: str,
     ) -> None:
-        """``connectors``: the directory where they have their sockets."""
+        """``connectors``: the directory where they have their sockets. ``ca``: see ``Contexts``."""
         self.turns = turns
         self.descriptors = descriptors
         descriptors.may_shed(self.shed)
         self.connectors = Connectors(connectors, self._renew)
+        self._contexts = Contexts(ca)
         self._timeouts = Timeouts(
             connect=connect_timeout,
             response=response_timeout,
@@ -289,6 +314,10 @@ class Upstreams:
     def pool(self, target: Target) -> Pool:
         """A new pool; the endpoint's owner closes it."""
         return Pool(self, target)
+
+    def identity(self, target: Target) -> Identity | None:
+        """Whom TLS expects there; None: it is spoken to in the clear."""
+        return None if target.tls is None else Identity(self._contexts, target, self.turns)
 
     def clock(self, own: Timeouts | None) -> Clock:
         """The clock for a service with these timeouts of its own."""

@@ -32,6 +32,7 @@ from stickyproxy.config.options import (
     explain,
     nearest,
 )
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem
 from stickyproxy.providers.engine.hints import (
     Finding,
@@ -90,6 +91,7 @@ class LabelOptions(ServiceOptions):
     ssl_passthrough: Boolean = False
     ssl_backend: Boolean = False
     ssl_backend_tls_verify: Boolean = False
+    ssl_acme: Boolean = False
 
     @field_validator("ssl_key")
     @classmethod
@@ -98,6 +100,10 @@ class LabelOptions(ServiceOptions):
             raise ValueError("has no meaning without ssl_cert: set that too, or remove this label")
         return value
 
+    def spec(self, name: str, endpoints: Iterable[EndpointSpec]) -> ServiceSpec:
+        """As declared, with what labels have another name for."""
+        return replace(super().spec(name, endpoints), acme=self.ssl_acme)
+
     @property
     def has_affinity(self) -> bool:
         """True if a client is to keep reaching one endpoint."""
@@ -105,7 +111,7 @@ class LabelOptions(ServiceOptions):
         return policy is not None and policy.affinity
 
 
-KNOWN = tuple(LabelOptions.model_fields)
+KNOWN = tuple(key for key in LabelOptions.model_fields if key != "acme")
 """Every label there is, without the prefix."""
 
 _EXAMPLES = {"hosts": "{service}.example.com", "port": "8080"}
@@ -347,7 +353,7 @@ def _not_served_yet(
     service: str, values: Mapping[str, str], options: LabelOptions
 ) -> Iterator[Finding]:
     for key in KNOWN:
-        if not key.startswith("ssl_") or not getattr(options, key):
+        if not key.startswith("ssl_") or key == "ssl_acme" or not getattr(options, key):
             continue
         if key in _IN_THE_CLEAR:
             reason = "is not served yet: the service is not published, lest it be unencrypted"

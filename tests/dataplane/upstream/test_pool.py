@@ -79,6 +79,7 @@ async def upstreams() -> AsyncIterator[MakeUpstreams]:
             turns=Turns(),
             descriptors=Descriptors(),
             connectors="/nowhere",
+            ca="",
         )
         made.append(each)
         return each

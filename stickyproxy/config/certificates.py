@@ -1,0 +1,391 @@
+"""Certificates as they are written, PEM, to those that clients are shown.
+
+Pure, and the one place where a certificate is judged, wherever it comes from: files, secrets, ACME.
+What OpenSSL or every client would refuse raises ValueError with a sentence that says what is wrong
+and what to do; what only some clients refuse becomes the certificate's ``caveat``. Dates are no
+reason to refuse one: an expired certificate tells clients and monitoring more than a self-made
+one does. ``dates`` judges them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from stickyproxy.base.addresses import canonical_host
+from stickyproxy.base.text import shown
+from stickyproxy.model.tls import Certificate
+
+SELF_MADE = "stickyproxy default certificate"
+"""The name and the subject of the certificate that stickyproxy makes for want of another."""
+
+LARGEST = 1 << 18
+"""Bytes of a PEM file; more is a wrong file."""
+
+_DAY = 24 * 3600.0
+_NOTICE = 21 * _DAY
+"""How long before its end a certificate ought to have been renewed, if a third of its lifetime is
+not less."""
+_LIFETIME = 397
+"""Days for which a self-made certificate is valid: the most that browsers accept of any."""
+_RSA_BITS = 2048
+"""Of keys that OpenSSL accepts at its security level 2 (SSL_CTX_set_security_level(3))."""
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+"""Those that TLS 1.3 has (RFC 8446 section 4.2.3)."""
+_BROKEN_HASHES = (hashes.MD5, hashes.SHA1)
+_MALFORMED = (
+    *(ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion),
+    *(x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
+"""What the library raises when it cannot understand a certificate or key."""
+
+
+class _Refused(ValueError):
+    """With a sentence of ours; what else is raised is the library's, about bytes."""
+
+
+# --- read -----------------------------------------------------------------------------------
+
+
+def make_certificate(
+    name: str, chain: str, key: str, *, challenge: bool = False, needs_hosts: bool = True
+) -> Certificate:
+    """The certificate in ``chain`` that ``key`` belongs to, with those that lead from it to its
+    authority in this order, whatever order they are written in; both are PEM. ``name`` says in
+    messages where it comes from. ``needs_hosts``: refuse one that names no host, because no client
+    would ever be shown it. Raises ValueError, whose sentence is about the certificate or its key
+    and does not repeat ``name``."""
+    given = _certificates(chain)
+    private = _private_key(key)
+    _check_key(private)
+    try:
+        leaf = _certificate_of(private, given)
+        path = _path(leaf, given)
+        _check_signatures(path)
+        _check_purpose(leaf)
+        hosts, caveat = _hosts(leaf)
+        begins, expires = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    except _Refused:
+        raise
+    except _MALFORMED as error:
+        raise _unreadable("the certificate", error) from None
+    if needs_hosts and not hosts:
+        raise _Refused(
+            "the certificate names no host: have it issued with a subjectAltName (openssl req: "
+            "-addext subjectAltName=DNS:shop.example.com)"
+        )
+    return Certificate(
+        name,
+        hosts,
+        "".join(_pem(each) for each in path),
+        _key_pem(private),
+        begins=begins.timestamp(),
+        expires=expires.timestamp(),
+        caveat=caveat,
+        challenge=challenge,
+    )
+
+
+def covers(hosts: Collection[str], name: str) -> bool:
+    """True if a certificate for ``hosts`` is one for the host ``name`` (RFC 6125 section 6.4.3): a
+    wildcard stands for one label. ``*.example.com`` as a name means all names of one label."""
+    return name in hosts or "*." + name.partition(".")[2] in hosts
+
+
+# --- dates ----------------------------------------------------------------------------------
+
+
+def is_valid(certificate: Certificate, now: float) -> bool:
+    """True if clients whose clock says ``now`` (Unix time in seconds) accept its dates."""
+    return certificate.begins <= now and (not certificate.expires or now < certificate.expires)
+
+
+def needs_renewal(certificate: Certificate, now: float) -> bool:
+    """True if it expires in 21 days or less, or in a third of its lifetime if that is shorter; so
+    too if it has expired."""
+    if not certificate.expires:
+        return False
+    notice = min(_NOTICE, (certificate.expires - certificate.begins) / 3)
+    return now >= certificate.expires - notice
+
+
+def dates(certificate: Certificate, now: float) -> str:
+    """What is wrong with its dates, as a sentence; empty: nothing."""
+    if now < certificate.begins:
+        return (
+            f"is not valid before {_written(certificate.begins)}, and clients refuse it until "
+            "then: check the clock of this machine, or wait"
+        )
+    if not needs_renewal(certificate, now):
+        return ""
+    if now < certificate.expires:
+        return f"expires at {_written(certificate.expires)}: renew it"
+    return f"expired at {_written(certificate.expires)}, and clients refuse it: renew it"
+
+
+def _written(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+# --- the self-made one ----------------------------------------------------------------------
+
+
+def self_made(now: float) -> Certificate:
+    """A new certificate that no client trusts, for those whom no other one is for: with it a
+    listener can answer at all. ``now``: Unix time in seconds."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, SELF_MADE)])
+    begins = datetime.fromtimestamp(now, UTC) - timedelta(hours=1)  # clocks differ
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begins)
+        .not_valid_after(begins + timedelta(days=_LIFETIME))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        # Some clients cannot read a certificate without names; nobody is called that (RFC 2606).
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName("stickyproxy.invalid")]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    return replace(make_certificate(SELF_MADE, _pem(certificate), _key_pem(key)), hosts=())
+
+
+# --- PEM ------------------------------------------------------------------------------------
+
+_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]+-----")
+
+
+def _blocks(text: str, what: str) -> list[tuple[str, bytes]]:
+    """(label, PEM) of all that is in the text, which may say other things between (RFC 7468 section
+    5.2). Raises ValueError."""
+    found = [(block[1], block[0]) for block in _BLOCK.finditer(text)]
+    if len(found) != len(_BEGIN.findall(text)):
+        raise _Refused(f"{what} breaks off in the middle: write the whole of it")
+    return [(label, block.encode("utf-8", "surrogateescape")) for label, block in found]
+
+
+def _certificates(text: str) -> list[x509.Certificate]:
+    blocks = _blocks(text, "the certificate")
+    found = [block for label, block in blocks if label in ("CERTIFICATE", "X509 CERTIFICATE")]
+    if not found:
+        raise _Refused(_no_certificate([label for label, _ in blocks]))
+    try:
+        return [x509.load_pem_x509_certificate(block) for block in found]
+    except _MALFORMED as error:
+        raise _unreadable("the certificate", error) from None
+
+
+def _no_certificate(labels: Sequence[str]) -> str:
+    if "CERTIFICATE REQUEST" in labels or "NEW CERTIFICATE REQUEST" in labels:
+        return (
+            "the certificate is a request for one: give what the authority issued upon this request"
+        )
+    if any(label.endswith("PRIVATE KEY") for label in labels):
+        return "the certificate is a private key: give the certificate here, and the key as key"
+    return (
+        "the certificate is not PEM: it has no line -----BEGIN CERTIFICATE-----; convert it with "
+        "openssl x509 -inform DER -outform PEM"
+    )
+
+
+def _private_key(text: str) -> PrivateKeyTypes:
+    blocks = _blocks(text, "the key")
+    found = [(label, block) for label, block in blocks if label.endswith("PRIVATE KEY")]
+    if not found:
+        raise _Refused(
+            "the key is not PEM: it has no line -----BEGIN PRIVATE KEY-----; give the private key "
+            "that the certificate was requested with"
+        )
+    label, block = found[0]
+    if label == "ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in block:
+        raise _Refused(
+            "the key is encrypted, and there is nobody to ask for its password: decrypt it with "
+            "openssl pkey"
+        )
+    if label == "OPENSSH PRIVATE KEY":
+        raise _Refused(
+            "the key is one of OpenSSH: give the one that the certificate was requested with"
+        )
+    try:
+        return serialization.load_pem_private_key(block, password=None)
+    except _MALFORMED as error:
+        raise _unreadable("the key", error) from None
+
+
+def _unreadable(what: str, error: Exception) -> _Refused:
+    reason = str(error).partition("\n")[0].rstrip(".")
+    return _Refused(f"{what} cannot be read ({shown(reason)}): give it as it was issued")
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _key_pem(key: PrivateKeyTypes) -> str:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ).decode()
+
+
+# --- which is which -------------------------------------------------------------------------
+
+
+def _certificate_of(key: PrivateKeyTypes, given: Sequence[x509.Certificate]) -> x509.Certificate:
+    """The one that the key belongs to. Raises ValueError."""
+    wanted = _public_bytes(key.public_key())
+    for each in given:
+        try:
+            if _public_bytes(each.public_key()) == wanted:
+                return each
+        except _MALFORMED:  # of an authority: not ours to judge
+            continue
+    raise _Refused(
+        "the key does not fit the certificate: give the one that this certificate was requested "
+        "with (openssl x509 -noout -pubkey and openssl pkey -pubout print the same if they fit)"
+    )
+
+
+def _public_bytes(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def _path(leaf: x509.Certificate, given: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """From the certificate towards its authority, as far as it is given; what does not belong to
+    it is left out."""
+    path = [leaf]
+    rest = [each for each in given if each != leaf]
+    while path[-1].subject != path[-1].issuer:
+        issuer = next((each for each in rest if _issued(each, path[-1])), None)
+        if issuer is None:
+            break
+        rest.remove(issuer)
+        path.append(issuer)
+    return path
+
+
+def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    if issuer.subject != certificate.issuer:
+        return False
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, *_MALFORMED):
+        return False
+    return True
+
+
+# --- what would be refused ------------------------------------------------------------------
+
+
+def _check_key(key: PrivateKeyTypes) -> None:
+    """Raises ValueError if OpenSSL or TLS 1.3 would not take it."""
+    match key:
+        case rsa.RSAPrivateKey():
+            if key.key_size < _RSA_BITS:
+                raise _Refused(
+                    f"the key is too weak: RSA of {key.key_size} bits; make a new one of "
+                    f"{_RSA_BITS} or more, or for ECDSA, and have the certificate issued anew"
+                )
+        case ec.EllipticCurvePrivateKey():
+            if not isinstance(key.curve, _CURVES):
+                raise _Refused(
+                    f"the key is on the curve {key.curve.name}, which clients do not know: make a "
+                    "new one on P-256 (prime256v1), and have the certificate issued anew"
+                )
+        case ed25519.Ed25519PrivateKey() | ed448.Ed448PrivateKey():
+            pass
+        case _:
+            raise _Refused(
+                "the key is of a kind that TLS does not use: make a new one, RSA or ECDSA, and "
+                "have the certificate issued anew"
+            )
+
+
+def _check_signatures(path: Sequence[x509.Certificate]) -> None:
+    """Raises ValueError if one is made with a hash that anybody can forge. Nobody looks at those
+    that authorities made for themselves."""
+    for each in path:
+        try:
+            algorithm = each.signature_hash_algorithm
+        except UnsupportedAlgorithm:
+            continue
+        if isinstance(algorithm, _BROKEN_HASHES) and each.subject != each.issuer:
+            raise _Refused(
+                f"{_called(each)} is signed by way of {algorithm.name.upper()}, which clients "
+                "refuse: have it issued anew, with SHA-256"
+            )
+
+
+def _called(certificate: x509.Certificate) -> str:
+    try:
+        return f"the certificate of {shown(certificate.subject.rfc4514_string())}"
+    except ValueError:
+        return "the certificate"
+
+
+def _check_purpose(leaf: x509.Certificate) -> None:
+    """Raises ValueError if clients would not take it for a server's (RFC 5280 section 4.2.1)."""
+    usage = _extension(leaf, x509.ExtendedKeyUsage)
+    purposes = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+    if usage is not None and purposes.isdisjoint(usage):
+        raise _Refused(
+            "the certificate is not one for servers (its extendedKeyUsage lacks serverAuth): have "
+            "it issued anew with that"
+        )
+
+
+def _hosts(leaf: x509.Certificate) -> tuple[tuple[str, ...], str]:
+    """The names that it is for, and what some clients will not like about them. Addresses are left
+    out: no client sends one as the server's name (RFC 6066 section 3)."""
+    names = _extension(leaf, x509.SubjectAlternativeName)
+    declared = [] if names is None else names.get_values_for_type(x509.DNSName)
+    if declared:
+        return _canonical(declared), ""
+    common = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    hosts = _canonical(str(each.value) for each in common)
+    if not hosts:
+        return (), ""
+    return hosts, (
+        f"names {hosts[0]} as its common name alone, which browsers ignore (RFC 9525 section 2): "
+        f"have it issued with a subjectAltName (openssl req: -addext subjectAltName=DNS:{hosts[0]})"
+    )
+
+
+def _canonical(names: Iterable[str]) -> tuple[str, ...]:
+    """Those that are host names, each once."""
+    found: dict[str, None] = {}
+    for name in names:
+        wildcard = "*." if name.startswith("*.") else ""
+        with suppress(ValueError):
+            found[wildcard + canonical_host(name.removeprefix(wildcard))] = None
+    return tuple(found)
+
+
+Extension = TypeVar("Extension", bound=x509.ExtensionType)
+
+
+def _extension(of: x509.Certificate, kind: type[Extension]) -> Extension | None:
+    try:
+        return of.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None

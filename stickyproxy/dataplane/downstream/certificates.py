@@ -1,0 +1,242 @@
+"""DATA PLANE: which certificate a client is shown, and how TLS is spoken with it.
+
+The settings are those that Mozilla calls "intermediate", version 6.0
+(https://ssl-config.mozilla.org/guidelines/6.0.json): TLS 1.2 and 1.3; with 1.2 only ciphers with
+forward secrecy and authenticated encryption, of which the client chooses. There is neither
+compression nor renegotiation. Curves are OpenSSL's own choice, which contains those that Mozilla
+lists: Python can name no more than one.
+
+Sessions are resumed by tickets. Their keys are made with a context and never leave its process,
+because Python (3.11 to 3.13) has no call to set them: a ticket is good for the worker that issued
+it, until its certificate changes. Elsewhere the client gets a full handshake, which costs a
+signature, and with TLS 1.2 a round trip. In return no ticket outlives a worker, and none that was
+issued without a client certificate is worth anything where one is required.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import cast
+
+from stickyproxy.base.errors import HandshakeRefused
+from stickyproxy.model.tls import Certificate, ClientAuth
+
+log = logging.getLogger("stickyproxy")
+
+INTERMEDIATE = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
+    "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
+    "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+)
+"""Ciphers of TLS 1.2. Those of 1.3 cannot be chosen; OpenSSL's three are Mozilla's."""
+
+_HTTP = ("http/1.1", "http/1.0")
+_SPOKEN = frozenset(name.encode() for name in _HTTP)
+_CHALLENGE = "acme-tls/1"
+_CHALLENGES = (_CHALLENGE.encode(),)
+
+_UNRECOGNIZED_NAME = 112
+_NO_APPLICATION_PROTOCOL = 120
+_INTERNAL_ERROR = 80
+
+send_alert: ContextVar[Callable[[bytes], object]] = ContextVar("send_alert")
+"""Sends bytes on the connection whose handshake begins in this context. asyncio and uvloop close a
+connection whose handshake fails before they send the alert that tells the client why."""
+
+
+class Certificates:
+    """All certificates of a process, by the names that clients ask for."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, _Shown] = {}
+        self._wildcards: dict[str, _Shown] = {}
+        """By the part after ``*.``."""
+        self._default: _Shown | None = None
+        self._challenges: dict[str, _Shown] = {}
+
+    def use(self, certificates: Iterable[Certificate]) -> None:
+        """Show these from now on, and no others; of several for one name the one that expires
+        last. Connections keep what they have; what stays the same keeps its sessions."""
+        before = {shown.content: shown for shown in self._all()}
+        self._hosts, self._wildcards, self._challenges = {}, {}, {}
+        self._default = None
+        for certificate in sorted(certificates, key=lambda each: each.expires):
+            content = _content(certificate)
+            shown = before.setdefault(content, _Shown(content, certificate.name))
+            if certificate.challenge:
+                self._challenges |= dict.fromkeys(certificate.hosts, shown)
+            elif not certificate.hosts:
+                self._default = shown
+            for host in () if certificate.challenge else certificate.hosts:
+                if host.startswith("*."):
+                    self._wildcards[host[2:]] = shown
+                else:
+                    self._hosts[host] = shown
+
+    def context(
+        self,
+        server_name: str | None,
+        alpn: tuple[bytes, ...] = (),
+        client_auth: ClientAuth | None = None,
+    ) -> ssl.SSLContext:
+        """How to answer a ClientHello that asks for this name and offers these protocols. Raises
+        HandshakeRefused."""
+        if alpn == _CHALLENGES:  # RFC 8737 section 3: it is the only one
+            shown = self._challenges.get(server_name or "")
+            if shown is None:
+                raise HandshakeRefused(
+                    _NO_APPLICATION_PROTOCOL, "there is no challenge of tls-alpn-01 for this name"
+                )
+            return shown.context(None)
+        if alpn and _SPOKEN.isdisjoint(alpn):
+            raise HandshakeRefused(
+                _NO_APPLICATION_PROTOCOL, "the client speaks none of the protocols known here"
+            )
+        shown = self._find(server_name)
+        if shown is None:
+            raise HandshakeRefused(
+                _UNRECOGNIZED_NAME, "there is no certificate for the name that was asked for"
+            )
+        return shown.context(client_auth)
+
+    def _find(self, server_name: str | None) -> _Shown | None:
+        if server_name is None:
+            return self._default
+        shown = self._hosts.get(server_name)
+        if shown is None and self._wildcards:
+            shown = self._wildcards.get(server_name.partition(".")[2])
+        return self._default if shown is None else shown
+
+    def _all(self) -> Iterator[_Shown]:
+        yield from self._hosts.values()
+        yield from self._wildcards.values()
+        yield from self._challenges.values()
+        if self._default is not None:
+            yield self._default
+
+
+Content = tuple[str, str, bool]
+"""Chain, key, and whether it answers a challenge."""
+
+
+def _content(certificate: Certificate) -> Content:
+    return certificate.chain, certificate.key, certificate.challenge
+
+
+def answers_challenge(context: ssl.SSLContext) -> bool:
+    """Whether connections with this context answer a challenge of ACME, and serve nothing."""
+    return isinstance(context, _ServerContext) and context.challenge
+
+
+class _Shown:
+    """A certificate and its contexts, which are made when they are first asked for: loading one
+    takes a millisecond."""
+
+    __slots__ = ("_contexts", "_name", "_unusable", "content")
+
+    def __init__(self, content: Content, name: str) -> None:
+        self.content = content
+        self._name = name
+        self._contexts: dict[ClientAuth | None, _ServerContext] = {}
+        self._unusable = False
+
+    def context(self, client_auth: ClientAuth | None) -> _ServerContext:
+        """Raises HandshakeRefused."""
+        context = self._contexts.get(client_auth)
+        if context is None:
+            context = self._contexts[client_auth] = self._load(client_auth)
+        return context
+
+    def _load(self, client_auth: ClientAuth | None) -> _ServerContext:
+        chain, key, challenge = self.content
+        try:
+            return _make_context(chain, key, client_auth, challenge=challenge)
+        except (ssl.SSLError, ValueError, OSError) as error:
+            if not self._unusable:
+                self._unusable = True
+                log.error("the certificate %s cannot be used: %s", self._name, error)
+            raise HandshakeRefused(
+                _INTERNAL_ERROR, f"the certificate {self._name} cannot be used"
+            ) from None
+
+
+class _ServerContext(ssl.SSLContext):
+    """One whose failed handshakes end with an alert."""
+
+    challenge: bool
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        wrapped = cast(
+            "_Alerting",
+            super().wrap_bio(incoming, outgoing, server_side, server_hostname, session),
+        )
+        wrapped.outgoing = outgoing
+        wrapped.send = send_alert.get(None)
+        return wrapped
+
+
+class _Alerting(ssl.SSLObject):
+    outgoing: ssl.MemoryBIO
+    send: Callable[[bytes], object] | None
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError:
+            send, self.send = self.send, None
+            if send is not None and (alert := self.outgoing.read()):
+                send(alert)
+            raise
+        self.send = None
+
+
+def _make_context(
+    chain: str, key: str, client_auth: ClientAuth | None, *, challenge: bool
+) -> _ServerContext:
+    """Raises SSLError, ValueError or OSError."""
+    context = _ServerContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslobject_class = _Alerting
+    context.challenge = challenge
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(INTERMEDIATE)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_alpn_protocols([_CHALLENGE] if challenge else list(_HTTP))
+    with _as_file(chain + "\n" + key) as path:
+        context.load_cert_chain(path, password="")  # or OpenSSL would ask the terminal for one
+    if client_auth is not None:
+        context.load_verify_locations(cadata=client_auth.ca)
+        context.verify_mode = ssl.CERT_REQUIRED if client_auth.required else ssl.CERT_OPTIONAL
+    return context
+
+
+@contextmanager
+def _as_file(text: str) -> Iterator[str]:
+    """The path of a file with this text: Python loads certificates and keys from nothing else. On
+    Linux it is in memory."""
+    if os.path.exists("/proc/self/fd"):
+        descriptor = os.memfd_create("certificate")
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            yield f"/proc/self/fd/{descriptor}"
+    else:
+        with tempfile.NamedTemporaryFile("w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            yield file.name

@@ -1,0 +1,81 @@
+"""DATA PLANE: connections that came to nothing before there was a request: counted and logged, but
+not each of them, as whoever makes one can make thousands."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import Counter
+
+from stickyproxy.dataplane.downstream.arrivals import GONE, LATE
+
+log = logging.getLogger("stickyproxy")
+
+LOG_SECONDS = 10.0
+"""Between two lines about the same reason."""
+
+_REASONS = {
+    "UNSUPPORTED_PROTOCOL": "the client knows no version of TLS that is spoken here",
+    "NO_SHARED_CIPHER": "the client knows no cipher that is used here",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the client has no certificate",
+    "CERTIFICATE_VERIFY_FAILED": "the client's certificate is not accepted",
+}
+"""OpenSSL's reasons for what happens most."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a handshake failed, in words that do not depend on who the client is."""
+    if isinstance(error, ssl.SSLError):
+        reason = error.reason or "UNKNOWN"
+        if reason in _REASONS:
+            return _REASONS[reason]
+        _, alert, what = reason.partition("_ALERT_")
+        words = (what or reason).lower().replace("_", " ")
+        return f"the client refuses ({words})" if alert else f"the handshake failed ({words})"
+    if isinstance(error, ConnectionAbortedError):  # so uvloop calls it
+        return LATE
+    return GONE
+
+
+class ConnectionFailures:
+    """Those of one process."""
+
+    def __init__(self) -> None:
+        self.total: Counter[str] = Counter()
+        """How many there were, by reason."""
+        self._unsaid: Counter[str] = Counter()
+        """Of those, how many came since the latest line about their reason."""
+        self._resting: dict[str, asyncio.TimerHandle] = {}
+        """When there may be another line about a reason."""
+
+    def note(self, reason: str, client: str) -> None:
+        """A connection of ``client`` (an IP address; empty on a unix socket) has failed."""
+        self.total[reason] += 1
+        if reason in self._resting:
+            self._unsaid[reason] += 1
+            return
+        log.info("a connection of %s was closed: %s", client or "unix:", reason)
+        self._rest(reason)
+
+    def stop(self) -> None:
+        """Say the rest."""
+        for reason, timer in list(self._resting.items()):
+            timer.cancel()
+            self._say(reason)
+        self._resting.clear()
+
+    def _rest(self, reason: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._resting[reason] = loop.call_later(LOG_SECONDS, self._rested, reason)
+
+    def _rested(self, reason: str) -> None:
+        del self._resting[reason]
+        if self._say(reason):
+            self._rest(reason)
+
+    def _say(self, reason: str) -> int:
+        count = self._unsaid.pop(reason, 0)
+        if count:
+            log.info("%d more connections were closed: %s", count, reason)
+        return count
