@@ -144,6 +144,21 @@ def to_https(request: ClientRequest, port: int) -> Reply:
     return Reply(308, text, Outcome.REDIRECTED, (b"Location: " + location,))
 
 
+def elsewhere(request: ClientRequest, destination: bytes | None, https_port: int) -> Reply:
+    """Nobody answers here. ``destination``: where the service redirects clients to; None: it
+    speaks TLS with them itself. Raises BadRequest."""
+    if destination is not None:
+        return redirect(request, destination)
+    if not request.secure:
+        return to_https(request, https_port)
+    host = printable(request.host)
+    raise BadRequest(
+        421,
+        f"connections for {host} are passed through by the name that TLS begins with, "
+        "which is another one on this connection",
+    )
+
+
 def misdirected(request: ClientRequest) -> BadRequest:
     """RFC 9110 section 15.5.20: on a connection of its own the client will be asked."""
     host = printable(request.host)

@@ -40,6 +40,7 @@ class App:
         self._accepts = False
         self._plane = DataPlane(plane_settings(settings))
         self.proxy = self._plane.proxy
+        self.passthrough = self._plane.passthrough
         self.registry = self._plane.registry
         self._server = self._plane.server
         self._listeners = Listeners()

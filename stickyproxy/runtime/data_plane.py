@@ -6,6 +6,7 @@ process or in a worker. It knows neither configuration files nor Docker.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from stickyproxy.dataplane.downstream.heads import Limits
 from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.dataplane.downstream.server import ClientServer
 from stickyproxy.dataplane.exchange import Exchange, Proxy
+from stickyproxy.dataplane.passthrough import Passthrough
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.pool import Upstreams
 from stickyproxy.model.health import Outage
@@ -108,6 +110,12 @@ class DataPlane:
             turns=turns,
             descriptors=descriptors,
         )
+        self.passthrough = Passthrough(
+            self.proxy,
+            descriptors,
+            proxy.client_timeout,
+            None if self._access_log is None else self._access_log.write,
+        )
         self.server = Server(
             self._clients,
             descriptors,
@@ -117,6 +125,7 @@ class DataPlane:
             trusted_proxies=trusted_proxies,
             handshake_timeout=proxy.handshake_timeout,
         )
+        self.server.passthrough = self.passthrough.claim
 
     @property
     def outages(self) -> Mapping[EndpointKey, Outage]:
@@ -147,7 +156,10 @@ class DataPlane:
     async def drain(self, grace: float, patience: float = 0.0) -> None:
         """Accept nothing more and let requests under way finish for ``grace`` seconds. Snapshots
         are followed meanwhile. ``patience``: see ``ClientServer.drain``."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace
         cut = await self.server.drain(grace, patience)
+        cut += await self.passthrough.drain(max(0.0, until - loop.time()))
         if cut:
             log.warning("%d connections did not finish within %g s and were cut", cut, grace)
 
