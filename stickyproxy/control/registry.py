@@ -124,11 +124,15 @@ class Registry:
         """The state of each provider, by its name."""
         return [self._snapshots[provider] for provider in sorted(self._snapshots)]
 
+    def services(self) -> list[ServiceSpec]:
+        """Those of all providers."""
+        return [service for snapshot in self.snapshots() for service in snapshot.services]
+
     def _rebuild(self) -> None:
         """Pins depend on the realm of the provider that a service comes from. When that changes,
         because a proxy was moved to another Swarm, nothing of the old table can be used."""
         snapshots = self.snapshots()
-        services = [service for snapshot in snapshots for service in snapshot.services]
+        services = self.services()
         keys = {
             service.name: hashing.pin_key(self._secret, snapshot.realm)
             for snapshot in snapshots

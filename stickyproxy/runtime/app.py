@@ -7,8 +7,10 @@ import asyncio
 import logging
 import socket
 import time
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from stickyproxy.admin import pages
@@ -16,10 +18,12 @@ from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
 from stickyproxy.base.token_tls import server_context
 from stickyproxy.config.settings import Config
+from stickyproxy.control.checks import Checker
 from stickyproxy.control.controller import Controller
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.downstream.listeners import Listeners
+from stickyproxy.dataplane.upstream.asking import Asker
 from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
@@ -38,10 +42,11 @@ class App:
         self._grace_period = settings.proxy.grace_period
         self._stop = asyncio.Event()
         self._accepts = False
-        self._plane = DataPlane(plane_settings(settings))
+        self._plane = DataPlane(plane_settings(settings), rebuilt=self._on_new_table)
         self.proxy = self._plane.proxy
         self.passthrough = self._plane.passthrough
         self.registry = self._plane.registry
+        self._checker = Checker(partial(Asker, self._plane.upstreams), self._on_checks)
         self._server = self._plane.server
         self._listeners = Listeners()
         self._succession = Succession(settings)
@@ -53,6 +58,7 @@ class App:
                 self._sources.troubles,
                 self._unready,
                 outage_of=self._outage_of,
+                checks=self._checker.problems,
             )
         )
 
@@ -70,7 +76,7 @@ class App:
     @property
     def outages(self) -> Mapping[EndpointKey, Outage]:
         """Endpoints that get nothing as long as there are others, and why."""
-        return self._plane.outages
+        return ChainMap(self._checker.outages, self._plane.outages)
 
     async def start(self) -> list[str]:
         """Publish the services and open the listeners; returns their addresses. Raises
@@ -106,6 +112,7 @@ class App:
         await self._plane.drain(grace, self._succession.patience)
         await delivered(ports, grace - (time.monotonic() - began))
         await self._sources.stop()
+        await self._checker.stop()
         await self._admin.stop()
         await self._plane.stop()
 
@@ -121,6 +128,12 @@ class App:
         await self._succession.until_over(self._stop)
         log.info("stopping: requests under way get %g s", self._grace_period)
         await self.stop()
+
+    def _on_new_table(self) -> None:
+        self._checker.use(self.registry.services())
+
+    def _on_checks(self) -> None:
+        self._plane.use_checks(frozenset(self._checker.outages))
 
     def _outage_of(self, key: EndpointKey) -> Outage | None:
         return self.outages.get(key)
