@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
-from acme import challenges, crypto_util, errors, messages
+from acme import crypto_util, errors, messages
 from acme.client import ClientNetwork, ClientV2
 from cryptography.hazmat.primitives import hashes, serialization
 from josepy import b64, json_util, jwa, jwk
 from josepy import errors as josepy_errors
+from josepy.interfaces import JSONDeSerializable
 from requests import Response
 from requests.exceptions import RequestException
 
@@ -242,12 +243,12 @@ class Order:
             replaces=self._replaced(client, replaced),
         )
         try:
-            response = self._place(client, wanted)
+            response = self._post(client.directory["newOrder"], wanted)
         except messages.Error as error:
             if error.code != "accountDoesNotExist":
                 raise
             self.account = self._register()  # the authority has forgotten us
-            response = self._place(client, wanted)
+            response = self._post(client.directory["newOrder"], wanted)
         body = messages.Order.from_json(response.json())
         found = [
             client.poll(messages.AuthorizationResource(uri=url, body=messages.Authorization()))[0]
@@ -259,11 +260,9 @@ class Order:
         pending = [each for each in found if each.body.status == messages.STATUS_PENDING]
         return [*self._prepared(pending)]
 
-    def _place(self, client: ClientV2, wanted: messages.NewOrder) -> Response:
-        directory = client.directory
-        return self._network.post(
-            directory["newOrder"], wanted, new_nonce_url=directory["newNonce"]
-        )
+    def _post(self, url: str, said: JSONDeSerializable) -> Response:
+        new_nonce = self._client().directory["newNonce"]
+        return self._network.post(url, said, new_nonce_url=new_nonce)
 
     def _replaced(self, client: ClientV2, chain: str) -> str | None:
         """Said to those alone who know what it means."""
@@ -297,7 +296,7 @@ class Order:
         # By the local clock without a zone, as the library has it.
         deadline = datetime.datetime.now() + datetime.timedelta(seconds=ORDER_SECONDS)
         for challenge in self._to_answer:
-            client.answer_challenge(challenge, _Ready())
+            self._post(challenge.uri, _Ready())
         order = client.poll_and_finalize(order, deadline)
         return Issued(order.fullchain_pem, self._private_key)
 
@@ -351,8 +350,16 @@ _REMEDIES = {
 }
 
 
-class _Ready(challenges.ChallengeResponse):
-    """An empty object: the challenge may be checked (RFC 8555 section 7.5.1)."""
+class _Ready(JSONDeSerializable):
+    """An empty object: the challenge may be checked (RFC 8555 section 7.5.1). Not one of the
+    library's: what is empty there is not sent at all."""
+
+    def to_partial_json(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def from_json(cls, _: Any) -> _Ready:
+        return cls()
 
 
 def _registration(account: str) -> messages.RegistrationResource:

@@ -14,11 +14,12 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 
 from stickyproxy.base.backoff import Backoff
 from stickyproxy.base.errors import OrderFailed, ProviderError
+from stickyproxy.config.certificates import make_certificate
 from stickyproxy.config.settings import AcmeSettings
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
@@ -179,7 +180,11 @@ class AcmeProvider:
         self._tell()
         self.ready.set()
         now = time.time()
-        advised = {names: advice.renew_at for names, advice in self._advised.items()}
+        advised = {
+            names: advice.renew_at
+            for names, advice in self._advised.items()
+            if names in self._holdings and self._holdings[names].chain == advice.chain
+        }
         due = plan(self._needed, self._holdings, self._pause, advised, now)
         for names in due.order[: ORDERS - len(self._orders)]:
             self._begin(names)
@@ -319,10 +324,10 @@ class AcmeProvider:
         finally:
             order.close()
         try:
-            validity(issued.chain)
+            _certificate(names[0], issued.chain, issued.key)
         except ValueError as error:
-            message = f"what {self._settings.directory} issued is no certificate: {error}"
-            raise OrderFailed(message, all_after=0.0) from error
+            message = f"what {self._settings.directory} has issued cannot be used: {error}"
+            raise OrderFailed(message) from error
         return issued
 
     async def _failed(self, holding: Holding, error: OrderFailed) -> None:
@@ -414,9 +419,7 @@ class AcmeProvider:
 
     def _certificates(self, now: float) -> Iterator[Certificate]:
         for holding, hosts in holdings.shown(self._needed, self._holdings, now):
-            name = f"ACME certificate for {holding.names[0]}"
-            expires = validity(holding.chain).ends
-            yield Certificate(name, hosts, holding.chain, holding.key, expires)
+            yield replace(_certificate(holding.names[0], holding.chain, holding.key), hosts=hosts)
 
     def _answers(self, now: float) -> Iterator[Certificate]:
         for holding in self._holdings.values():
@@ -446,6 +449,12 @@ class AcmeProvider:
             reason = f"{error}; {state}, and the next attempt is at {_utc(retry_at)}"
             for name in wanting:
                 yield Problem(name, reason, fatal=not held, partial=not held)
+
+
+@lru_cache(maxsize=1024)
+def _certificate(name: str, chain: str, key: str) -> Certificate:
+    """One that has been issued. Raises ValueError."""
+    return make_certificate(f"ACME certificate for {name}", chain, key)
 
 
 def _utc(moment: float) -> str:
