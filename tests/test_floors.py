@@ -61,6 +61,7 @@ RESERVED = {
     "cryptography": {
         *("base.token_tls", "config.certificates"),
         *("providers.acme.authority", "providers.acme.keys"),
+        "providers.acme.vault",
     },
     "docker": {"providers.engine.client", "providers.docker.engine", "providers.swarm.engine"},
     "josepy": {"providers.acme.authority"},

@@ -14,6 +14,7 @@ import glob
 import logging
 import ssl
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -54,6 +55,8 @@ class ControllerProvider:
         self._publish = publish
         self._cache = None if settings.cache_file is None else Path(settings.cache_file)
         self._version = ""
+        self._me = uuid.uuid4().hex
+        """What the controller tells proxies apart by."""
         self._contact = Contact(self.name, "it", Backoff(*BACKOFF, jitter=0.5))
 
     @property
@@ -89,7 +92,8 @@ class ControllerProvider:
         wait = 0 if self._contact.is_lost else WAIT
         url = f"{self._settings.url}/v1/snapshot"
         try:
-            async with session.get(url, params={"after": self._version, "wait": wait}) as response:
+            asked = {"after": self._version, "wait": wait, "proxy": self._me}
+            async with session.get(url, params=asked) as response:
                 if response.status == 304:
                     return
                 body = await response.read()

@@ -119,9 +119,14 @@ def with_acme(
         return publish, None
     # Only here: the libraries for it take their time.
     from stickyproxy.providers.acme.provider import AcmeProvider  # noqa: PLC0415
-    from stickyproxy.providers.acme.storage import DirectoryStore  # noqa: PLC0415
+    from stickyproxy.providers.acme.storage import DirectoryStore, Store  # noqa: PLC0415
 
-    acme = AcmeProvider(settings.acme, publish, DirectoryStore(settings.acme.storage), settled)
+    store: Store = DirectoryStore(settings.acme.storage)
+    if settings.acme.storage == "swarm" and settings.swarm is not None:
+        from stickyproxy.providers.acme.vault import SwarmStore  # noqa: PLC0415
+
+        store = SwarmStore(settings.swarm, settings.acme.secret)
+    acme = AcmeProvider(settings.acme, publish, store, settled)
 
     def seen_by_acme(snapshot: Snapshot) -> None:
         acme.see(snapshot)
