@@ -231,7 +231,7 @@ class _ProvidersTable(_Table):
 
 class _AcmeTable(_Table):
     directory: Annotated[str, PlainValidator(values.acme_directory)]
-    email: Annotated[str, PlainValidator(values.email)] = ""
+    email: Annotated[str, PlainValidator(values.email)] | None = None
     terms_agreed: StrictBool = False
     storage: Annotated[str, PlainValidator(values.acme_storage)]
     secret: Annotated[bytes, PlainValidator(values.secret)] | None = None
@@ -239,10 +239,10 @@ class _AcmeTable(_Table):
     challenge: Challenge = "http-01"
     key_type: KeyType = "ec256"
     ca_file: Annotated[str, PlainValidator(values.file)] | None = None
-    eab_key_id: Annotated[str, PlainValidator(values.eab_key_id)] = ""
-    eab_key: Annotated[str, PlainValidator(values.eab_key)] = ""
-    eab_key_file: Annotated[str, PlainValidator(values.eab_key_from_file)] = Field(
-        "", validate_default=True
+    eab_key_id: Annotated[str, PlainValidator(values.eab_key_id)] | None = None
+    eab_key: Annotated[str, PlainValidator(values.eab_key)] | None = None
+    eab_key_file: Annotated[str, PlainValidator(values.eab_key_from_file)] | None = Field(
+        None, validate_default=True
     )
 
     @field_validator("secret_file")
@@ -254,7 +254,9 @@ class _AcmeTable(_Table):
 
     @field_validator("eab_key_file")
     @classmethod
-    def _one_key_of_the_external_account(cls, value: str, info: ValidationInfo) -> str:
+    def _one_key_of_the_external_account(
+        cls, value: str | None, info: ValidationInfo
+    ) -> str | None:
         if value and info.data.get("eab_key"):
             raise ValueError("cannot be combined with eab_key: remove one of the two")
         has_key = bool(value or info.data.get("eab_key", "invalid"))
@@ -270,10 +272,10 @@ class _AcmeTable(_Table):
         return AcmeSettings(
             directory=self.directory,
             storage=self.storage,
-            email=self.email,
+            email=self.email or "",
             terms_agreed=self.terms_agreed,
-            eab_key_id=self.eab_key_id,
-            eab_key=self.eab_key or self.eab_key_file,
+            eab_key_id=self.eab_key_id or "",
+            eab_key=self.eab_key or self.eab_key_file or "",
             ca_file=self.ca_file,
             challenge=self.challenge,
             key_type=self.key_type,

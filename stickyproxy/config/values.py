@@ -211,5 +211,5 @@ def eab_key(value: object) -> str:
 
 
 def eab_key_from_file(value: object) -> str:
-    """The same, from a file; empty: there is none. Raises ValueError."""
-    return eab_key(secret_from_file(value).decode("ascii", "replace")) if value else ""
+    """The same, from a file. Raises ValueError."""
+    return eab_key(secret_from_file(value).decode("ascii", "replace"))

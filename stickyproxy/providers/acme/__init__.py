@@ -1,1 +1,0 @@
-"""Certificates from an authority that speaks ACME (RFC 8555), as a provider."""
