@@ -27,7 +27,14 @@ from stickyproxy.dataplane.upstream.asking import Asker
 from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
-from stickyproxy.runtime.sources import Providers, Sources, has_tls, names, waiting_for
+from stickyproxy.runtime.sources import (
+    Providers,
+    Sources,
+    has_tls,
+    names,
+    waiting_for,
+    with_acme,
+)
 from stickyproxy.runtime.succession import Succession, delivered
 
 log = logging.getLogger("stickyproxy")
@@ -178,10 +185,10 @@ class ControllerApp:
         for name in (name for name in others if others[name]):
             log.warning("%s is for proxies, and ignored by a controller: remove it", name)
         self._address = settings.controller.address
-        self._controller = Controller(settings.controller.token)
-        self._providers = Providers(
-            replace(settings, docker=None, follow=None), self._controller.publish
-        )
+        usable = replace(settings, docker=None, follow=None)
+        self._controller = Controller(settings.controller.token, names(usable))
+        publish, acme = with_acme(usable, self._controller.publish, self._controller.delivered)
+        self._providers = Providers(usable, publish, acme=acme)
         self._server = ControlServer(
             self._controller.make_app(), server_context(settings.controller.token)
         )
