@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -41,9 +41,10 @@ from stickyproxy.base.values import (
     timeout,
     url_path,
 )
+from stickyproxy.config import pem
 from stickyproxy.model.service import Drain, EndpointSpec, OptionValue, PolicySpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
-from stickyproxy.model.tls import UpstreamTls
+from stickyproxy.model.tls import ClientAuth, UpstreamTls
 from stickyproxy.routing.balancers import OPTIONS, make_policy
 from stickyproxy.routing.policy import Option
 
@@ -217,6 +218,42 @@ def server_name(value: object) -> str:
     return name.strip("[]")
 
 
+# --- TLS from clients -------------------------------------------------------------------------
+
+_HSTS_DEFAULT = "max-age=63072000"  # two years, as Mozilla has it
+_HSTS = re.compile(r"max-age=[0-9]{1,10}(; *(includeSubDomains|preload))*", re.IGNORECASE)
+
+
+def _hsts(value: object) -> str:
+    """The value of Strict-Transport-Security (RFC 6797 section 6.1); empty: there is none. Raises
+    ValueError."""
+    try:
+        return _HSTS_DEFAULT if boolean(value) else ""
+    except ValueError:
+        written = text(value).strip()
+    if _HSTS.fullmatch(written):
+        return written
+    raise ValueError(
+        f'{shown(written)} is not known: write true, or "max-age=63072000; includeSubDomains"'
+    )
+
+
+def _client_certificates(value: object) -> str:
+    """Whether clients must have one. Raises ValueError."""
+    word = text(value).strip().lower()
+    if word in _CLIENT_CERTIFICATES:
+        return word
+    message = f'{shown(value)} is not known: write "required" or "optional"'
+    guess = nearest(word, _CLIENT_CERTIFICATES)
+    raise Misspelt(message, guess) if guess else ValueError(message)
+
+
+_CLIENT_CERTIFICATES = ("required", "optional")
+ClientCertificates = Annotated[
+    Literal["required", "optional"], PlainValidator(_client_certificates)
+]
+
+
 # --- draining ---------------------------------------------------------------------------------
 
 _DRAINS: tuple[str, ...] = get_args(Drain)
@@ -326,6 +363,10 @@ class ServiceOptions(_PlaceAndPolicy):
     websocket_endpoints: Annotated[tuple[UrlPath, ...], _split_by(",")] | None = None
     redirects: Annotated[tuple[Redirect, ...], _split_by(";")] = ()
     drain: Annotated[Drain, PlainValidator(_drain)] = "none"
+    ssl_only: Boolean = False
+    hsts: Annotated[str, PlainValidator(_hsts)] = ""
+    client_ca: Annotated[pem.PemFile, PlainValidator(pem.ca_text)] | None = None
+    client_certificates: ClientCertificates | None = None
     acme: Boolean = False
     connect_timeout: Timeout | None = None
     response_timeout: Timeout | None = None
@@ -366,6 +407,19 @@ class ServiceOptions(_PlaceAndPolicy):
                 "ssl_backend_server_name"
             )
         return value
+
+    @field_validator("client_certificates")
+    @classmethod
+    def _needs_client_ca(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("client_ca", "invalid") is None:
+            raise ValueError("has no meaning without client_ca: set that too, or remove this key")
+        return value
+
+    def client_auth(self) -> ClientAuth | None:
+        """How clients are asked for a certificate, if they are."""
+        if self.client_ca is None:
+            return None
+        return ClientAuth(self.client_ca.text, self.client_certificates != "optional")
 
     def policy(self) -> PolicySpec | None:
         """The policy that they ask for, if any."""
@@ -408,6 +462,9 @@ class ServiceOptions(_PlaceAndPolicy):
             drain=self.drain,
             timeouts=self.timeouts(),
             acme=self.acme,
+            ssl_only=self.ssl_only,
+            hsts=self.hsts,
+            client_auth=self.client_auth(),
             tls=self.upstream_tls(),
         )
 

@@ -106,6 +106,7 @@ class Supervisor:
             settings.proxy.pin_secret,
             awaits=plane.providers,
             has_tls=plane.has_tls,
+            clear_only=plane.clear_only,
             rebuilt=self._on_new_table,
         )
         self._upstreams = make_upstreams(plane, Turns(), Descriptors())

@@ -87,7 +87,6 @@ class LabelOptions(ServiceOptions):
     service_cluster: ObjectName | None = None
     ssl_cert: ObjectName | None = None
     ssl_key: ObjectName | None = None
-    ssl_only: Boolean = False
     ssl_passthrough: Boolean = False
     ssl_acme: Boolean = False
 
@@ -125,7 +124,13 @@ _IN_THE_CLEAR = ("ssl_only", "ssl_passthrough", "ssl_backend")
 """Labels without which traffic would be unencrypted, or reach an endpoint that only speaks TLS.
 They keep a service from being published as long as they are not supported."""
 
-_SERVED = ("ssl_acme", "ssl_backend", "ssl_backend_server_name", "ssl_backend_tls_verify")
+_SERVED = (
+    "ssl_acme",
+    "ssl_only",
+    "ssl_backend",
+    "ssl_backend_server_name",
+    "ssl_backend_tls_verify",
+)
 """Labels for TLS that are."""
 
 
