@@ -106,6 +106,7 @@ def _row(
         "hosts": _hosts(service),
         "context_root": service.context_root,
         "policy": policy_for(service).describe(),
+        "tls": service.tls.describe() if service.tls else "",
         "state": _state(endpoints, problems),
         "endpoints": endpoints,
         "problems": _problems(problems),
@@ -177,6 +178,8 @@ def _lines(row: Mapping[str, Any]) -> Iterator[str]:
         places = ", ".join(host if root == "/" else host + root for host in row["hosts"])
         yield f"  hosts      {places or '(none)'}"
         yield f"  policy     {row['policy']}"
+        if tls := row.get("tls"):  # a controller of another version may not tell
+            yield f"  tls        to endpoints, {tls}"
         yield f"  endpoints  {_counted(row['endpoints'])}"
         yield from _outages(row["endpoints"])
     for problem in row["problems"]:

@@ -17,6 +17,7 @@ from stickyproxy.base.values import boolean, duration, duration_text, port_numbe
 from stickyproxy.config.options import ServiceOptions, explain, host_name, nearest
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
+from stickyproxy.model.tls import UpstreamTls
 from stickyproxy.routing.balancers import OPTIONS
 from tests.specs import asked, service_spec
 
@@ -132,6 +133,72 @@ class TestWhatIsAccepted:
         published |= {"ssl_backend", "ssl_backend_server_name", "ssl_backend_tls_verify"}
         assert published | set(OPTIONS) == set(KEYS) - {"port"}
         assert published.isdisjoint(OPTIONS)
+
+    @pytest.mark.parametrize(
+        ("options", "tls"),
+        [
+            ({}, None),
+            ({"ssl_backend": "false", "ssl_backend_tls_verify": "false"}, None),
+            ({"ssl_backend": "true"}, UpstreamTls(server_name="demo.local")),
+            (
+                {"ssl_backend": True, "ssl_backend_tls_verify": True},
+                UpstreamTls(verify=True, server_name="demo.local"),
+            ),
+            (
+                {"ssl_backend": True, "hosts": "*.demo.local, b.demo.local, a.demo.local"},
+                UpstreamTls(server_name="b.demo.local"),
+            ),
+            ({"ssl_backend": True, "hosts": ["*.demo.local"]}, UpstreamTls()),
+            ({"ssl_backend": True, "hosts": ["[::1]"]}, UpstreamTls(server_name="::1")),
+            (
+                {"ssl_backend": True, "ssl_backend_server_name": "Shop.internal."},
+                UpstreamTls(server_name="shop.internal"),
+            ),
+            (
+                {"ssl_backend": True, "ssl_backend_server_name": "[2001:DB8::1]"},
+                UpstreamTls(server_name="2001:db8::1"),
+            ),
+        ],
+    )
+    def test_tls_to_endpoints(self, options: dict[str, object], tls: UpstreamTls | None) -> None:
+        assert spec(**options).tls == tls
+
+    @pytest.mark.parametrize(
+        ("options", "key", "reason"),
+        [
+            ({"ssl_backend_tls_verify": True}, "ssl_backend_tls_verify", "without ssl_backend"),
+            (
+                {"ssl_backend_server_name": "a.b", "ssl_backend": "false"},
+                "ssl_backend_server_name",
+                "without ssl_backend",
+            ),
+            (
+                {"hosts": "*.a.b", "ssl_backend": True, "ssl_backend_tls_verify": True},
+                "ssl_backend_tls_verify",
+                "set ssl_backend_server_name",
+            ),
+            (
+                {"ssl_backend": True, "ssl_backend_server_name": "*.a.b"},
+                "ssl_backend_server_name",
+                "is a wildcard",
+            ),
+            (
+                {"ssl_backend": True, "ssl_backend_server_name": "a.b:8443"},
+                "ssl_backend_server_name",
+                'remove ":8443"',
+            ),
+            (
+                {"ssl_backend": True, "ssl_backend_server_name": ["a.b"]},
+                "ssl_backend_server_name",
+                "is not text",
+            ),
+            ({"ssl_backend": "yess"}, "ssl_backend", "neither true nor false"),
+        ],
+    )
+    def test_tls_to_endpoints_that_cannot_be(
+        self, options: dict[str, object], key: str, reason: str
+    ) -> None:
+        assert reason in problems(**options)[key]
 
     @pytest.mark.parametrize(
         ("written", "read"),
