@@ -29,7 +29,8 @@ class InProcessProxy:
         certificates: Sequence[Certificate] = (),
         **settings: Any,
     ) -> None:
-        """``listeners``: by default one in the clear."""
+        """``listeners``: by default one in the clear. ``certificates``: instead of those in files
+        and of the self-made one."""
         self._certificates = tuple(certificates)
         listeners = tuple(listeners) or (ListenerSpec(Address(self.host, 0)),)
         access_log = settings.pop("access_log", AccessLogSettings(format="off"))
@@ -55,7 +56,7 @@ class InProcessProxy:
         self.ports = [int(address.rpartition(":")[2]) for address in addresses]
         self.port = self.ports[0]
         if self._certificates:
-            self.app.registry.publish(Snapshot("tests", (), certificates=self._certificates))
+            self.app.registry.publish(Snapshot("certificates", (), certificates=self._certificates))
 
     def set_services(self, services: Sequence[ServiceSpec]) -> None:
         """Swap the routing table for one of these services."""

@@ -6,9 +6,11 @@ Pure: from snapshots to rows, from rows to text.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.model.health import Outage
+from stickyproxy.model.service import EndpointKey, EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.routing.balancers import OPTIONS, policy_for
 from stickyproxy.routing.builder import DEFAULT_HOST
@@ -18,6 +20,8 @@ from stickyproxy.routing.table import RoutingTable
 Json = dict[str, Any]
 StateOf = Callable[[str, EndpointSpec], str]
 """The state of an endpoint of a service, in a few words."""
+OutageOf = Callable[[EndpointKey], Outage | None]
+"""Why an endpoint is out; None: it is not, as far as is known here."""
 
 
 NOT_REACHABLE = "not reachable"
@@ -49,6 +53,7 @@ def rows(
     snapshots: Iterable[Snapshot],
     problems: Iterable[Problem],
     state_of: StateOf = declared_state,
+    outage_of: OutageOf = lambda _: None,
 ) -> list[Json]:
     """One row for each service that is published or has a problem, and for each certificate that
     has one, by name; ready for JSON."""
@@ -63,7 +68,9 @@ def rows(
     for snapshot in snapshots:
         for service in snapshot.services:
             about = problems_of.pop(service.name, [])
-            found.append(_row(snapshot.provider, service, about, state_of))
+            found.append(
+                _row(snapshot.provider, service, about, _endpoints(service, state_of, outage_of))
+            )
     for name, about in problems_of.items():
         # Problems of the proxies' own service concern no label, and are never fatal.
         ours = any(problem.label or problem.fatal for problem in about)
@@ -88,12 +95,11 @@ def out_of_touch(provider: str, trouble: str) -> Json:
 
 
 def _row(
-    provider: str, service: ServiceSpec, problems: Sequence[Problem], state_of: StateOf
+    provider: str,
+    service: ServiceSpec,
+    problems: Sequence[Problem],
+    endpoints: Sequence[Json],
 ) -> Json:
-    endpoints = [
-        {"id": spec.id, "address": spec.address, "state": state_of(service.name, spec)}
-        for spec in service.endpoints
-    ]
     return {
         "service": service.name,
         "provider": provider,
@@ -104,6 +110,24 @@ def _row(
         "endpoints": endpoints,
         "problems": _problems(problems),
     }
+
+
+def _endpoints(service: ServiceSpec, state_of: StateOf, outage_of: OutageOf) -> list[Json]:
+    rows: list[Json] = []
+    for spec in service.endpoints:
+        row = {"id": spec.id, "address": spec.address, "state": state_of(service.name, spec)}
+        if outage := outage_of((service.name, spec.id)):
+            row["reason"] = outage.reason
+            row["since"] = _time(outage.since)
+            if outage.until is not None:
+                row["until"] = _time(outage.until)
+        rows.append(row)
+    return rows
+
+
+def _time(seconds: float) -> str:
+    """A Unix time as RFC 3339 has it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _hosts(service: ServiceSpec) -> list[str]:
@@ -136,7 +160,8 @@ def _problems(problems: Iterable[Problem]) -> list[Json]:
 
 
 def has_errors(found: Iterable[Mapping[str, Any]]) -> bool:
-    """True if a provider is out of touch, or a service is not published as declared."""
+    """True if a provider is out of touch, a service is not published as
+    declared, or a certificate is refused, by us or by clients."""
     return any(problem["fatal"] for row in found for problem in row["problems"])
 
 
@@ -152,7 +177,8 @@ def _lines(row: Mapping[str, Any]) -> Iterator[str]:
         places = ", ".join(host if root == "/" else host + root for host in row["hosts"])
         yield f"  hosts      {places or '(none)'}"
         yield f"  policy     {row['policy']}"
-        yield f"  endpoints  {_endpoints(row['endpoints'])}"
+        yield f"  endpoints  {_counted(row['endpoints'])}"
+        yield from _outages(row["endpoints"])
     for problem in row["problems"]:
         about = " ".join(part for part in (problem["label"], problem["reason"]) if part)
         yield f"  {'error' if problem['fatal'] else 'warning':9}  {about}"
@@ -160,7 +186,16 @@ def _lines(row: Mapping[str, Any]) -> Iterator[str]:
             yield f"  try        {problem['remedy']}"
 
 
-def _endpoints(endpoints: Sequence[Mapping[str, str]]) -> str:
+def _outages(endpoints: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    out = [endpoint for endpoint in endpoints if "reason" in endpoint]
+    for each in out[:20]:
+        until = f" until {each['until']}" if "until" in each else ""
+        yield f"  out        {each['address']} since {each['since']}{until}: {each['reason']}"
+    if len(out) > 20:
+        yield f"  out        and {len(out) - 20} more"
+
+
+def _counted(endpoints: Sequence[Mapping[str, str]]) -> str:
     usable = sum(endpoint["state"] == "usable" for endpoint in endpoints)
     shown = [
         endpoint["address"] + ("" if endpoint["state"] == "usable" else f" ({endpoint['state']})")

@@ -17,7 +17,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from stickyproxy.base.errors import BadRequest, ConnectError, OutOfResources
+from stickyproxy.base.errors import (
+    BadRequest,
+    ConnectError,
+    OutOfResources,
+    UpstreamClosed,
+    UpstreamTimeout,
+)
 from stickyproxy.dataplane import replies
 from stickyproxy.dataplane.attempt import Attempt, upstream_lines
 from stickyproxy.dataplane.downstream.ports import ClientStream
@@ -50,14 +56,17 @@ def _request_ids() -> Iterator[bytes]:
 _next_request_id = _request_ids().__next__
 
 
-class WatchesConnects(Protocol):
-    """Is told whether connecting to endpoints succeeds."""
+class WatchesEndpoints(Protocol):
+    """Is told what speaks for and against endpoints, before the head of a response."""
 
     def connected(self, endpoint: Endpoint) -> None:
         """A new connection was made."""
 
     def failed(self, endpoint: Endpoint, error: ConnectError) -> None:
         """No connection could be made."""
+
+    def broke(self, endpoint: Endpoint, error: Exception) -> None:
+        """There was a connection, but no head of a response came."""
 
 
 class Proxy:
@@ -69,7 +78,7 @@ class Proxy:
         self.info = info
         self.https_port = 443
         """Where requests in the clear are sent that must not be."""
-        self.health: WatchesConnects | None = None
+        self.health: WatchesEndpoints | None = None
         self.on_finish: Callable[[Exchange], None] | None = None
         """Called once for every request that has ended; None: there is no observer."""
         self._logged: dict[str, int] = {}
@@ -373,9 +382,19 @@ class Exchange:
             self._cut(outcome_of(error, head_sent=True))
             return
         try:
+            self._hold_against(upstream, error)
             self._try_again(error, relay.started)
         except Exception:
             self._break_off()
+
+    def _hold_against(self, upstream: UpstreamConnection, error: Exception) -> None:
+        """Let the endpoint's health know. That a kept-alive connection closes is nothing."""
+        health, pick = self._proxy.health, self.pick
+        if health is None or pick is None:
+            return
+        closed = isinstance(error, UpstreamClosed) and (upstream.responded or not self._reused)
+        if closed or isinstance(error, UpstreamTimeout):
+            health.broke(pick.endpoint, error)
 
     def _try_again(self, error: Exception, started: float) -> None:
         """Go on after an attempt that failed, or give up."""

@@ -118,6 +118,8 @@ class Relay:
             fields += [b"Set-Cookie: " + value for value in values]
         self._stream.send_head(status, head.reason, fields, length)
         self.status = status
+        if (watch := pick.endpoint.watch) is not None:
+            watch.responded(status)
         if status == 101 and (exchange := self._exchange) is not None:
             self._exchange = None
             exchange.switched()

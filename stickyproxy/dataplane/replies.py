@@ -111,6 +111,7 @@ _SOURCES = {
     "swarm": "the Swarm",
     "docker": "the Docker engine",
     "controller": "the controller",
+    "acme": "stored certificates",
 }
 
 

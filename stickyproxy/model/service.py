@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol
 
+from stickyproxy.model.health import Checks, Ejection
 from stickyproxy.model.target import Target
 from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import ClientAuth, UpstreamTls
@@ -95,6 +96,13 @@ class ServiceSpec:
     """What its replicas still get while they are being stopped."""
     timeouts: Timeouts | None = None
     """Those that are its own; None: it has none."""
+    ejection: Ejection | None = None
+    """When endpoints are taken out because of what came of requests; None: as by default."""
+    checks: Checks | None = None
+    """The requests by which its endpoints are checked; None: there are none."""
+    slow_start: float = 0.0
+    """Seconds in which an endpoint that comes back gets more and more new sessions; 0: all of its
+    share at once."""
     ssl_only: bool = False
     """Requests in the clear are redirected to https."""
     ssl_passthrough: bool = False

@@ -10,8 +10,8 @@ one:
                                                       has as its service's ``drain`` says
     asked_to_drain  the operator                      likewise
     in_maintenance  the operator                      gets nothing, whatever else is known
-    ejected         Health: it takes no connections   likewise
-    unhealthy       a check of its responses          likewise
+    ejected         Health: what came of requests     likewise, while there is another
+    unhealthy       Health: what came of checks       likewise, while there is another
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from stickyproxy.model.health import DEFAULT_EJECTION, Ejection
 from stickyproxy.model.service import Drain, EndpointSpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import UpstreamTls
@@ -40,6 +41,13 @@ class Connections(Protocol):
 
     def close(self) -> None:
         """Close idle connections now and busy ones when their exchange ends."""
+
+
+class WatchesResponses(Protocol):
+    """Is told how an endpoint responds."""
+
+    def responded(self, status: int) -> None:
+        """The head of a final response is here."""
 
 
 class EndpointState(Enum):
@@ -90,6 +98,7 @@ class Endpoint:
         "address",
         "address_lines",
         "drain",
+        "ejection",
         "facts",
         "has_connected",
         "id",
@@ -99,6 +108,7 @@ class Endpoint:
         "state",
         "target",
         "unreached",
+        "watch",
     )
 
     def __init__(
@@ -121,6 +131,10 @@ class Endpoint:
         self.pool = pool
         self.drain: Drain = "none"
         """What it still gets while it drains."""
+        self.ejection: Ejection = DEFAULT_EJECTION
+        """When it is taken out because of what came of requests."""
+        self.watch: WatchesResponses | None = None
+        """None unless its responses matter to somebody besides the client."""
         self.facts = declared_facts(spec)
         self.state = state_of(self.facts)
         self.has_connected = False
@@ -131,6 +145,7 @@ class Endpoint:
     def declare(self, service: ServiceSpec) -> None:
         """From now on this is what its service says of all its endpoints."""
         self.drain = service.drain
+        self.ejection = service.ejection or DEFAULT_EJECTION
         self.pool.limit(service.timeouts)
         self._tell_pool()
 

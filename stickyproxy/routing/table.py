@@ -252,9 +252,15 @@ class RoutingTable:
     def note(self, endpoint: Endpoint, facts: Facts) -> None:
         """Note facts about an endpoint. If that changes what it may be used for, the
         balancers of its clusters are rebuilt."""
-        if endpoint.note(facts):
-            for cluster in self.clusters_of(endpoint):
-                cluster.rebuild()
+        self.note_all({endpoint: facts})
+
+    def note_all(self, facts: Mapping[Endpoint, Facts]) -> None:
+        """Note facts about several endpoints; no balancer is rebuilt more than once."""
+        changed = {endpoint for endpoint in facts if endpoint.note(facts[endpoint])}
+        if changed:
+            for cluster in self.clusters():
+                if not changed.isdisjoint(cluster.endpoints):
+                    cluster.rebuild()
 
     def dump(self) -> str:
         """The table as a tree, for reading."""

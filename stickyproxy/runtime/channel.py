@@ -1,6 +1,7 @@
 """What a supervisor and its workers say to each other: pickled messages on a pair of sockets.
 
-    supervisor to worker   Begin; then, as things change: Publish, Accept, ReopenLog; at last Drain
+    supervisor to worker   Begin; then, as things change: Publish, Unhealthy, Accept, ReopenLog; at
+                           last Drain
     worker to supervisor   Applied after each of these, Accepting and Leaving; Down; Alive
 
 Each message to a worker states how things are now, not what changed: repeating one does no
@@ -13,9 +14,11 @@ import asyncio
 import pickle
 import socket
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+from stickyproxy.model.health import Outage
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
@@ -61,6 +64,13 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True)
+class Unhealthy:
+    """These endpoints, and no others, fail their checks."""
+
+    endpoints: frozenset[EndpointKey]
+
+
+@dataclass(frozen=True, slots=True)
 class Accept:
     """Accept connections on these shares of the listeners, and on no others."""
 
@@ -100,9 +110,10 @@ class Leaving:
 
 @dataclass(frozen=True, slots=True)
 class Down:
-    """These endpoints, and no others, cannot be connected to."""
+    """These endpoints, and no others, are ejected."""
 
-    endpoints: frozenset[EndpointKey]
+    endpoints: Mapping[EndpointKey, Outage]
+    """And why."""
     silent: frozenset[EndpointKey] = frozenset()
     """These have never been reached, but are used for want of others."""
 
@@ -113,7 +124,17 @@ class Alive:
 
 
 Message = (
-    Begin | Publish | Accept | ReopenLog | Drain | Applied | Accepting | Leaving | Down | Alive
+    Begin
+    | Publish
+    | Unhealthy
+    | Accept
+    | ReopenLog
+    | Drain
+    | Applied
+    | Accepting
+    | Leaving
+    | Down
+    | Alive
 )
 
 

@@ -28,6 +28,7 @@ from stickyproxy.dataplane.exchange import Exchange, Proxy
 from stickyproxy.dataplane.passthrough import Passthrough
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.pool import Upstreams
+from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
 from stickyproxy.semantics.forwarded import TrustedProxies
@@ -61,25 +62,16 @@ class DataPlane:
         tells_problems: bool = True,
         tries_newcomers: bool = True,
         health_changed: Callable[[], None] = lambda: None,
+        rebuilt: Callable[[], None] = lambda: None,
     ) -> None:
         """``tries_newcomers``: if the settings ask for it. ``health_changed`` is called when
-        ``down`` or ``silent`` changes. Raises ListenError if the access log
-        cannot be opened."""
+        ``outages`` or ``silent`` changes, ``rebuilt`` when there is a new table. Raises ListenError
+        if the access log cannot be opened."""
+        self._rebuilt = rebuilt
         proxy = settings.proxy
         self._access_log = open_access_log(settings.access_log)
         turns, descriptors = Turns(), Descriptors()
-        self._upstreams = Upstreams(
-            connect_timeout=proxy.connect_timeout,
-            response_timeout=proxy.response_timeout,
-            client_timeout=proxy.client_timeout,
-            idle_timeout=proxy.upstream_idle_timeout,
-            response_idle_timeout=proxy.response_idle_timeout,
-            upgrade_idle_timeout=proxy.upgrade_idle_timeout,
-            turns=turns,
-            connectors=settings.connectors,
-            ca=proxy.upstream_ca,
-            descriptors=descriptors,
-        )
+        self.upstreams = make_upstreams(settings, turns, descriptors)
         self.proxy = Proxy(info=settings.info)
         if self._access_log is not None:
             self.proxy.on_finish = self._access_log.write
@@ -89,14 +81,16 @@ class DataPlane:
             if tries_newcomers and proxy.probe_new_endpoints
             else None
         )
+        certificates = Certificates()
         self.registry = Registry(
             self.proxy,
-            self._upstreams,
+            self.upstreams,
             proxy.pin_secret,
+            certificates=certificates,
             awaits=settings.providers,
             tells_problems=tells_problems,
             has_tls=settings.has_tls,
-            rebuilt=self._newcomers.look if self._newcomers else lambda: None,
+            rebuilt=self._on_new_table,
         )
         trusted_proxies = TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix)
         self._clients = ClientServer(
@@ -113,31 +107,40 @@ class DataPlane:
             proxy.client_timeout,
             None if self._access_log is None else self._access_log.write,
         )
-        self.certificates = Certificates()
         self.server = Server(
             self._clients,
             descriptors,
             turns,
             admission=Admission(self.proxy),
-            certificates=self.certificates,
+            certificates=certificates,
             trusted_proxies=trusted_proxies,
             handshake_timeout=proxy.handshake_timeout,
         )
         self.server.passthrough = self.passthrough.claim
 
     @property
-    def down(self) -> frozenset[EndpointKey]:
-        """The endpoints that cannot be connected to."""
-        return self._health.down
+    def outages(self) -> dict[EndpointKey, Outage]:
+        """The endpoints that are ejected, and why."""
+        return self._health.outages
 
     @property
     def silent(self) -> frozenset[EndpointKey]:
         """The endpoints that have never been reached, though they were tried."""
         return self._newcomers.silent if self._newcomers else frozenset()
 
+    def _on_new_table(self) -> None:
+        self._health.look()
+        if self._newcomers is not None:
+            self._newcomers.look()
+        self._rebuilt()
+
+    def use_checks(self, unhealthy: frozenset[EndpointKey]) -> None:
+        """These endpoints fail their checks, and no others."""
+        self._health.use_checks(unhealthy)
+
     def start(self) -> None:
         """Begin, inside a running event loop."""
-        self._upstreams.start()
+        self.upstreams.start()
         self._clients.start()
 
     def accept_on(self, listeners: Iterable[Listener]) -> None:
@@ -162,7 +165,7 @@ class DataPlane:
             await self._newcomers.stop()
         await self._health.stop()
         self._clients.stop()
-        self._upstreams.close()
+        self.upstreams.close()
         if self._access_log is not None:
             self._access_log.close()
 
@@ -170,6 +173,23 @@ class DataPlane:
         """Reopen the access log, after it was rotated away. Raises ListenError."""
         if self._access_log is not None:
             self._access_log.reopen()
+
+
+def make_upstreams(settings: PlaneSettings, turns: Turns, descriptors: Descriptors) -> Upstreams:
+    """The connections to endpoints, of requests or of checks."""
+    proxy = settings.proxy
+    return Upstreams(
+        connect_timeout=proxy.connect_timeout,
+        response_timeout=proxy.response_timeout,
+        client_timeout=proxy.client_timeout,
+        idle_timeout=proxy.upstream_idle_timeout,
+        response_idle_timeout=proxy.response_idle_timeout,
+        upgrade_idle_timeout=proxy.upgrade_idle_timeout,
+        turns=turns,
+        connectors=settings.connectors,
+        ca=proxy.upstream_ca,
+        descriptors=descriptors,
+    )
 
 
 def open_access_log(settings: AccessLogSettings) -> AccessLog | None:

@@ -12,10 +12,11 @@ import socket
 import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from stickyproxy.base.backoff import Backoff
+from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.runtime.channel import (
     BEATS,
@@ -46,8 +47,8 @@ class WorkerSlot:
         self.number = begin.number
         self.accepting = False
         """True while a worker runs here that accepts connections."""
-        self.down: frozenset[EndpointKey] = frozenset()
-        """The endpoints that this worker cannot connect to."""
+        self.down: Mapping[EndpointKey, Outage] = {}
+        """The endpoints that this worker has ejected, and why."""
         self.silent: frozenset[EndpointKey] = frozenset()
         """Those that it has never reached, if it is the one that tries."""
         self._begin = begin
@@ -145,7 +146,7 @@ class WorkerSlot:
             await asyncio.gather(*conversation, return_exceptions=True)
             channel.close()
             self._process = None
-            self.down = self.silent = frozenset()
+            self.down, self.silent = {}, frozenset()
             self._in_step.set()
             self._set_accepting(False)
 

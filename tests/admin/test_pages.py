@@ -17,6 +17,7 @@ import pytest
 from stickyproxy.base.addresses import Address
 from stickyproxy.config.settings import Config, SwarmSettings
 from stickyproxy.control import report
+from stickyproxy.model.health import Outage
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
@@ -90,6 +91,38 @@ class TestReport:
         ]
         assert report.has_errors(found)
         assert not report.has_errors(report.rows([], [soon]))
+
+    def test_why_an_endpoint_is_out(self) -> None:
+        why = {
+            ("shop", "t1"): Outage("it is slow", 1_800_000_000.0, 1_800_000_010.6),
+            ("shop", "t2"): Outage("it accepts no connections", 1_800_000_001.0),
+        }
+        snapshots = [Snapshot("swarm", (SHOP,))]
+        found = report.rows(snapshots, [], lambda *_: "down", why.get)
+        [row] = json.loads(json.dumps(found))
+        assert row["endpoints"] == [
+            {
+                "id": "t1",
+                "address": "10.0.0.1:80",
+                "state": "down",
+                "reason": "it is slow",
+                "since": "2027-01-15T08:00:00Z",
+                "until": "2027-01-15T08:00:10Z",
+            },
+            {
+                "id": "t2",
+                "address": "10.0.0.2:80",
+                "state": "down",
+                "reason": "it accepts no connections",
+                "since": "2027-01-15T08:00:01Z",
+            },
+        ]
+        assert report.as_text(found).splitlines()[3:] == [
+            "  endpoints  0/2 usable: 10.0.0.1:80 (down), 10.0.0.2:80 (down)",
+            "  out        10.0.0.1:80 since 2027-01-15T08:00:00Z until 2027-01-15T08:00:10Z: "
+            "it is slow",
+            "  out        10.0.0.2:80 since 2027-01-15T08:00:01Z: it accepts no connections",
+        ]
 
     def test_live_states_count(self) -> None:
         [row] = report.rows([Snapshot("swarm", (SHOP,))], [], lambda *_: "down")

@@ -125,12 +125,12 @@ class TestThroughAConnector:
         dead, alive = await endpoint(listening=False), await endpoint()
         with RunningConnector(tmp_path):
             plane = await start(on_network(dead, alive))
-            while not plane.plane.down:
+            while not plane.plane.outages:
                 assert (await asked(client, plane)).status == 200
-            assert plane.plane.down == {("demo", dead.address)}
+            assert plane.plane.outages.keys() == {("demo", dead.address)}
             await dead.start()
             async with asyncio.timeout(20):
-                while plane.plane.down:
+                while plane.plane.outages:
                     await plane.health_changed.get()
             await dead.wait_connections(1)
 
@@ -186,7 +186,7 @@ class TestAConnectorIsWanting:
             assert (await asked(client, plane, "other.local")).status == 200
         assert "service demo: no connector for network back is on this node (yet)" in caplog.text
         assert outcomes == 4 * [Outcome.NO_NETWORK, Outcome.COMPLETE]
-        assert not plane.plane.down
+        assert not plane.plane.outages
 
     async def test_starting(
         self, tmp_path: Path, start: Start, client: MakeClient, endpoint: MakeEndpoint
@@ -209,7 +209,7 @@ class TestAConnectorIsWanting:
             assert is_no_way(await asked(client, plane))  # it is the turn of the other one
             assert (await asked(client, plane)).status == 200
             assert is_no_way(await asked(client, plane))
-            assert not plane.plane.down
+            assert not plane.plane.outages
             connector.signal(signal.SIGCONT)
             async with asyncio.timeout(20):
                 while not (one.connections and two.connections):

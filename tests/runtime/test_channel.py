@@ -9,6 +9,7 @@ from ipaddress import ip_network
 import pytest
 
 from stickyproxy.base.addresses import Address
+from stickyproxy.model.health import Outage
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
@@ -59,7 +60,7 @@ MESSAGES = (
     Applied(),
     Accepting(),
     Leaving(),
-    Down(frozenset({("shop", "task")})),
+    Down({("shop", "task"): Outage("it accepts no connections", 1.5e9)}),
 )
 
 

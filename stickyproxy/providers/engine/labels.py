@@ -88,8 +88,6 @@ class LabelOptions(ServiceOptions):
     ssl_cert: ObjectName | None = None
     ssl_key: ObjectName | None = None
     ssl_only: Boolean = False
-    ssl_backend: Boolean = False
-    ssl_backend_tls_verify: Boolean = False
     ssl_acme: Boolean = False
 
     @field_validator("ssl_key")
@@ -122,8 +120,11 @@ _DNS_UNFIT = re.compile("[^A-Za-z0-9_.-]")
 _LISTS = ("hosts", "websocket_endpoints")
 """Labels with several values, by commas."""
 
-_SERVED = ("ssl_acme", "ssl_passthrough")
-"""Labels about encryption that are."""
+_SERVED = (
+    *("ssl_acme", "ssl_passthrough"),
+    *("ssl_backend", "ssl_backend_server_name", "ssl_backend_tls_verify"),
+)
+"""Labels for TLS that are."""
 
 _IN_THE_CLEAR = ("ssl_only", "ssl_passthrough", "ssl_backend")
 """Labels without which traffic would be unencrypted, or reach an endpoint that only speaks TLS.
