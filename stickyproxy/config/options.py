@@ -282,17 +282,41 @@ Redirect = Annotated[tuple[str, str], PlainValidator(_redirect)]
 Hosts = Annotated[tuple[HostName, ...], _split_by(",")]
 
 
+_OF_REQUESTS = frozenset(
+    {
+        *("default_backend", "context_root", "context_root_rewrite"),
+        *("websocket_endpoints", "redirects", "hsts", "acme", "client_ca", "client_certificates"),
+        *("ssl_cert", "ssl_key", "ssl_acme", "ssl_backend", "tls"),
+        *(name for name, its in OPTIONS.items() if not (its.by_address or its.adjusts)),
+    }
+)
+"""Options that say what is to be done with requests or their TLS: nothing, if all of that is left
+to the endpoint."""
+
+
 class _Place(BaseModel):
     """Where a service is published."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    ssl_passthrough: Boolean = False
     default_backend: Boolean = False
     hosts: Hosts = Field((), validate_default=True)
     port: Port | None = None
     context_root: ContextRoot = "/"
     context_root_rewrite: Boolean = False
     share: Boolean = False
+
+    @field_validator("*")
+    @classmethod
+    def _is_not_passed_through(cls, value: object, info: ValidationInfo) -> object:
+        asked = value not in (False, None, "/", ())
+        if asked and info.field_name in _OF_REQUESTS and info.data.get("ssl_passthrough"):
+            raise ValueError(
+                "cannot be combined with ssl_passthrough, which leaves TLS, and all requests in "
+                "it, to client and endpoint: remove one of the two"
+            )
+        return value
 
     @field_validator("hosts")
     @classmethod
@@ -377,16 +401,6 @@ class ServiceOptions(_PlaceAndPolicy):
     ssl_backend_server_name: ServerName | None = None
     ssl_backend_tls_verify: Boolean = False
 
-    @field_validator("ssl_backend")
-    @classmethod
-    def _no_passthrough(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("ssl_passthrough"):
-            raise ValueError(
-                "cannot be combined with ssl_passthrough, which leaves TLS to client and endpoint: "
-                "remove one of the two"
-            )
-        return value
-
     @field_validator("ssl_backend_server_name", "ssl_backend_tls_verify")
     @classmethod
     def _needs_ssl_backend(cls, value: object, info: ValidationInfo) -> object:
@@ -461,6 +475,7 @@ class ServiceOptions(_PlaceAndPolicy):
             default_backend=self.default_backend,
             drain=self.drain,
             timeouts=self.timeouts(),
+            ssl_passthrough=self.ssl_passthrough,
             acme=self.acme,
             ssl_only=self.ssl_only,
             hsts=self.hsts,
@@ -476,5 +491,7 @@ def _name_among(hosts: Iterable[str]) -> str:
 
 def hashes_addresses(spec: ServiceSpec) -> list[str]:
     """The options of a service by which client addresses decide where it is reached."""
-    asked = () if spec.policy is None else spec.policy.options()
+    if spec.policy is None:
+        return ["ssl_passthrough"] if spec.ssl_passthrough else []
+    asked = spec.policy.options()
     return [name for name in asked if OPTIONS[name].by_address]

@@ -243,21 +243,23 @@ def client_auths(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
 
 def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
     """Services that share a place without having said so, or that ask for different things there:
-    their endpoints are merged, and what holds is what the first by name says."""
-    by_place: dict[tuple[str, str], list[ServiceSpec]] = {}
+    their endpoints are merged, and what holds is what the first by name says. Where TLS is passed
+    through to one and not to another, it is."""
+    by_place: dict[tuple[str, str, bool], list[ServiceSpec]] = {}
     ordered = sorted(services, key=lambda service: service.name)
     for service in ordered:
         for host in _hosts(service):
-            by_place.setdefault((host, service.context_root), []).append(service)
+            place = host, service.context_root, service.ssl_passthrough
+            by_place.setdefault(place, []).append(service)
     reported: set[tuple[str, str]] = set()
-    for (host, root), (first, *others) in by_place.items():
-        place = host if root == "/" else host + root
+    for (host, root, _), (first, *others) in by_place.items():
+        where = host if root == "/" else host + root
         for other in others:
             overruled = _overruled(first, other)
             meant = first.share and other.share
             if (overruled or not meant) and (first.name, other.name) not in reported:
                 reported.add((first.name, other.name))
-                reason = f"shares {place} with service {first.name}"
+                reason = f"shares {where} with service {first.name}"
                 if overruled:
                     reason += f", whose {overruled}: give both the same"
                 else:
@@ -265,12 +267,33 @@ def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
                 if not meant:
                     reason += "; if that is meant, set share to true on both"
                 yield Problem(other.name, reason)
-    taken = {host for host, _ in by_place}
+    yield from _passed_through(ordered)
+    taken = {host for host, _, _ in by_place}
     for service in ordered:
         for source, _ in service.redirects:
             if source in taken:
                 reason = f"redirects {source}, where a service is published: it has no effect"
                 yield Problem(service.name, reason)
+
+
+def _passed_through(services: Sequence[ServiceSpec]) -> Iterator[Problem]:
+    """Services on a host whose TLS another one has."""
+    holders = {
+        host: service
+        for service in reversed(services)
+        if service.ssl_passthrough
+        for host in service.hosts
+    }
+    for service in services:
+        lost = [host for host in service.hosts if host in holders]
+        if lost and not service.ssl_passthrough:
+            holder = holders[lost[0]].name
+            reason = (
+                f"is published on {', '.join(lost)}, whose TLS is passed through to service "
+                f"{holder}: it is served in the clear alone, and TLS goes to {holder}. Give one of "
+                "the two another host"
+            )
+            yield Problem(service.name, reason)
 
 
 def _overruled(first: ServiceSpec, other: ServiceSpec) -> str:

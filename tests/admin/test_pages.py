@@ -221,6 +221,22 @@ class TestConflicts:
         [problem] = report.conflicts(services)
         assert "shares (any other host) with service a" in problem.reason
 
+    def test_a_host_whose_tls_another_service_has(self) -> None:
+        passed = ServiceSpec("tls", ("shop.local", "b.local"), ssl_passthrough=True)
+        [problem] = report.conflicts([SHOP, passed])
+        assert problem.service == "shop"
+        assert problem.reason == (
+            "is published on shop.local, whose TLS is passed through to service tls: it is served "
+            "in the clear alone, and TLS goes to tls. Give one of the two another host"
+        )
+        other = ServiceSpec("other", ("*.local",), ssl_passthrough=True)
+        assert list(report.conflicts([SHOP, other])) == [], "the more specific name decides"
+
+    def test_two_that_are_passed_through(self) -> None:
+        services = [ServiceSpec(name, ("a.local",), ssl_passthrough=True) for name in "ab"]
+        [problem] = report.conflicts(services)
+        assert "shares a.local with service a: requests go to the endpoints of both" in str(problem)
+
     def test_a_void_redirect(self) -> None:
         other = ServiceSpec("b", ("b.local",), redirects=(("shop.local", "http://b.local"),))
         [problem] = report.conflicts([SHOP, other])

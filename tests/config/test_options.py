@@ -14,11 +14,17 @@ from pydantic import ValidationError
 
 from stickyproxy.base.text import shown
 from stickyproxy.base.values import boolean, duration, duration_text, port_number, timeout
-from stickyproxy.config.options import ServiceOptions, explain, host_name, nearest
+from stickyproxy.config.options import (
+    ServiceOptions,
+    explain,
+    hashes_addresses,
+    host_name,
+    nearest,
+)
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import UpstreamTls
-from stickyproxy.routing.balancers import OPTIONS
+from stickyproxy.routing.balancers import OPTIONS, policy_for
 from tests.specs import asked, service_spec
 
 KEYS = list(ServiceOptions.model_fields)
@@ -57,6 +63,7 @@ class TestWhatIsAccepted:
             ("websocket_endpoints", ["/ws", "/live"], "/ws,/live"),
             ("redirects", [["a.example", "http://b.example"]], "a.example,http://b.example"),
             ("default_backend", True, "true"),
+            ("ssl_passthrough", True, "true"),
         ],
     )
     def test_toml_and_label_text_mean_the_same(self, key: str, native: object, label: str) -> None:
@@ -71,6 +78,47 @@ class TestWhatIsAccepted:
         options = ServiceOptions.model_validate(labels)
         assert options.port == 8080
         assert options.spec("demo", ()) == service_spec("demo", ("demo.local",), ip_hash=True)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("default_backend", True),
+            ("context_root", "/a"),
+            ("context_root_rewrite", True),
+            ("websocket_endpoints", ["/ws"]),
+            ("redirects", ["old.local,https://demo.local"]),
+            ("sticky_session_cookie", "session"),
+            ("hash_cookie", "user"),
+            ("hash_header", "X-User"),
+            ("hash_query", "user"),
+            ("acme", True),
+        ],
+    )
+    def test_nothing_of_requests_where_tls_is_passed_through(self, key: str, value: object) -> None:
+        found = problems(ssl_passthrough=True, **{key: value})
+        assert list(found) == [key]
+        assert found[key].startswith("cannot be combined with ssl_passthrough")
+        assert problems(ssl_passthrough=False, **{key: value}) == {}
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("context_root", "/"),
+            ("context_root_rewrite", False),
+            ("redirects", []),
+            ("ip_hash", True),
+            ("hash_source_ip", True),
+            ("share", True),
+            ("client_timeout", "1s"),
+        ],
+    )
+    def test_what_is_known_of_tls_that_is_passed_through(self, key: str, value: object) -> None:
+        assert problems(ssl_passthrough=True, **{key: value}) == {}
+
+    def test_tls_is_passed_through_by_address(self) -> None:
+        assert hashes_addresses(spec(ssl_passthrough=True)) == ["ssl_passthrough"]
+        assert hashes_addresses(spec(ssl_passthrough=True, ip_hash=True)) == ["ip_hash"]
+        assert policy_for(spec(ssl_passthrough=True)).describe() == "ip hash"
 
     def test_generated_hash_cookie(self) -> None:
         demo = asked(spec(hash_cookie="user", hash_cookie_ttl="60s", hash_cookie_path="/shop/"))
@@ -333,7 +381,7 @@ class TestUnknownKeys:
         }
 
     def test_lists_all_if_none_is_near(self) -> None:
-        assert problems(zzz=1)["zzz"].startswith('unknown key "zzz" (known: default_backend, hosts')
+        assert problems(zzz=1)["zzz"].startswith('unknown key "zzz" (known: ssl_passthrough, ')
 
     @pytest.mark.parametrize(
         ("word", "expected"),

@@ -202,7 +202,7 @@ class TestTlsToEndpoints:
 
 
 class TestNotServedYet:
-    @pytest.mark.parametrize("label", ["ssl_only", "ssl_passthrough"])
+    @pytest.mark.parametrize("label", ["ssl_only"])
     def test_a_service_that_would_go_in_the_clear_is_not_published(self, label: str) -> None:
         found = declared(**{label: "true"})
         assert found.options is None
@@ -217,6 +217,27 @@ class TestNotServedYet:
 
     def test_what_is_off_is_not_reported(self) -> None:
         assert declared(ssl_only="false", ssl_passthrough="0").problems == ()
+
+
+class TestPassthrough:
+    def test_is_published(self) -> None:
+        found = declared(ssl_passthrough="true")
+        assert found.problems == ()
+        assert found.encrypted
+        assert found.options is not None
+        assert found.options.spec("shop", ()).ssl_passthrough
+
+    @pytest.mark.parametrize(
+        ("label", "value"),
+        [("ssl_cert", "cert"), ("sticky_session_cookie", "session"), ("context_root", "/a")],
+    )
+    def test_what_takes_a_request_is_removed(self, label: str, value: str) -> None:
+        found = declared(ssl_passthrough="true", **{label: value})
+        assert found.options is None
+        [problem] = found.problems
+        assert problem.label == PREFIX + label
+        assert "cannot be combined with ssl_passthrough" in problem.reason
+        assert problem.remedy == f"docker service update --label-rm {PREFIX}{label} shop"
 
 
 class TestTraps:
