@@ -123,6 +123,9 @@ _DNS_UNFIT = re.compile("[^A-Za-z0-9_.-]")
 _LISTS = ("hosts", "websocket_endpoints")
 """Labels with several values, by commas."""
 
+_SERVED = ("ssl_acme", "ssl_cert", "ssl_key")
+"""Labels about encryption that are."""
+
 _IN_THE_CLEAR = ("ssl_only", "ssl_passthrough", "ssl_backend")
 """Labels that keep a service from being published as long as they are not supported: its traffic
 would be unencrypted, or reach an endpoint that only speaks TLS."""
@@ -353,7 +356,7 @@ def _not_served_yet(
     service: str, values: Mapping[str, str], options: LabelOptions
 ) -> Iterator[Finding]:
     for key in KNOWN:
-        if not key.startswith("ssl_") or key == "ssl_acme" or not getattr(options, key):
+        if key in _SERVED or not key.startswith("ssl_") or not getattr(options, key):
             continue
         if key in _IN_THE_CLEAR:
             reason = "is not served yet: the service is not published, lest it be unencrypted"

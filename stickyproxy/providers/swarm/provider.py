@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 
@@ -21,6 +21,7 @@ from stickyproxy.providers.contact import Contact
 from stickyproxy.providers.engine.client import BACKOFF
 from stickyproxy.providers.engine.events import EventWatch
 from stickyproxy.providers.swarm.connectors import ConnectorPlanner
+from stickyproxy.providers.swarm.custodian import NAME, CustodianPlanner, custodian_of
 from stickyproxy.providers.swarm.engine import Engine, View
 from stickyproxy.providers.swarm.networks import NetworkPlanner
 from stickyproxy.providers.swarm.reader import Reading, SwarmReader
@@ -35,6 +36,9 @@ FAST_POLL_LIMIT = 30.0
 closely."""
 SETTLE = 2.0
 """Seconds of close watching after an event: what it announces is listed a little later."""
+SECRETS_PATIENCE = 20.0
+"""Seconds for which the first snapshot waits for secrets that have to be read: proxies elsewhere
+go on by what they were told last, certificates included."""
 LISTING_SHARE = 0.1
 """Part of a core that listings may take while polling fast."""
 
@@ -59,6 +63,13 @@ class SwarmProvider:
         self._planner = NetworkPlanner(settings)
         self._connectors = ConnectorPlanner(settings, self._planner.may_join)
         self._reader = SwarmReader(settings.service_cluster, self._planner.may_join)
+        self._custodian = CustodianPlanner()
+        self._contents: dict[str, bytes] = {}
+        """What is in secrets, by their id."""
+        self._unreadable = ""
+        """Why those that are missing in it cannot be read."""
+        self._unread_since: float | None = None
+        self._has_published = False
         self._reading: Reading | None = None
         self._view: View | None = None
         self._reported: tuple[Problem, ...] = ()
@@ -84,7 +95,7 @@ class SwarmProvider:
             while True:
                 pause = await self._step(thread)
                 # What is on a network that was joined just now is in the next reading.
-                if self._reading is not None and not self._joined:
+                if self._has_published and not self._joined:
                     self.ready.set()
                 self._woken.clear()
                 with suppress(TimeoutError):
@@ -104,11 +115,12 @@ class SwarmProvider:
         try:
             view, cost = await thread.run(self._see)
         except ProviderError as error:
-            return self._contact.lost(error, has_routes=self._reading is not None)
+            return self._contact.lost(error, has_routes=self._has_published)
         self._contact.restored()
         if view is not None:
             self._view = view
             self._last_change = time.monotonic()
+        if view is not None or not self._has_published or self._problems() != self._reported:
             self._tell()
         await self._join_networks(thread)
         rest = min(cost / LISTING_SHARE, self._settings.poll_interval)
@@ -119,22 +131,76 @@ class SwarmProvider:
         """What there is to see (None: the same as before), and the seconds of CPU it took to
         find out. In that thread, too: reading a large Swarm would hold up requests."""
         began = time.thread_time()
-        view = self._engine.look()
-        if view is not None:
-            self._reading = self._reader.read(view.state, view.location)
-        return view, time.thread_time() - began
+        news = self._engine.look()
+        view = news or self._view
+        if news is not None:
+            self._reading = self._read(news)
+        unread = self._reading.unread if self._reading else ()
+        if view is not None and unread and self._read_secrets(view, unread):
+            news, self._reading = view, self._read(view)
+        return news, time.thread_time() - began
+
+    def _read(self, view: View) -> Reading:
+        reading = self._reader.read(view.state, view.location, self._contents)
+        self._contents = {s: self._contents[s] for s in reading.secrets if s in self._contents}
+        return reading
+
+    def _read_secrets(self, view: View, secrets: Collection[str]) -> bool:
+        """Ask the custodian on this node; True if that told something."""
+        custodian = custodian_of(view.state, view.location)
+        self._unreadable = f"service {NAME} has no task on this node that has them"
+        if custodian is None:
+            return False
+        try:
+            found = self._engine.read_secrets(custodian, secrets)
+        except ProviderError as error:
+            self._unreadable = str(error)
+            return False
+        self._contents |= found
+        return bool(found)
 
     def _tell(self) -> None:
         """Publish what was read, and what went wrong with networks."""
-        if self._reading is None:
+        if self._reading is None or self._waits_for_secrets():
             return
         self._reported = self._problems()
+        self._has_published = True
         snapshot = self._reading.snapshot
         self._publish(replace(snapshot, problems=snapshot.problems + self._reported))
 
     def _problems(self) -> tuple[Problem, ...]:
         service = self._view.location.service if self._view else ""
-        return self._planner.problems() + self._connectors.problems(service)
+        return (
+            *self._planner.problems(),
+            *self._connectors.problems(service),
+            *self._custodian.problems(service),
+            *self._unread_secrets(service),
+        )
+
+    def _waits_for_secrets(self) -> bool:
+        """True while a first snapshot is better not published yet."""
+        if self._has_published or self._custodian.problems(""):
+            return False
+        return 0 < self._unread_for() < SECRETS_PATIENCE
+
+    def _unread_for(self) -> float:
+        """For how many seconds there have been secrets that could not be read; 0: there are
+        none."""
+        now = time.monotonic()
+        if self._reading is None or not self._reading.unread:
+            self._unread_since = None
+            return 0.0
+        self._unread_since = self._unread_since or now
+        return max(now - self._unread_since, 1e-9)
+
+    def _unread_secrets(self, service: str) -> tuple[Problem, ...]:
+        reading = self._reading
+        if reading is None or self._unread_for() < SECRETS_PATIENCE:
+            return ()
+        names = ", ".join(sorted(reading.secrets[each] for each in reading.unread))
+        reason = f"secrets that services name cannot be read ({names}): {self._unreadable}"
+        remedy = f"docker service ps --no-trunc {NAME}"
+        return (Problem(service or "stickyproxy", reason, remedy=remedy, fatal=True),)
 
     def _pause(self) -> float:
         now = time.monotonic()
@@ -151,6 +217,13 @@ class SwarmProvider:
         planned = (view.state, view.location, self._reading.wanted, time.monotonic())
         change = self._planner.plan(*planned)
         connectors = self._connectors.plan(*planned)
+        custodian = self._custodian.plan(
+            view.state,
+            view.location,
+            self._reading.secrets,
+            time.monotonic(),
+            unread=bool(self._reading.unread),
+        )
         if self._problems() != self._reported:
             self._tell()
         self._joined = False
@@ -168,7 +241,13 @@ class SwarmProvider:
             for name, reason in refused.items():
                 self._connectors.failed(name, reason)
             self._tell()
-        if change is not None or connectors is not None:
+        if custodian is not None:
+            log.info("swarm: %s", custodian)
+            refused = await thread.run(lambda: self._engine.place(custodian))
+            for reason in refused.values():
+                self._custodian.failed(reason)
+            self._tell()
+        if change is not None or connectors is not None or custodian is not None:
             self._on_event()  # see the result at once
 
 
