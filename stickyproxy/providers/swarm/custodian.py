@@ -104,12 +104,16 @@ class CustodianPlanner:
         if not any(words in reason for words in FASTER):
             self._error = reason
 
-    def problems(self, service: str) -> tuple[Problem, ...]:
-        """What could not be done, and why. ``service``: the proxies'."""
-        reason = self._wanting
+    @property
+    def error(self) -> str:
+        """Why it cannot be as it should; empty: it can."""
         if self._error:
-            reason = f"service {NAME}, which has the secrets, cannot be changed: {self._error}"
-        return (Problem(service or "stickyproxy", reason, fatal=True),) if reason else ()
+            return f"service {NAME}, which has the secrets, cannot be changed: {self._error}"
+        return self._wanting
+
+    def problems(self, service: str) -> tuple[Problem, ...]:
+        """The same. ``service``: the proxies'."""
+        return (Problem(service or "stickyproxy", self.error, fatal=True),) if self.error else ()
 
 
 _NOWHERE = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -21,7 +21,8 @@ from stickyproxy.providers.contact import Contact
 from stickyproxy.providers.engine.client import BACKOFF
 from stickyproxy.providers.engine.events import EventWatch
 from stickyproxy.providers.swarm.connectors import ConnectorPlanner
-from stickyproxy.providers.swarm.custodian import NAME, CustodianPlanner, custodian_of
+from stickyproxy.providers.swarm.contents import SecretContents
+from stickyproxy.providers.swarm.custodian import CustodianPlanner
 from stickyproxy.providers.swarm.engine import Engine, View
 from stickyproxy.providers.swarm.networks import NetworkPlanner
 from stickyproxy.providers.swarm.reader import Reading, SwarmReader
@@ -36,9 +37,6 @@ FAST_POLL_LIMIT = 30.0
 closely."""
 SETTLE = 2.0
 """Seconds of close watching after an event: what it announces is listed a little later."""
-SECRETS_PATIENCE = 20.0
-"""Seconds for which the first snapshot waits for secrets that have to be read: proxies elsewhere
-go on by what they were told last, certificates included."""
 LISTING_SHARE = 0.1
 """Part of a core that listings may take while polling fast."""
 
@@ -64,11 +62,7 @@ class SwarmProvider:
         self._connectors = ConnectorPlanner(settings, self._planner.may_join)
         self._reader = SwarmReader(settings.service_cluster, self._planner.may_join)
         self._custodian = CustodianPlanner()
-        self._contents: dict[str, bytes] = {}
-        """What is in secrets, by their id."""
-        self._unreadable = ""
-        """Why those that are missing in it cannot be read."""
-        self._unread_since: float | None = None
+        self._contents = SecretContents(self._engine)
         self._has_published = False
         self._reading: Reading | None = None
         self._view: View | None = None
@@ -136,33 +130,21 @@ class SwarmProvider:
         if news is not None:
             self._reading = self._read(news)
         unread = self._reading.unread if self._reading else ()
-        if view is not None and unread and self._read_secrets(view, unread):
+        if view is not None and unread and self._contents.read(view, unread):
             news, self._reading = view, self._read(view)
         return news, time.thread_time() - began
 
     def _read(self, view: View) -> Reading:
-        reading = self._reader.read(view.state, view.location, self._contents)
-        self._contents = {s: self._contents[s] for s in reading.secrets if s in self._contents}
+        reading = self._reader.read(view.state, view.location, self._contents.known)
+        self._contents.note(reading)
         return reading
-
-    def _read_secrets(self, view: View, secrets: Collection[str]) -> bool:
-        """Ask the custodian on this node; True if that told something."""
-        custodian = custodian_of(view.state, view.location)
-        self._unreadable = f"service {NAME} has no task on this node that has them"
-        if custodian is None:
-            return False
-        try:
-            found = self._engine.read_secrets(custodian, secrets)
-        except ProviderError as error:
-            self._unreadable = str(error)
-            return False
-        self._contents |= found
-        return bool(found)
 
     def _tell(self) -> None:
         """Publish what was read, and what went wrong with networks."""
-        if self._reading is None or self._waits_for_secrets():
+        if self._reading is None:
             return
+        if self._contents.are_awaited and not self._has_published and not self._custodian.error:
+            return  # proxies that follow would drop certificates that are missing
         self._reported = self._problems()
         self._has_published = True
         snapshot = self._reading.snapshot
@@ -174,33 +156,8 @@ class SwarmProvider:
             *self._planner.problems(),
             *self._connectors.problems(service),
             *self._custodian.problems(service),
-            *self._unread_secrets(service),
+            *self._contents.problems(service),
         )
-
-    def _waits_for_secrets(self) -> bool:
-        """True while a first snapshot is better not published yet."""
-        if self._has_published or self._custodian.problems(""):
-            return False
-        return 0 < self._unread_for() < SECRETS_PATIENCE
-
-    def _unread_for(self) -> float:
-        """For how many seconds there have been secrets that could not be read; 0: there are
-        none."""
-        now = time.monotonic()
-        if self._reading is None or not self._reading.unread:
-            self._unread_since = None
-            return 0.0
-        self._unread_since = self._unread_since or now
-        return max(now - self._unread_since, 1e-9)
-
-    def _unread_secrets(self, service: str) -> tuple[Problem, ...]:
-        reading = self._reading
-        if reading is None or self._unread_for() < SECRETS_PATIENCE:
-            return ()
-        names = ", ".join(sorted(reading.secrets[each] for each in reading.unread))
-        reason = f"secrets that services name cannot be read ({names}): {self._unreadable}"
-        remedy = f"docker service ps --no-trunc {NAME}"
-        return (Problem(service or "stickyproxy", reason, remedy=remedy, fatal=True),)
 
     def _pause(self) -> float:
         now = time.monotonic()
