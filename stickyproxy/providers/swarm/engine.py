@@ -250,7 +250,7 @@ class Engine:
         for spec in change.create:
             attempt(spec["Name"], "POST", "create", spec)
         for each in change.update:
-            path = f"{each.service}/update?version={each.version}&registryAuthFrom=previous-spec"
+            path = f"{each.service}/update?version={each.version}&registryAuthFrom=spec"
             attempt(each.spec["Name"], "POST", path, each.spec)
         for service in change.remove:
             attempt(name_of(service), "DELETE", service["ID"])
