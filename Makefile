@@ -20,7 +20,7 @@ SERVERS_VENV := .venv-servers
 SERVERS_READY := $(SERVERS_VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo swarm swarm-cost test test-swarm fuzz fuzz-parsers lint fmt docs bench \
+.PHONY: help demo swarm swarm-cost test test-swarm test-tls fuzz fuzz-parsers lint fmt docs bench \
 	bench-affinity bench-pick bench-connects bench-hostile bench-stopping bench-rolling clean
 
 help: ## this list
@@ -63,6 +63,9 @@ test: $(READY) ## the test suite
 
 test-swarm: $(READY) ## the part of it that starts Docker engines of its own
 	$(BIN)/python -m pytest tests/swarm $(ARGS)
+
+test-tls: $(READY) ## testssl.sh against a TLS listener: nothing above "low" (a minute)
+	$(BIN)/python -m pytest tests/test_testssl.py $(ARGS)
 
 swarm-cost: $(READY) ## what watching a Swarm of 200 services costs (4 minutes)
 	@$(BIN)/python -m tests.swarm.cost

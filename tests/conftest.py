@@ -88,6 +88,7 @@ class RunningProxy(Protocol):
 
     host: str
     port: int
+    ports: list[int]
 
     def set_services(self, services: Sequence[ServiceSpec]) -> None:
         """Swap the routing table for one of these services."""
@@ -100,7 +101,8 @@ class StartProxy(Protocol):
     """What the fixture ``start_proxy`` is."""
 
     async def __call__(self, services: Sequence[ServiceSpec], **settings: Any) -> RunningProxy:
-        """A proxy for these services; ``settings`` are fields of ``ProxySettings``."""
+        """A proxy for these services; ``settings`` are fields of ``ProxySettings``, and what
+        ``InProcessProxy`` takes."""
 
 
 class Behind(Protocol):

@@ -12,19 +12,31 @@ from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
 from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.model.tls import Certificate
 from stickyproxy.runtime.app import App
 
 
 class InProcessProxy:
-    """An ``App`` on a free port of 127.0.0.1."""
+    """An ``App`` on free ports of 127.0.0.1."""
 
     host = "127.0.0.1"
 
-    def __init__(self, services: Sequence[ServiceSpec], **settings: Any) -> None:
+    def __init__(
+        self,
+        services: Sequence[ServiceSpec],
+        *,
+        listeners: Sequence[ListenerSpec] = (),
+        certificates: Sequence[Certificate] = (),
+        **settings: Any,
+    ) -> None:
+        """``listeners``: by default one in the clear. ``certificates``: instead of those in files
+        and of the self-made one."""
+        self._certificates = tuple(certificates)
+        listeners = tuple(listeners) or (ListenerSpec(Address(self.host, 0)),)
         access_log = settings.pop("access_log", AccessLogSettings(format="off"))
         self.app = App(
             Config(
-                listeners=(ListenerSpec(Address(self.host, 0)),),
+                listeners=listeners,
                 proxy=replace(
                     ProxySettings(grace_period=5.0, probe_new_endpoints=False), **settings
                 ),
@@ -33,12 +45,18 @@ class InProcessProxy:
             )
         )
         self.port = 0
+        """Of the first listener."""
+        self.ports: list[int] = []
+        """Of all, in their order."""
         self._stopped = False
 
     async def start(self) -> None:
         """Listen; ``port`` is known then."""
-        [address] = await self.app.start()
-        self.port = int(address.rpartition(":")[2])
+        addresses = await self.app.start()
+        self.ports = [int(address.rpartition(":")[2]) for address in addresses]
+        self.port = self.ports[0]
+        if self._certificates:
+            self.app.registry.publish(Snapshot("certificates", (), certificates=self._certificates))
 
     def set_services(self, services: Sequence[ServiceSpec]) -> None:
         """Swap the routing table for one of these services."""

@@ -43,6 +43,7 @@ from stickyproxy.base.values import (
 )
 from stickyproxy.model.service import Drain, EndpointSpec, OptionValue, PolicySpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
+from stickyproxy.model.tls import UpstreamTls
 from stickyproxy.routing.balancers import OPTIONS, make_policy
 from stickyproxy.routing.policy import Option
 
@@ -204,6 +205,18 @@ def _redirect_destination(text: str) -> str:
     return text.removesuffix("/")
 
 
+# --- TLS to endpoints -------------------------------------------------------------------------
+
+
+def server_name(value: object) -> str:
+    """One host or IP address, without brackets, that a certificate can be for. Raises
+    ValueError."""
+    name = host_name(text(value).strip())
+    if name.startswith("*."):
+        raise ValueError(f"{shown(value)} is a wildcard: write one name that certificates have")
+    return name.strip("[]")
+
+
 # --- draining ---------------------------------------------------------------------------------
 
 _DRAINS: tuple[str, ...] = get_args(Drain)
@@ -225,6 +238,7 @@ Boolean = Annotated[bool, PlainValidator(boolean)]
 Port = Annotated[int, PlainValidator(port_number)]
 Timeout = Annotated[float, PlainValidator(timeout)]
 HostName = Annotated[str, AfterValidator(host_name)]
+ServerName = Annotated[str, PlainValidator(server_name)]
 UrlPath = Annotated[str, PlainValidator(url_path)]
 ContextRoot = Annotated[str, PlainValidator(_context_root)]
 Redirect = Annotated[tuple[str, str], PlainValidator(_redirect)]
@@ -318,6 +332,40 @@ class ServiceOptions(_PlaceAndPolicy):
     response_idle_timeout: Timeout | None = None
     client_timeout: Timeout | None = None
     upgrade_idle_timeout: Timeout | None = None
+    ssl_backend: Boolean = False
+    ssl_backend_server_name: ServerName | None = None
+    ssl_backend_tls_verify: Boolean = False
+
+    @field_validator("ssl_backend")
+    @classmethod
+    def _no_passthrough(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("ssl_passthrough"):
+            raise ValueError(
+                "cannot be combined with ssl_passthrough, which leaves TLS to client and endpoint: "
+                "remove one of the two"
+            )
+        return value
+
+    @field_validator("ssl_backend_server_name", "ssl_backend_tls_verify")
+    @classmethod
+    def _needs_ssl_backend(cls, value: object, info: ValidationInfo) -> object:
+        if value and info.data.get("ssl_backend") is False:
+            raise ValueError(
+                "has no meaning without ssl_backend: set that to true, or remove this key"
+            )
+        return value
+
+    @field_validator("ssl_backend_tls_verify")
+    @classmethod
+    def _some_name(cls, value: bool, info: ValidationInfo) -> bool:
+        hosts = info.data.get("hosts")
+        named = info.data.get("ssl_backend_server_name", "unknown")
+        if value and not named and hosts is not None and not _name_among(hosts):
+            raise ValueError(
+                "needs a name that the certificates of endpoints are for, and no host is one: set "
+                "ssl_backend_server_name"
+            )
+        return value
 
     def policy(self) -> PolicySpec | None:
         """The policy that they ask for, if any."""
@@ -336,6 +384,14 @@ class ServiceOptions(_PlaceAndPolicy):
         )
         return None if own == Timeouts() else own
 
+    def upstream_tls(self) -> UpstreamTls | None:
+        """TLS to endpoints, if there is to be any. An endpoint that a provider finds has an address
+        that is in no certificate, so they are asked for the service by its host."""
+        if not self.ssl_backend:
+            return None
+        name = self.ssl_backend_server_name or _name_among(self.hosts)
+        return UpstreamTls(verify=self.ssl_backend_tls_verify, server_name=name)
+
     def spec(self, name: str, endpoints: Iterable[EndpointSpec]) -> ServiceSpec:
         """The service ``name`` with these options and these endpoints."""
         return ServiceSpec(
@@ -352,7 +408,13 @@ class ServiceOptions(_PlaceAndPolicy):
             drain=self.drain,
             timeouts=self.timeouts(),
             acme=self.acme,
+            tls=self.upstream_tls(),
         )
+
+
+def _name_among(hosts: Iterable[str]) -> str:
+    """The first host that is one, and not a wildcard; empty if there is none."""
+    return next((host.strip("[]") for host in hosts if not host.startswith("*.")), "")
 
 
 def hashes_addresses(spec: ServiceSpec) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -16,22 +17,26 @@ from pydantic import (
 )
 
 from stickyproxy.base.addresses import Address
-from stickyproxy.config import values
-from stickyproxy.config.options import ServiceOptions, Timeout
+from stickyproxy.config import pem, values
+from stickyproxy.config.options import ServerName, ServiceOptions, Timeout
 from stickyproxy.config.settings import (
     ADMIN_ADDRESS,
+    AcmeSettings,
     CertificateFiles,
+    Challenge,
     Config,
     ControllerSettings,
     DockerSettings,
     EngineSettings,
     FollowSettings,
     JoinBy,
+    KeyType,
     SwarmSettings,
 )
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.settings import AccessLogSettings, LogFormat, Network, ProxySettings
+from stickyproxy.model.tls import UpstreamTls
 
 _PROXY = ProxySettings()
 _ACCESS_LOG = AccessLogSettings()
@@ -53,6 +58,7 @@ class _ProxyTable(_Table):
         Annotated[Network | Literal["unix:"], PlainValidator(values.trusted_proxy)], ...
     ] = ()
     hide_info_headers: StrictBool = _PROXY.hide_info_headers
+    default_certificate: StrictBool = _PROXY.default_certificate
     secret: Annotated[bytes, PlainValidator(values.secret)] | None = None
     secret_file: Annotated[bytes, PlainValidator(values.secret_from_file)] | None = None
     connect_timeout: Timeout = _PROXY.connect_timeout
@@ -65,6 +71,7 @@ class _ProxyTable(_Table):
     upstream_idle_timeout: Timeout = _PROXY.upstream_idle_timeout
     grace_period: Timeout = _PROXY.grace_period
     worker_timeout: Timeout = _PROXY.worker_timeout
+    upstream_ca: Annotated[pem.PemFile, PlainValidator(pem.ca_file)] | None = None
     probe_new_endpoints: StrictBool = _PROXY.probe_new_endpoints
     handover: Annotated[str, PlainValidator(values.handover_socket)] | None = None
     keeper: Annotated[str, PlainValidator(values.handover_socket)] | None = None
@@ -95,6 +102,7 @@ class _ProxyTable(_Table):
             trusted_proxies=tuple(p for p in self.trusted_proxies if not isinstance(p, str)),
             trust_unix="unix:" in self.trusted_proxies,
             hide_info_headers=self.hide_info_headers,
+            default_certificate=self.default_certificate,
             pin_secret=self.secret or self.secret_file,
             connect_timeout=self.connect_timeout,
             response_timeout=self.response_timeout,
@@ -106,6 +114,7 @@ class _ProxyTable(_Table):
             upstream_idle_timeout=self.upstream_idle_timeout,
             grace_period=self.grace_period,
             worker_timeout=self.worker_timeout,
+            upstream_ca=self.upstream_ca.text if self.upstream_ca else "",
             probe_new_endpoints=self.probe_new_endpoints,
             handover=self.handover,
             keeper=self.keeper,
@@ -128,10 +137,73 @@ class _CertificateTable(_Table):
     default: StrictBool = False
 
 
+def _key_of_cert(value: object, info: ValidationInfo) -> pem.PemFile | None:
+    certificate = info.data.get("cert", "invalid")
+    if certificate == "invalid":
+        return None  # what is wrong with that is told
+    if value is None and certificate is not None:
+        raise ValueError("is required with cert: name the file that holds its key")
+    if value is not None and certificate is None:
+        raise ValueError("has no meaning without cert: set that too, or remove this key")
+    return None if value is None else pem.key_file(value, certificate)
+
+
+class _UpstreamTlsTable(_Table):
+    verify: StrictBool = True
+    ca: Annotated[pem.PemFile, PlainValidator(pem.ca_file)] | None = None
+    server_name: ServerName | None = None
+    cert: Annotated[pem.PemFile, PlainValidator(pem.certificate_file)] | None = None
+    key: Annotated[pem.PemFile | None, PlainValidator(_key_of_cert)] = Field(
+        None, validate_default=True
+    )
+
+    @field_validator("ca")
+    @classmethod
+    def _verifies(cls, value: pem.PemFile | None, info: ValidationInfo) -> object:
+        if value is not None and info.data.get("verify") is False:
+            raise ValueError("has no meaning with verify = false: remove one of the two")
+        return value
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Those that were read."""
+        return tuple(each.path for each in (self.ca, self.cert, self.key) if each is not None)
+
+    def upstream_tls(self) -> UpstreamTls:
+        return UpstreamTls(
+            verify=self.verify,
+            ca=self.ca.text if self.ca else "",
+            server_name=self.server_name or "",
+            certificate=self.cert.text if self.cert else "",
+            key=self.key.text if self.key else "",
+        )
+
+
 class _ServiceTable(ServiceOptions):
     # Inherited keys are validated first: endpoints may look at port.
     name: Annotated[str, PlainValidator(values.service_name)]
     endpoints: tuple[Annotated[EndpointSpec, PlainValidator(values.endpoint)], ...] = ()
+    tls: _UpstreamTlsTable | None = None
+
+    @field_validator("tls")
+    @classmethod
+    def _can_be_had(
+        cls, value: _UpstreamTlsTable | None, info: ValidationInfo
+    ) -> _UpstreamTlsTable | None:
+        if value is None:
+            return value
+        for other in ("ssl_backend", "ssl_passthrough"):
+            if info.data.get(other):
+                raise ValueError(f"cannot be combined with {other}: remove one of the two")
+        unnamed = value.verify and not value.server_name
+        if unnamed and any(each.address[:5] == "unix:" for each in info.data.get("endpoints", ())):
+            raise ValueError(
+                "needs server_name, because a unix socket has no name that a certificate is for"
+            )
+        return value
+
+    def upstream_tls(self) -> UpstreamTls | None:
+        return self.tls.upstream_tls() if self.tls else super().upstream_tls()
 
 
 class _AdminTable(_Table):
@@ -225,6 +297,60 @@ class _ProvidersTable(_Table):
     controller: _FollowTable | None = None
 
 
+class _AcmeTable(_Table):
+    directory: Annotated[str, PlainValidator(values.acme_directory)]
+    email: Annotated[str, PlainValidator(values.email)] | None = None
+    terms_agreed: StrictBool = False
+    storage: Annotated[str, PlainValidator(values.acme_storage)]
+    secret: Annotated[bytes, PlainValidator(values.secret)] | None = None
+    secret_file: Annotated[bytes, PlainValidator(values.secret_from_file)] | None = None
+    challenge: Challenge = "http-01"
+    key_type: KeyType = "ec256"
+    ca_file: Annotated[str, PlainValidator(values.file)] | None = None
+    eab_key_id: Annotated[str, PlainValidator(values.eab_key_id)] | None = None
+    eab_key: Annotated[str, PlainValidator(values.eab_key)] | None = None
+    eab_key_file: Annotated[str, PlainValidator(values.eab_key_from_file)] | None = Field(
+        None, validate_default=True
+    )
+
+    @field_validator("secret_file")
+    @classmethod
+    def _one_secret(cls, value: bytes, info: ValidationInfo) -> bytes:
+        if info.data.get("secret"):
+            raise ValueError("cannot be combined with secret: remove one of the two")
+        return value
+
+    @field_validator("eab_key_file")
+    @classmethod
+    def _one_key_of_the_external_account(
+        cls, value: str | None, info: ValidationInfo
+    ) -> str | None:
+        if value and info.data.get("eab_key"):
+            raise ValueError("cannot be combined with eab_key: remove one of the two")
+        has_key = bool(value or info.data.get("eab_key", "invalid"))
+        has_id = bool(info.data.get("eab_key_id", "invalid"))
+        if has_key and not has_id:
+            raise ValueError("has no meaning without eab_key_id: set that too")
+        if has_id and not has_key:
+            raise ValueError("is required with eab_key_id: name the file that holds the key")
+        return value
+
+    def settings(self, secret: bytes) -> AcmeSettings:
+        """``secret``: where it has none of its own."""
+        return AcmeSettings(
+            directory=self.directory,
+            storage=self.storage,
+            email=self.email or "",
+            terms_agreed=self.terms_agreed,
+            eab_key_id=self.eab_key_id or "",
+            eab_key=self.eab_key or self.eab_key_file or "",
+            ca_file=self.ca_file,
+            challenge=self.challenge,
+            key_type=self.key_type,
+            secret=self.secret or self.secret_file or secret,
+        )
+
+
 class Document(_Table):
     listeners: tuple[_ListenerTable, ...] = ()
     proxy: _ProxyTable = _ProxyTable()
@@ -234,6 +360,27 @@ class Document(_Table):
     admin: _AdminTable | None = None
     providers: _ProvidersTable = _ProvidersTable()
     controller: _ControllerTable | None = None
+    acme: _AcmeTable | None = None
+
+    @field_validator("acme")
+    @classmethod
+    def _can_be_kept_in_the_swarm(cls, value: _AcmeTable, info: ValidationInfo) -> _AcmeTable:
+        """Looks at other tables: those that are wrong themselves are not there."""
+        if value is None or value.storage != "swarm":
+            return value
+        providers = info.data.get("providers")
+        if providers is not None and providers.swarm is None:
+            raise ValueError(
+                'storage = "swarm" takes a Swarm: add [providers.swarm], or name a directory'
+            )
+        if not {"proxy", "controller"} - info.data.keys() and not (
+            value.secret or value.secret_file or _shared_secret(info.data)
+        ):
+            raise ValueError(
+                'storage = "swarm" takes a secret to encrypt with, because configs can be read by '
+                "whoever may ask a manager: set secret_file"
+            )
+        return value
 
     def config(self) -> Config:
         listeners = tuple(ListenerSpec(table.address) for table in self.listeners)
@@ -249,12 +396,24 @@ class Document(_Table):
                 for table in self.certificates
             ),
             services=tuple(table.spec(table.name, table.endpoints) for table in self.services),
+            files=tuple(
+                dict.fromkeys(file for t in self.services if t.tls for file in t.tls.files)
+            ),
             admin=None if self.admin is None else self.admin.address,
             swarm=None if swarm is None else swarm.settings(),
             docker=None if docker is None else docker.settings(),
             follow=None if follow is None else follow.settings(),
             controller=None if controller is None else controller.settings(),
+            acme=None if self.acme is None else self.acme.settings(_shared_secret(dict(self))),
         )
+
+
+def _shared_secret(tables: Mapping[str, Any]) -> bytes:
+    """One that all who have this configuration share; empty: there is none."""
+    controller: _ControllerTable | None = tables["controller"]
+    proxy: _ProxyTable = tables["proxy"]
+    token = b"" if controller is None else controller.secret()
+    return token or proxy.secret or proxy.secret_file or b""
 
 
 TABLES: dict[str, type[BaseModel]] = {
@@ -264,11 +423,13 @@ TABLES: dict[str, type[BaseModel]] = {
     "access_log": _AccessLogTable,
     "services": _ServiceTable,
     "certificates": _CertificateTable,
+    "services.tls": _UpstreamTlsTable,
     "admin": _AdminTable,
     "providers": _ProvidersTable,
     "providers.swarm": _SwarmTable,
     "providers.docker": _DockerTable,
     "providers.controller": _FollowTable,
     "controller": _ControllerTable,
+    "acme": _AcmeTable,
 }
 """The model of each table by its name."""

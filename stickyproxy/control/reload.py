@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,32 +19,43 @@ WATCH_SECONDS = 0.5
 """How often the file is looked at. It must look the same twice before it is read: half of a file
 that is being written can be a valid one, with half of the services."""
 
-Fingerprint = tuple[int, int, int]
+Fingerprint = tuple[tuple[int, int, int] | None, ...]
+"""Of each file; None if there is none."""
 
 
 class ConfigFile:
-    """The file, and what it looked like when it was last read."""
+    """The file with those whose content it asks for, and what they looked like when they were last
+    read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._read: Fingerprint | None = None
+        self._others: tuple[str, ...] = ()
+        self._read: Fingerprint = ()
 
     def load(self) -> Config:
         """Read it. Raises ConfigError."""
         self._read = self.look()
-        return load(self._path)
+        config = load(self._path)
+        if config.files != self._others:
+            self._others = config.files
+            self._read = self.look()
+        return config
 
-    def look(self) -> Fingerprint | None:
-        """What it looks like now; None if there is no such file."""
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+    def look(self) -> Fingerprint:
+        """What they look like now."""
+        return _look(self._path), *map(_look, self._others)
 
-    def changed(self, look: Fingerprint | None) -> bool:
-        """True if that is not the file that was read."""
-        return look is not None and look != self._read
+    def changed(self, look: Fingerprint) -> bool:
+        """True if these are not the files that were read."""
+        return look[0] is not None and look != self._read
+
+
+def _look(path: Path | str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 _FIXED = {
@@ -54,6 +66,7 @@ _FIXED = {
     "swarm": "[providers.swarm]",
     "docker": "[providers.docker]",
     "follow": "[providers.controller]",
+    "acme": "[acme]",
 }
 """What is only read at the start, and its name in the file."""
 
@@ -78,7 +91,7 @@ class Reloader:
     async def watch(self) -> None:
         """Do so until cancelled. A file that is replaced, as editors and configuration tools do
         it, counts as changed."""
-        before = None
+        before: Fingerprint = ()
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_SECONDS):

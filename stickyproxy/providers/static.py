@@ -150,7 +150,9 @@ def snapshot(services: Iterable[ServiceSpec], known: Mapping[str, Resolution]) -
     problems: list[Problem] = []
     for service in services:
         endpoints = tuple(
-            each for endpoint in service.endpoints for each in _resolved(endpoint, known)
+            each
+            for endpoint in service.endpoints
+            for each in _resolved(endpoint, known, tells_name=service.tls is not None)
         )
         specs.append(replace(service, endpoints=endpoints))
         problems += _unresolved(service, endpoints, known)
@@ -162,8 +164,11 @@ def _names_in(services: Iterable[ServiceSpec]) -> frozenset[str]:
     return frozenset(name for name in found if name)
 
 
-def _resolved(endpoint: EndpointSpec, known: Mapping[str, Resolution]) -> Iterator[EndpointSpec]:
-    """One endpoint for each address, or itself if it is given by none but an address."""
+def _resolved(
+    endpoint: EndpointSpec, known: Mapping[str, Resolution], *, tells_name: bool
+) -> Iterator[EndpointSpec]:
+    """One endpoint for each address, or itself if it is given by none but an address.
+    ``tells_name``: they are asked for a certificate for it."""
     name = name_in(endpoint.address)
     if not name:
         yield endpoint
@@ -173,7 +178,10 @@ def _resolved(endpoint: EndpointSpec, known: Mapping[str, Resolution]) -> Iterat
     for addresses, draining in ((resolution.addresses, False), (resolution.leaving, True)):
         for each in addresses:
             address = join_host_port(each, port)
-            yield EndpointSpec(f"{endpoint.id}/{address}", address, draining)
+            server_name = name if tells_name else ""
+            yield EndpointSpec(
+                f"{endpoint.id}/{address}", address, draining, server_name=server_name
+            )
 
 
 def _unresolved(

@@ -91,7 +91,7 @@ class TestExample:
         keys = example_keys(table)
         for without in {
             *("secret", "secret_file", "handover", "keeper"),
-            *("response_idle_timeout", "upgrade_idle_timeout"),
+            *("response_idle_timeout", "upgrade_idle_timeout", "upstream_ca"),
         } & keys.keys():
             del keys[without]  # has no default
         text = f"[{table}]\n" + "\n".join(f"{key} = {value}" for key, value in keys.items())
@@ -116,6 +116,8 @@ class TestExample:
         keys = {key: example_keys("services")[key]}
         if key.startswith("hash_cookie_"):
             keys["hash_cookie"] = '"user"'
+        if key.startswith("ssl_backend_"):
+            keys["ssl_backend"] = "true"
         assert problems(service(**keys)) == {}
 
 
@@ -424,7 +426,7 @@ class TestProblems:
             "x.toml: services[0] (shop).hosts: is required: name at least one host, "
             "or set default_backend to answer for any",
             'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, services, '
-            "certificates, admin, providers, controller)",
+            "certificates, admin, providers, controller, acme)",
         ]
 
 

@@ -126,9 +126,10 @@ class TestWhatIsAccepted:
         assert options.spec("shop", ()).name == "shop"
 
     def test_options_and_spec_have_the_same_keys(self) -> None:
-        nested = {"policy", "timeouts"}
+        nested = {"policy", "timeouts", "tls"}
         published = {item.name for item in fields(ServiceSpec)} - {"name", "endpoints", *nested}
         published |= {f"{item.name}_timeout" for item in fields(Timeouts)}
+        published |= {"ssl_backend", "ssl_backend_server_name", "ssl_backend_tls_verify"}
         assert published | set(OPTIONS) == set(KEYS) - {"port"}
         assert published.isdisjoint(OPTIONS)
 

@@ -151,24 +151,20 @@ class Server:
 
     def _accept(self, listener: Listener) -> None:
         spec = listener.spec
-        enter = self._enter_by_arrival if spec.tls or spec.proxy_protocol else self._enter
-        serve = self._admission.serve(spec)
+        looks = spec.tls is not None or spec.proxy_protocol
+        make_connection = partial(self._clients.connection, self._admission.serve(spec))
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                sock, _ = listener.sock.accept()
+                sock, address = listener.sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
                 self._rest(listener, error)
                 return
-            enter(sock, spec, serve)
-
-    def _enter(self, sock: socket.socket, _: ListenerSpec, serve: Serve) -> None:
-        """Nothing has to be known of it."""
-        self._begin(self._connect(sock, partial(self._clients.connection, serve)))
-
-    def _enter_by_arrival(self, sock: socket.socket, spec: ListenerSpec, _: Serve) -> None:
-        self._arrivals.add(sock, spec)
+            if looks:
+                self._arrivals.add(sock, address[0] if isinstance(address, tuple) else "", spec)
+            else:
+                self._begin(self._connect(sock, make_connection))
 
     def _known(self, arrival: Arrival) -> None:
         """All is known of it that has to be."""

@@ -99,14 +99,12 @@ class Arrivals:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, sock: socket.socket, spec: ListenerSpec) -> None:
-        """Take a connection that was accepted."""
+    def add(self, sock: socket.socket, client: str, spec: ListenerSpec) -> None:
+        """Take a connection that was accepted. ``client``: its IP address; empty on a unix
+        socket."""
         sock.setblocking(False)
-        try:
-            ends = _ends_of(sock)
-        except OSError:  # it is gone already
-            sock.close()
-            return
+        tcp = sock.family != socket.AF_UNIX
+        ends = Ends(client, *(sock.getsockname()[:2] if tcp else ("", 0)))
         headed = spec.proxy_protocol and self._trusted_proxies.trusts(ends.client)
         deadline = self._loop.time() + self._timeout
         arrival = Arrival(sock, spec, ends, deadline, headed=headed)
@@ -225,6 +223,9 @@ class Arrivals:
                 break
             late += 1
             self._lose(arrival, LATE)
+        for arrival in [each for each in self._waiting.values() if _hung_up(each.sock)]:
+            # The loop does not tell of those that were reset with something unread.
+            self._lose(arrival, GONE)
         for arrival in list(self._deaf):
             self._look(arrival)
         if not self._waiting:
@@ -235,14 +236,6 @@ class Arrivals:
             self._timer = self._loop.call_later(self._interval, self._sweep)
 
 
-def _ends_of(sock: socket.socket) -> Ends:
-    """Raises OSError if it is not connected any more."""
-    if sock.family == socket.AF_UNIX:
-        return Ends("", "", 0)
-    local, port = sock.getsockname()[:2]
-    return Ends(sock.getpeername()[0], local, port)
-
-
 def _wake_at(sock: socket.socket, count: int) -> None:
     """Have the kernel wait until there are so many bytes to read (socket(7))."""
     with suppress(OSError):  # it is gone, as will be seen
@@ -250,7 +243,7 @@ def _wake_at(sock: socket.socket, count: int) -> None:
 
 
 def _hung_up(sock: socket.socket) -> bool:
-    """Whether the client will send no more."""
+    """Whether the client will send no more. Errors are told unasked."""
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     return bool(poll.poll(0))

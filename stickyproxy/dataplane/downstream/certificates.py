@@ -2,9 +2,11 @@
 
 The settings are those that Mozilla calls "intermediate", version 6.0
 (https://ssl-config.mozilla.org/guidelines/6.0.json): TLS 1.2 and 1.3; with 1.2 only ciphers with
-forward secrecy and authenticated encryption, of which the client chooses. There is neither
-compression nor renegotiation. Curves are OpenSSL's own choice, which contains those that Mozilla
-lists: Python can name no more than one.
+forward secrecy and authenticated encryption. There is neither compression nor renegotiation. Curves
+are OpenSSL's own choice, which contains those that Mozilla lists: Python can name no more than one.
+One thing differs: with Mozilla the client chooses the cipher, so that one whose hardware has no AES
+gets ChaCha20, and testssl.sh calls that a fault. So the order is ours, but ChaCha20 is taken where
+it is what the client likes best.
 
 Sessions are resumed by tickets. Their keys are made with a context and never leave its process,
 because Python (3.11 to 3.13) has no call to set them: a ticket is good for the worker that issued
@@ -36,6 +38,9 @@ INTERMEDIATE = (
 )
 """Ciphers of TLS 1.2. Those of 1.3 cannot be chosen; OpenSSL's three are Mozilla's."""
 
+_PRIORITIZE_CHACHA = ssl.Options(1 << 21)
+"""SSL_OP_PRIORITIZE_CHACHA, which Python has no name for."""
+
 _HTTP = ("http/1.1", "http/1.0")
 _SPOKEN = frozenset(name.encode() for name in _HTTP)
 _CHALLENGE = "acme-tls/1"
@@ -61,23 +66,23 @@ class Certificates:
         self._challenges: dict[str, _Shown] = {}
 
     def use(self, certificates: Iterable[Certificate]) -> None:
-        """Show these from now on, and no others; of several for one name the one that expires
-        last. Connections keep what they have; what stays the same keeps its sessions."""
+        """Show these from now on, and no others; of several for one name the first counts.
+        Connections keep what they have; what stays the same keeps its sessions."""
         before = {shown.content: shown for shown in self._all()}
         self._hosts, self._wildcards, self._challenges = {}, {}, {}
         self._default = None
-        for certificate in sorted(certificates, key=lambda each: each.expires):
+        for certificate in certificates:
             content = _content(certificate)
             shown = before.setdefault(content, _Shown(content, certificate.name))
-            if certificate.challenge:
-                self._challenges |= dict.fromkeys(certificate.hosts, shown)
-            elif not certificate.hosts:
+            if not (certificate.hosts or self._default or certificate.challenge):
                 self._default = shown
-            for host in () if certificate.challenge else certificate.hosts:
-                if host.startswith("*."):
-                    self._wildcards[host[2:]] = shown
+            for host in certificate.hosts:
+                if certificate.challenge:
+                    self._challenges.setdefault(host, shown)
+                elif host.startswith("*."):
+                    self._wildcards.setdefault(host[2:], shown)
                 else:
-                    self._hosts[host] = shown
+                    self._hosts.setdefault(host, shown)
 
     def context(
         self,
@@ -215,7 +220,7 @@ def _make_context(
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(INTERMEDIATE)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | _PRIORITIZE_CHACHA
     context.set_alpn_protocols([_CHALLENGE] if challenge else list(_HTTP))
     with _as_file(chain + "\n" + key) as path:
         context.load_cert_chain(path, password="")  # or OpenSSL would ask the terminal for one

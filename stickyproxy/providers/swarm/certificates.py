@@ -57,7 +57,7 @@ class CertificateRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CertificateReading:
     """What all requests come to."""
 
     certificates: tuple[Certificate, ...] = ()
@@ -112,7 +112,7 @@ class CertificateReader:
         requests: Iterable[CertificateRequest],
         state: SwarmState,
         contents: Mapping[str, bytes],
-    ) -> Answer:
+    ) -> CertificateReading:
         """``contents``: what is in secrets, by their id, as far as it is known."""
         sources = _Named(state, contents)
         certificates: list[Certificate] = []
@@ -126,7 +126,7 @@ class CertificateReader:
                 certificates.append(replace(found, hosts=_hosts(request.spec, found)))
         self._shown = shown
         self._made = {pair: self._made[pair] for pair in sources.pairs & self._made.keys()}
-        return Answer(
+        return CertificateReading(
             tuple(dict.fromkeys(certificates)),
             tuple(problems),
             sources.needed,

@@ -179,7 +179,7 @@ class TestProblems:
 
 
 class TestNotServedYet:
-    @pytest.mark.parametrize("label", ["ssl_only", "ssl_passthrough", "ssl_backend"])
+    @pytest.mark.parametrize("label", ["ssl_only", "ssl_passthrough"])
     def test_a_service_that_would_go_in_the_clear_is_not_published(self, label: str) -> None:
         found = declared(**{label: "true"})
         assert found.options is None

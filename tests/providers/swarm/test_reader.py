@@ -355,7 +355,8 @@ class TestLastGood:
         [
             {"ssl_only": "true"},
             {"ssl_passthrough": "true"},
-            {"ssl_backend": "true"},
+            {"ssl_backend": "ture"},
+            {"ssl_backend": "true", "port": "80a"},
             {"ssl_only": "true", "port": "80a"},
             {"ssl_only": "ture"},
             {"ssl_onyl": "true"},
