@@ -120,7 +120,7 @@ _LISTS = ("hosts", "websocket_endpoints")
 """Labels with several values, by commas."""
 
 _SERVED = (
-    *("ssl_acme", "ssl_only", "ssl_passthrough"),
+    *("ssl_acme", "ssl_cert", "ssl_key", "ssl_only", "ssl_passthrough"),
     *("ssl_backend", "ssl_backend_server_name", "ssl_backend_tls_verify"),
 )
 """Labels for TLS that are."""

@@ -210,10 +210,11 @@ class TestNotServedYet:
         assert problem.label == PREFIX + label
         assert problem.reason.startswith("is not served yet")
 
-    def test_certificates_are_reported(self) -> None:
+    def test_certificates_are_served(self) -> None:
         found = declared(ssl_cert="cert", ssl_key="key")
         assert found.options is not None
-        assert [problem.fatal for problem in found.problems] == [False, False]
+        assert (found.options.ssl_cert, found.options.ssl_key) == ("cert", "key")
+        assert found.problems == ()
 
     def test_what_is_off_is_not_reported(self) -> None:
         assert declared(ssl_only="false", ssl_passthrough="0").problems == ()
