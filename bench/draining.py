@@ -53,11 +53,12 @@ class ShownUnread(connection.UpstreamConnection):
 
     unread = False
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
         peer: socket.socket = self.transport.get_extra_info("socket")
         info = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
         failed = peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         self.unread = bool(failed or struct.unpack_from("I", info, _UNACKED)[0])
+        return super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.unread = self.unread or isinstance(exc, ConnectionResetError | BrokenPipeError)

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import ssl
 from collections.abc import Sequence
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 
 def hello_of(context: ssl.SSLContext, name: str | None) -> bytes:
@@ -21,33 +15,6 @@ def hello_of(context: ssl.SSLContext, name: str | None) -> bytes:
     except ssl.SSLWantReadError:
         return outgoing.read()
     raise AssertionError("nobody has answered")
-
-
-def self_signed(*names: str) -> tuple[str, str]:
-    """Certificate and key (PEM) for these names, which vouch for themselves."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in names]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    return (
-        certificate.public_bytes(serialization.Encoding.PEM).decode(),
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ).decode(),
-    )
 
 
 def resumed_hello_of(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> bytes:

@@ -57,14 +57,21 @@ RESERVED = {
         *("admin.pages", "control.controller", "control.server", "providers.controller"),
         "demo.app",
     },
+    "acme": {"providers.acme.authority"},
+    "cryptography": {
+        *("base.token_tls", "config.certificates"),
+        *("providers.acme.authority", "providers.acme.keys"),
+        "providers.acme.vault",
+    },
     "docker": {"providers.engine.client", "providers.docker.engine", "providers.swarm.engine"},
-    "cryptography": {"base.token_tls", "config.certificates"},
+    "josepy": {"providers.acme.authority"},
     "mmh3": {"base.hashing"},
     "pydantic": {
         *("config.codec", "config.load", "config.options", "config.tables", "config.values"),
         "providers.engine.labels",
     },
-    "requests": {"providers.engine.client"},  # docker's, whose exceptions come through
+    # docker's, and acme's, whose exceptions come through
+    "requests": {"providers.acme.authority", "providers.engine.client"},
     "uvloop": {"cli.common", "runtime.worker"},
 }
 """Libraries, and who alone may import them; nothing else from outside may be imported at all."""

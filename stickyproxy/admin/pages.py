@@ -12,7 +12,7 @@ GET /readyz         200 if clients are welcome, else 503 and the reason: not eve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from aiohttp import web
@@ -39,11 +39,13 @@ def make_app(
     state_of: report.StateOf | None = None,
     *,
     outage_of: report.OutageOf = lambda _: None,
+    checks: Callable[[], Iterable[Problem]] = lambda: (),
 ) -> web.Application:
     """The admin page of one proxy. ``troubles``: why sources cannot be reached, by name of
     the provider. ``unready``: why clients had better go elsewhere; empty: they are welcome.
-    ``state_of`` replaces the states in the table."""
-    pages = _Pages(registry, proxy, troubles, unready, state_of, outage_of=outage_of)
+    ``state_of`` replaces the states in the table. ``checks``: what is odd about the checks of
+    endpoints."""
+    pages = _Pages(registry, proxy, troubles, unready, state_of, outage_of=outage_of, checks=checks)
     app = web.Application()
     app.router.add_get("/services", pages.services)
     app.router.add_get("/certificates", pages.certificates)
@@ -63,6 +65,7 @@ class _Pages:
         state_of: report.StateOf | None,
         *,
         outage_of: report.OutageOf,
+        checks: Callable[[], Iterable[Problem]],
     ) -> None:
         self._registry = registry
         self._proxy = proxy
@@ -70,13 +73,13 @@ class _Pages:
         self._unready = unready
         self._state_of = state_of
         self._outage_of = outage_of
+        self._checks = checks
 
     async def services(self, request: web.Request) -> web.Response:
         state_of = self._state_of or report.states_in(self._proxy.table)
         rows = [report.out_of_touch(*each) for each in self._troubles().items()]
-        rows += report.rows(
-            self._registry.snapshots(), self._registry.problems, state_of, self._outage_of
-        )
+        problems = [*self._registry.problems, *self._checks()]
+        rows += report.rows(self._registry.snapshots(), problems, state_of, self._outage_of)
         asked: str = request.query.get("format") or request.headers.get("Accept") or ""
         if "json" in asked:
             return web.json_response({"services": rows})

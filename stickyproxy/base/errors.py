@@ -4,6 +4,7 @@ StickyproxyError
 ├── ConfigError            the configuration file cannot be used; carries every problem found
 ├── ListenError            a listener cannot be opened (port taken, no permission)
 ├── ProviderError          a provider's source cannot be queried (engine or controller away)
+├── OrderFailed            a certificate authority did not issue what was ordered
 ├── BadRequest             a request that is refused before anything is forwarded
 │   └── InvalidHost        its Host field cannot be a host name
 ├── NotTls                 what a client began its connection with is no TLS handshake
@@ -57,6 +58,20 @@ class ListenError(StickyproxyError):
 
 class ProviderError(StickyproxyError):
     """A provider's source cannot be queried; the message says how to fix it."""
+
+
+class OrderFailed(StickyproxyError):
+    """No certificate was issued; the message says why in the authority's own words, and what to do
+    about it."""
+
+    def __init__(
+        self, message: str, *, retry_after: float = 0.0, all_after: float | None = None
+    ) -> None:
+        """``retry_after``: seconds for which the authority will not hear of these names; 0: it did
+        not say. ``all_after``: the same for all names; None: other orders are not concerned."""
+        self.retry_after = retry_after
+        self.all_after = all_after
+        super().__init__(message)
 
 
 class BadRequest(StickyproxyError):

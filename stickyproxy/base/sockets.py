@@ -35,15 +35,16 @@ def undelivered(transport: asyncio.Transport) -> int:
     return count[0]
 
 
-def keep_alive(transport: asyncio.Transport, seconds: float) -> bool:
-    """Have the kernel probe a peer that is silent for that long; returns whether it can. A replica
-    that exits closes its connections; one whose node has died does not."""
+def keep_alive(transport: asyncio.Transport, seconds: float, every: int = 1) -> bool:
+    """Have the kernel probe a peer that is silent for that long, then ``every`` so many seconds;
+    returns whether it can. A replica that exits closes its connections; one whose node has died
+    does not."""
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is None or sock.family == socket.AF_UNIX or sys.platform != "linux":
         return False
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(seconds)))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, every)
     return True
 
 

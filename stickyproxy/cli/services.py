@@ -15,7 +15,7 @@ from stickyproxy.config.settings import ADMIN_ADDRESS, Config, SwarmSettings
 from stickyproxy.control import report
 
 WRONG = 3
-"""Exit status: a provider is out of touch, or a service is held back."""
+"""Exit status: a provider is out of touch, a service is held back, or a certificate is refused."""
 
 
 def add(commands: Commands) -> None:
@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
         description="List services with their hosts, policy, endpoints, state and problems, as a "
         "running proxy sees them; or with --engine as a Docker engine lists them. Exit status 0: "
         "all is well, except for warnings; 1: nothing could be asked; 3: a provider is out of "
-        "touch, or a service is not published as declared.",
+        "touch, a service is not published as declared, or a certificate is refused.",
     )
     parser.add_argument(
         "--config", metavar="FILE", type=Path, help="the configuration that names [admin] address"

@@ -10,7 +10,7 @@ one does. ``dates`` judges them.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 from stickyproxy.base.addresses import canonical_host
 from stickyproxy.base.text import shown
@@ -74,7 +74,8 @@ def make_certificate(
         path = _path(leaf, given)
         _check_signatures(path)
         _check_purpose(leaf)
-        hosts, caveat = _hosts(leaf)
+        hosts = _hosts(leaf)
+        caveat = "; and ".join(_caveats(path, hosts))
         begins, expires = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     except _Refused:
         raise
@@ -294,7 +295,26 @@ def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
     return True
 
 
-# --- what would be refused ------------------------------------------------------------------
+# --- what some refuse, and what all do ------------------------------------------------------
+
+
+def _caveats(path: Sequence[x509.Certificate], hosts: Sequence[str]) -> Iterator[str]:
+    leaf = path[0]
+    if hosts and not _alternative_names(leaf):
+        yield (
+            f"names {hosts[0]} as its common name alone, which browsers ignore (RFC 9525 section "
+            "2): have it issued with a subjectAltName (openssl req: -addext "
+            f"subjectAltName=DNS:{hosts[0]})"
+        )
+    # Where that can be fetched from is said by authorities of the public, none of which issues
+    # certificates of servers with its root.
+    access = _extension(leaf, x509.AuthorityInformationAccess) or ()
+    public = any(each.access_method == AuthorityInformationAccessOID.CA_ISSUERS for each in access)
+    if public and len(path) == 1 and leaf.subject != leaf.issuer:
+        yield (
+            "comes without the certificate that it was issued with, which few clients fetch by "
+            "themselves: put that behind it, as it is in the fullchain.pem of certbot"
+        )
 
 
 def _check_key(key: PrivateKeyTypes) -> None:
@@ -354,21 +374,19 @@ def _check_purpose(leaf: x509.Certificate) -> None:
         )
 
 
-def _hosts(leaf: x509.Certificate) -> tuple[tuple[str, ...], str]:
-    """The names that it is for, and what some clients will not like about them. Addresses are left
-    out: no client sends one as the server's name (RFC 6066 section 3)."""
+def _hosts(leaf: x509.Certificate) -> tuple[str, ...]:
+    """The names that it is for. Addresses are left out: no client sends one as the server's name
+    (RFC 6066 section 3)."""
+    return _canonical(_alternative_names(leaf) or _common_names(leaf))
+
+
+def _alternative_names(leaf: x509.Certificate) -> list[str]:
     names = _extension(leaf, x509.SubjectAlternativeName)
-    declared = [] if names is None else names.get_values_for_type(x509.DNSName)
-    if declared:
-        return _canonical(declared), ""
-    common = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    hosts = _canonical(str(each.value) for each in common)
-    if not hosts:
-        return (), ""
-    return hosts, (
-        f"names {hosts[0]} as its common name alone, which browsers ignore (RFC 9525 section 2): "
-        f"have it issued with a subjectAltName (openssl req: -addext subjectAltName=DNS:{hosts[0]})"
-    )
+    return [] if names is None else names.get_values_for_type(x509.DNSName)
+
+
+def _common_names(leaf: x509.Certificate) -> list[str]:
+    return [str(each.value) for each in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
 
 
 def _canonical(names: Iterable[str]) -> tuple[str, ...]:

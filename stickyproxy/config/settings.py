@@ -15,6 +15,8 @@ from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
 
 JoinBy = Literal["connector", "service"]
+Challenge = Literal["http-01", "tls-alpn-01"]
+KeyType = Literal["ec256", "ec384", "rsa2048", "rsa4096"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,29 @@ class CertificateFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class AcmeSettings:
+    """The certificate authority that is asked by ACME (RFC 8555), and where it all is kept."""
+
+    directory: str
+    """URL."""
+    storage: str
+    """The path of a directory, or ``swarm``: the Swarm's configs, encrypted by ``secret``."""
+    email: str = ""
+    """Whom the authority may write to; empty: nobody."""
+    terms_agreed: bool = False
+    eab_key_id: str = ""
+    """Of the external account (RFC 8555 section 7.3.4) that ours belongs to; empty: to none."""
+    eab_key: str = field(default="", repr=False)
+    """In base64url, as authorities give it."""
+    ca_file: str | None = None
+    """Who issued the authority's own HTTPS certificate; None: one that the system knows."""
+    challenge: Challenge = "http-01"
+    key_type: KeyType = "ec256"
+    """Of certificates."""
+    secret: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A whole, valid configuration."""
 
@@ -105,6 +130,7 @@ class Config:
     docker: DockerSettings | None = None
     follow: FollowSettings | None = None
     controller: ControllerSettings | None = None
+    acme: AcmeSettings | None = None
 
 
 ADMIN_ADDRESS = Address("127.0.0.1", 8081)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -20,13 +21,16 @@ from stickyproxy.config import pem, values
 from stickyproxy.config.options import ServerName, ServiceOptions, Timeout
 from stickyproxy.config.settings import (
     ADMIN_ADDRESS,
+    AcmeSettings,
     CertificateFiles,
+    Challenge,
     Config,
     ControllerSettings,
     DockerSettings,
     EngineSettings,
     FollowSettings,
     JoinBy,
+    KeyType,
     SwarmSettings,
 )
 from stickyproxy.model.listener import ListenerSpec
@@ -54,6 +58,7 @@ class _ProxyTable(_Table):
         Annotated[Network | Literal["unix:"], PlainValidator(values.trusted_proxy)], ...
     ] = ()
     hide_info_headers: StrictBool = _PROXY.hide_info_headers
+    default_certificate: StrictBool = _PROXY.default_certificate
     secret: Annotated[bytes, PlainValidator(values.secret)] | None = None
     secret_file: Annotated[bytes, PlainValidator(values.secret_from_file)] | None = None
     connect_timeout: Timeout = _PROXY.connect_timeout
@@ -97,6 +102,7 @@ class _ProxyTable(_Table):
             trusted_proxies=tuple(p for p in self.trusted_proxies if not isinstance(p, str)),
             trust_unix="unix:" in self.trusted_proxies,
             hide_info_headers=self.hide_info_headers,
+            default_certificate=self.default_certificate,
             pin_secret=self.secret or self.secret_file,
             connect_timeout=self.connect_timeout,
             response_timeout=self.response_timeout,
@@ -291,6 +297,60 @@ class _ProvidersTable(_Table):
     controller: _FollowTable | None = None
 
 
+class _AcmeTable(_Table):
+    directory: Annotated[str, PlainValidator(values.acme_directory)]
+    email: Annotated[str, PlainValidator(values.email)] | None = None
+    terms_agreed: StrictBool = False
+    storage: Annotated[str, PlainValidator(values.acme_storage)]
+    secret: Annotated[bytes, PlainValidator(values.secret)] | None = None
+    secret_file: Annotated[bytes, PlainValidator(values.secret_from_file)] | None = None
+    challenge: Challenge = "http-01"
+    key_type: KeyType = "ec256"
+    ca_file: Annotated[str, PlainValidator(values.file)] | None = None
+    eab_key_id: Annotated[str, PlainValidator(values.eab_key_id)] | None = None
+    eab_key: Annotated[str, PlainValidator(values.eab_key)] | None = None
+    eab_key_file: Annotated[str, PlainValidator(values.eab_key_from_file)] | None = Field(
+        None, validate_default=True
+    )
+
+    @field_validator("secret_file")
+    @classmethod
+    def _one_secret(cls, value: bytes, info: ValidationInfo) -> bytes:
+        if info.data.get("secret"):
+            raise ValueError("cannot be combined with secret: remove one of the two")
+        return value
+
+    @field_validator("eab_key_file")
+    @classmethod
+    def _one_key_of_the_external_account(
+        cls, value: str | None, info: ValidationInfo
+    ) -> str | None:
+        if value and info.data.get("eab_key"):
+            raise ValueError("cannot be combined with eab_key: remove one of the two")
+        has_key = bool(value or info.data.get("eab_key", "invalid"))
+        has_id = bool(info.data.get("eab_key_id", "invalid"))
+        if has_key and not has_id:
+            raise ValueError("has no meaning without eab_key_id: set that too")
+        if has_id and not has_key:
+            raise ValueError("is required with eab_key_id: name the file that holds the key")
+        return value
+
+    def settings(self, secret: bytes) -> AcmeSettings:
+        """``secret``: where it has none of its own."""
+        return AcmeSettings(
+            directory=self.directory,
+            storage=self.storage,
+            email=self.email or "",
+            terms_agreed=self.terms_agreed,
+            eab_key_id=self.eab_key_id or "",
+            eab_key=self.eab_key or self.eab_key_file or "",
+            ca_file=self.ca_file,
+            challenge=self.challenge,
+            key_type=self.key_type,
+            secret=self.secret or self.secret_file or secret,
+        )
+
+
 class Document(_Table):
     listeners: tuple[_ListenerTable, ...] = ()
     proxy: _ProxyTable = _ProxyTable()
@@ -300,6 +360,27 @@ class Document(_Table):
     admin: _AdminTable | None = None
     providers: _ProvidersTable = _ProvidersTable()
     controller: _ControllerTable | None = None
+    acme: _AcmeTable | None = None
+
+    @field_validator("acme")
+    @classmethod
+    def _can_be_kept_in_the_swarm(cls, value: _AcmeTable, info: ValidationInfo) -> _AcmeTable:
+        """Looks at other tables: those that are wrong themselves are not there."""
+        if value is None or value.storage != "swarm":
+            return value
+        providers = info.data.get("providers")
+        if providers is not None and providers.swarm is None:
+            raise ValueError(
+                'storage = "swarm" takes a Swarm: add [providers.swarm], or name a directory'
+            )
+        if not {"proxy", "controller"} - info.data.keys() and not (
+            value.secret or value.secret_file or _shared_secret(info.data)
+        ):
+            raise ValueError(
+                'storage = "swarm" takes a secret to encrypt with, because configs can be read by '
+                "whoever may ask a manager: set secret_file"
+            )
+        return value
 
     def config(self) -> Config:
         listeners = tuple(ListenerSpec(table.address) for table in self.listeners)
@@ -323,7 +404,16 @@ class Document(_Table):
             docker=None if docker is None else docker.settings(),
             follow=None if follow is None else follow.settings(),
             controller=None if controller is None else controller.settings(),
+            acme=None if self.acme is None else self.acme.settings(_shared_secret(dict(self))),
         )
+
+
+def _shared_secret(tables: Mapping[str, Any]) -> bytes:
+    """One that all who have this configuration share; empty: there is none."""
+    controller: _ControllerTable | None = tables["controller"]
+    proxy: _ProxyTable = tables["proxy"]
+    token = b"" if controller is None else controller.secret()
+    return token or proxy.secret or proxy.secret_file or b""
 
 
 TABLES: dict[str, type[BaseModel]] = {
@@ -340,5 +430,6 @@ TABLES: dict[str, type[BaseModel]] = {
     "providers.docker": _DockerTable,
     "providers.controller": _FollowTable,
     "controller": _ControllerTable,
+    "acme": _AcmeTable,
 }
 """The model of each table by its name."""

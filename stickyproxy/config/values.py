@@ -165,3 +165,51 @@ def controller_url(value: object) -> str:
         if address.host and address.port:
             return f"{scheme}://{address}"
     raise ValueError(f'{shown(text)} is not a controller: write it like "https://controller:8082"')
+
+
+def acme_directory(value: object) -> str:
+    """The URL that an authority publishes. Raises ValueError."""
+    text = visible_text(value, "https://acme-v02.api.letsencrypt.org/directory")
+    host, slash, _ = text.removeprefix("https://").partition("/")
+    if text.startswith("https://") and host and slash and "@" not in host:
+        Address.parse(host if ":" in host.rpartition("]")[2] else f"{host}:443")
+        return text
+    raise ValueError(
+        f"{shown(text)} is not the directory of a certificate authority: write its URL, like "
+        '"https://acme-v02.api.letsencrypt.org/directory"'
+    )
+
+
+def acme_storage(value: object) -> str:
+    """An absolute path, or ``swarm``. Raises ValueError."""
+    text = visible_text(value, "/var/lib/stickyproxy/acme")
+    if text == "swarm" or text.startswith("/"):
+        return text
+    raise ValueError(
+        f'{shown(text)} is neither "swarm" nor the path of a directory: write e.g. '
+        '"/var/lib/stickyproxy/acme"'
+    )
+
+
+def email(value: object) -> str:
+    text = visible_text(value, "admin@example.com")
+    if not re.fullmatch(r"[^\s@,]+@[^\s@,]+", text):
+        raise ValueError(f'{shown(text)} is no address: write one like "admin@example.com"')
+    return text
+
+
+def eab_key_id(value: object) -> str:
+    return visible_text(value, "kid-1")
+
+
+def eab_key(value: object) -> str:
+    """A key in base64url. Raises ValueError, which does not show it."""
+    text = visible_text(value, "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W")
+    if not re.fullmatch("[A-Za-z0-9_-]+=*", text):
+        raise ValueError("is not base64url: copy the key as the authority shows it")
+    return text
+
+
+def eab_key_from_file(value: object) -> str:
+    """The same, from a file. Raises ValueError."""
+    return eab_key(secret_from_file(value).decode("ascii", "replace"))

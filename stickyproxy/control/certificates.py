@@ -6,9 +6,10 @@ Pure. What is wrong with a single one is found where it is read (``config.certif
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import inf
 from typing import Any
 
-from stickyproxy.config.certificates import covers, dates, is_valid
+from stickyproxy.config.certificates import SELF_MADE, covers, dates, is_valid
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.model.tls import Certificate
@@ -19,16 +20,21 @@ _SERVICES, _FILES, _ACME = "static", "certificates", "acme"
 
 def preferred(snapshots: Iterable[Snapshot], now: float) -> list[Certificate]:
     """All certificates, that which is preferred first: those that are valid ``now`` (Unix time in
-    seconds), then those in files of this proxy, then those that providers have, then those that
-    were ordered by ACME; of these the one that is valid for longest, and then the first by name.
-    What was asked for by name comes before what comes by itself, unless it has expired."""
+    seconds); of these all but the self-made one; then those in files of this proxy; then those of
+    labels before those of ACME; of these the one that is valid for longest, and then the first by
+    name. So what was asked for by name comes before what comes by itself, unless it has expired."""
     found = [(snapshot.provider, each) for snapshot in snapshots for each in snapshot.certificates]
 
-    def rank(item: tuple[str, Certificate]) -> tuple[bool, bool, bool, float, str]:
+    def rank(item: tuple[str, Certificate]) -> tuple[object, ...]:
         provider, certificate = item
-        lasts = certificate.expires or float("inf")
-        valid = is_valid(certificate, now)
-        return not valid, provider != _FILES, provider == _ACME, -lasts, certificate.name
+        return (
+            not is_valid(certificate, now),
+            certificate.name == SELF_MADE,
+            provider != _FILES,
+            provider == _ACME,
+            -(certificate.expires or inf),
+            certificate.name,
+        )
 
     return [certificate for _, certificate in sorted(found, key=rank)]
 

@@ -1,11 +1,12 @@
 """CONTROL: the controller of the two planes: it uses the Swarm's API and carries no traffic.
 
-    GET /v1/snapshot?after=VERSION&wait=SECONDS
+    GET /v1/snapshot?after=VERSION&wait=SECONDS&proxy=ID
 
 responds with the whole snapshot as soon as its version is no longer VERSION, or with 304 after
 SECONDS; with 503 while there is none yet. Proxies show the shared token as
 ``Authorization: Bearer``. A controller keeps nothing: versions are hashes of the content, so one
-that was restarted, or another replica, goes on where it was.
+that was restarted, or another replica, goes on where it was. ``after`` also says what a proxy has
+in force: so it is known when all have the latest version. ``proxy`` tells them apart.
 
 Keys of certificates are handed out over TLS only (``base/token_tls.py``). Who asks in the clear
 gets everything else, and a problem that says so.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -29,6 +31,12 @@ log = logging.getLogger("stickyproxy")
 
 MAX_WAIT = 60.0
 """Longest time in seconds that a long poll is held."""
+SILENT_SECONDS = MAX_WAIT + 10
+"""A proxy that has not asked for so long is gone."""
+MANY = 1000
+"""From so many proxies on, those that are gone are forgotten."""
+DELIVERY_SECONDS = 5.0
+"""Longest time that is waited for proxies to have the latest version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +56,41 @@ class _Edition:
 class Controller:
     """Hands the last snapshot to the proxies that ask for it."""
 
-    def __init__(self, token: bytes) -> None:
+    def __init__(self, token: bytes, awaits: Iterable[str] = ()) -> None:
+        """``awaits``: the providers without which there is no snapshot yet: what one has not said
+        must not be taken for emptiness."""
         self._token = token
+        self._awaits = frozenset(awaits)
+        self._parts: dict[str, Snapshot] = {}
+        self._proxies: dict[str, tuple[str, float]] = {}
+        """The version that a proxy has, and when it asked last, by the clock of the loop."""
+        self._asked = asyncio.Event()
         self._whole = _Edition()
         self._public = _Edition()
         """What may be read by anybody on the way."""
         self._changed = asyncio.Event()
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Take a whole state; waiting proxies get it at once."""
+        """Take a provider's whole state; waiting proxies get it at once."""
+        self._parts[snapshot.provider] = snapshot
+        if self._awaits <= self._parts.keys():
+            self._hand_out(_joined(self._parts.values()))
+
+    async def delivered(self, seconds: float = DELIVERY_SECONDS) -> None:
+        """Wait until all proxies have the latest version, but not for longer than that."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._is_behind():
+                    asked = self._asked
+                    await asked.wait()
+
+    def _is_behind(self) -> bool:
+        """Whether a proxy has not got the latest version yet."""
+        since = asyncio.get_running_loop().time() - SILENT_SECONDS
+        latest = (self._whole.version, self._public.version)
+        return any(had not in latest for had, asked in self._proxies.values() if asked > since)
+
+    def _hand_out(self, snapshot: Snapshot) -> None:
         whole = _Edition.of(snapshot)
         if whole == self._whole:
             return
@@ -82,6 +116,7 @@ class Controller:
         except ValueError:
             return web.Response(status=400, text="wait is not a number of seconds\n")
         known = request.query.get("after", "")
+        self._note(request.query.get("proxy") or str(request.remote), known)
         if self._edition(request).version in ("", known) and wait > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(wait, MAX_WAIT)):
@@ -97,11 +132,38 @@ class Controller:
             headers={"Snapshot-Version": edition.version},
         )
 
+    def _note(self, proxy: str, version: str) -> None:
+        """A proxy says what it has in force."""
+        now = asyncio.get_running_loop().time()
+        self._proxies[proxy] = version, now
+        if len(self._proxies) > MANY:
+            since = now - SILENT_SECONDS
+            self._proxies = {
+                key: (had, asked) for key, (had, asked) in self._proxies.items() if asked > since
+            }
+        self._asked.set()
+        self._asked = asyncio.Event()
+
     def _edition(self, request: web.Request) -> _Edition:
         return self._whole if request.secure else self._public
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
+
+
+def _joined(parts: Iterable[Snapshot]) -> Snapshot:
+    """One snapshot of all providers'."""
+    ordered = sorted(parts, key=lambda part: (not part.realm, part.provider))
+    first, *others = ordered
+    for other in others:
+        first = replace(
+            first,
+            services=first.services + other.services,
+            problems=first.problems + other.problems,
+            certificates=first.certificates + other.certificates,
+            acme_thumbprints=first.acme_thumbprints + other.acme_thumbprints,
+        )
+    return first
 
 
 def without_keys(snapshot: Snapshot) -> Snapshot:

@@ -32,7 +32,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -50,6 +50,7 @@ from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, EndpointState
+from stickyproxy.routing.table import RoutingTable
 
 log = logging.getLogger("stickyproxy")
 
@@ -93,13 +94,9 @@ class Health:
         self._streaks: dict[Endpoint, Streak] = {}
         self._terms: dict[Endpoint, _Term] = {}
         self._probes: dict[Endpoint, asyncio.Task[None]] = {}
-        self._outages: dict[Endpoint, Outage] = {}
-        self._unhealthy: frozenset[EndpointKey] = frozenset()
-
-    @property
-    def outages(self) -> Mapping[EndpointKey, Outage]:
+        self.outages: dict[EndpointKey, Outage] = {}
         """The endpoints that are ejected, and why."""
-        return {_key(endpoint): self._outages[endpoint] for endpoint in self._outages}
+        self._unhealthy: frozenset[EndpointKey] = frozenset()
 
     def look(self) -> None:
         """There is a new table: forget what is gone from it, and watch what is new in it."""
@@ -112,7 +109,7 @@ class Health:
         for endpoint in endpoints:
             if endpoint.ejection.after_5xx:
                 self._watch(endpoint)
-        self._note_checks(endpoints)
+        note_checks(self._proxy.table, self._unhealthy)
 
     # --- what comes of requests ---
 
@@ -172,7 +169,7 @@ class Health:
     def _eject(self, endpoint: Endpoint, reason: str, seconds: float = 0.0) -> None:
         """Take it out: for that long if that is more than zero, and until a probe connects."""
         now = time.time()
-        self._outages[endpoint] = Outage(reason, now, now + seconds if seconds else None)
+        self.outages[_key(endpoint)] = Outage(reason, now, now + seconds if seconds else None)
         self._proxy.table.note(endpoint, replace(endpoint.facts, ejected=True))
         name = f"probe of {endpoint.address}"
         probe = self._probes[endpoint] = asyncio.create_task(
@@ -184,7 +181,8 @@ class Health:
     def _is_over(self, endpoint: Endpoint, probe: asyncio.Task[None]) -> None:
         """The probe has ended: it is in again, or gone from the table."""
         if self._probes.get(endpoint) is probe:
-            del self._probes[endpoint], self._outages[endpoint]
+            del self._probes[endpoint]
+            self.outages.pop(_key(endpoint), None)
             self._changed()
 
     async def _probe(self, endpoint: Endpoint, seconds: float) -> None:
@@ -215,18 +213,19 @@ class Health:
     def use_checks(self, unhealthy: frozenset[EndpointKey]) -> None:
         """These endpoints fail their checks, and no others."""
         self._unhealthy = unhealthy
-        clusters = self._proxy.table.clusters()
-        self._note_checks({each for cluster in clusters for each in cluster.endpoints})
+        note_checks(self._proxy.table, unhealthy)
 
-    def _note_checks(self, endpoints: Iterable[Endpoint]) -> None:
-        unhealthy = self._unhealthy
-        flips = {
+
+def note_checks(table: RoutingTable, unhealthy: frozenset[EndpointKey]) -> None:
+    """These endpoints of the table fail their checks, and no others."""
+    endpoints = {each for cluster in table.clusters() for each in cluster.endpoints}
+    table.note_all(
+        {
             each: replace(each.facts, unhealthy=not each.facts.unhealthy)
             for each in endpoints
             if each.facts.unhealthy is not (_key(each) in unhealthy)
         }
-        if flips:
-            self._proxy.table.note_all(flips)
+    )
 
 
 class Streak:

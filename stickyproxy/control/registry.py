@@ -35,7 +35,7 @@ class PoolFactory(Protocol):
 
 
 class ShowsCertificates(Protocol):
-    """What shows certificates to clients."""
+    """What shows clients the certificates: the data plane."""
 
     def use(self, certificates: Iterable[Certificate]) -> None:
         """Show these from now on, and no others. Of several for one name the first counts."""
@@ -70,25 +70,25 @@ class Registry:
         pools: PoolFactory,
         pin_secret: bytes | None,
         *,
+        certificates: ShowsCertificates | None = None,
         awaits: Iterable[str] = (),
         tells_problems: bool = True,
-        clients: ShowsCertificates | None = None,
         has_tls: bool = False,
         rebuilt: Callable[[], None] = lambda: None,
     ) -> None:
-        """``awaits``: the providers that will publish; until all of them have, unknown is not
-        absent. ``tells_problems``: log them. Of processes with the same snapshots, one should.
-        ``clients`` are shown the certificates; None: this process has none. ``has_tls``: some
-        listener has TLS, and a host without a certificate is a problem. ``rebuilt`` is called when
-        there is a new table."""
+        """``certificates`` takes those of all snapshots; None: this process has no clients.
+        ``awaits``: the providers that will publish; until all of them have, unknown is not absent.
+        ``tells_problems``: log them. Of processes with the same snapshots, one should. ``has_tls``:
+        some listener has TLS, and a host without a certificate is a problem. ``rebuilt`` is called
+        when there is a new table."""
         self._rebuilt = rebuilt
         self._awaits = tuple(awaits)
         self._proxy = proxy
         self._pools = pools
         self._tells_problems = tells_problems
-        self._clients = clients
         self._has_tls = has_tls
-        self._certificates: tuple[Certificate, ...] = ()
+        self._certificates = certificates
+        self._shown: tuple[Certificate, ...] = ()
         self._secret = pin_secret
         self._snapshots: dict[str, Snapshot] = {}
         self._keys: dict[str, bytes] = {}
@@ -124,11 +124,15 @@ class Registry:
         """The state of each provider, by its name."""
         return [self._snapshots[provider] for provider in sorted(self._snapshots)]
 
+    def services(self) -> list[ServiceSpec]:
+        """Those of all providers."""
+        return [service for snapshot in self.snapshots() for service in snapshot.services]
+
     def _rebuild(self) -> None:
         """Pins depend on the realm of the provider that a service comes from. When that changes,
         because a proxy was moved to another Swarm, nothing of the old table can be used."""
         snapshots = self.snapshots()
-        services = [service for snapshot in snapshots for service in snapshot.services]
+        services = self.services()
         keys = {
             service.name: hashing.pin_key(self._secret, snapshot.realm)
             for snapshot in snapshots
@@ -153,12 +157,12 @@ class Registry:
 
     def _show_certificates(self) -> None:
         """If they are others than before."""
-        if self._clients is None:
+        if self._certificates is None:
             return
         found = tuple(certificates.preferred(self.snapshots(), time.time()))
-        if found != self._certificates:
-            self._certificates = found
-            self._clients.use(found)
+        if found != self._shown:
+            self._shown = found
+            self._certificates.use(found)
 
     def _report(self) -> None:
         """Log problems when they appear and when they are resolved, but not while they last."""

@@ -66,6 +66,7 @@ _FIXED = {
     "swarm": "[providers.swarm]",
     "docker": "[providers.docker]",
     "follow": "[providers.controller]",
+    "acme": "[acme]",
 }
 """What is only read at the start, and its name in the file."""
 

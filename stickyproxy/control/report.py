@@ -160,7 +160,8 @@ def _problems(problems: Iterable[Problem]) -> list[Json]:
 
 
 def has_errors(found: Iterable[Mapping[str, Any]]) -> bool:
-    """True if a provider is out of touch, or a service is not published as declared."""
+    """True if a provider is out of touch, a service is not published as
+    declared, or a certificate is refused, by us or by clients."""
     return any(problem["fatal"] for row in found for problem in row["problems"])
 
 

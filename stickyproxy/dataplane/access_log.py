@@ -1,4 +1,5 @@
-"""One line per request, as text (combined, and what a sticky proxy adds) or as JSON.
+"""One line per request, as text (combined, and what a sticky proxy adds) or as JSON; and one for
+each connection that was passed through, of which less is known.
 
 Text, in this order: client - - [time] "request" status bytes "referer" "user agent", then the
 service, endpoints contacted, seconds until their response heads, seconds in all, how affinity was
@@ -30,6 +31,8 @@ from typing import Literal
 from stickyproxy.base.errors import ListenError
 from stickyproxy.base.line_writer import LineWriter
 from stickyproxy.dataplane.exchange import Exchange
+from stickyproxy.dataplane.outcome import Outcome
+from stickyproxy.dataplane.passthrough import Passage
 from stickyproxy.routing.endpoint import Affinity
 from stickyproxy.semantics.headers import seconds
 
@@ -59,8 +62,8 @@ class AccessLog:
     def __init__(self, log_format: Literal["text", "json"], path: str) -> None:
         self._render: Callable[[Record, int], str] = _as_text if log_format == "text" else _as_json
         self._path = path
-        self._waiting: list[tuple[Exchange, float]] = []
-        """Requests to be logged, and when each ended."""
+        self._waiting: list[tuple[Exchange | Passage, float]] = []
+        """What is to be logged, and when it ended."""
         self._timer: asyncio.TimerHandle | None = None
         is_stdout = path == "-"
         self._writer = LineWriter(
@@ -70,8 +73,8 @@ class AccessLog:
             on_full=self._on_full,
         )
 
-    def write(self, exchange: Exchange) -> None:
-        """Note one request that has ended."""
+    def write(self, exchange: Exchange | Passage) -> None:
+        """Note one request, or connection passed through, that has ended."""
         waiting = self._waiting
         if not waiting:
             self._timer = asyncio.get_running_loop().call_later(DELAY, self.flush)
@@ -89,7 +92,12 @@ class AccessLog:
         render = self._render
         since_1970 = time.time() - monotonic()
         lines = [
-            render(Record(exchange, ended), int((ended + since_1970) * 1000))
+            render(
+                Record(exchange, ended)
+                if isinstance(exchange, Exchange)
+                else PassageRecord(exchange, ended),
+                int((ended + since_1970) * 1000),
+            )
             for exchange, ended in self._waiting
         ]
         self._waiting.clear()
@@ -193,6 +201,49 @@ class Record:
         self.upstream_addr = ", ".join(addresses)
         self.upstream_seconds = b", ".join(map(seconds, times)).decode()
 
+
+class PassageRecord(Record):
+    """What is logged of a connection that was passed through. There is no request that could be
+    named; the status is what a request would have got."""
+
+    __slots__ = ()
+
+    def __init__(self, passage: Passage, ended: float) -> None:
+        assert passage.outcome is not None, "it has not ended yet"
+        self.outcome = passage.outcome.value
+        self.seconds = ended - passage.started
+        self.client = passage.client_address
+        self.host = passage.server_name
+        self.method = self.target = self.version = self.referer = self.user_agent = ""
+        self.request_id = "-"
+        self.bytes = passage.bytes_down
+        self.service = passage.service
+        self.affinity = _NO_AFFINITY
+        attempts = passage.attempts
+        addresses = [attempt.address for attempt in attempts]
+        times = [attempt.seconds for attempt in attempts]
+        pick = passage.pick
+        if pick is not None:
+            self.service = pick.endpoint.service
+            self.affinity = pick.affinity.value
+        if pick is not None and passage.connect_seconds is not None:
+            addresses.append(pick.endpoint.address)
+            times.append(passage.connect_seconds)
+            self.status = 200
+        else:
+            self.status = _STATUS_OF.get(passage.outcome, 502)
+        self.upstream_addr = ", ".join(addresses)
+        self.upstream_seconds = b", ".join(map(seconds, times)).decode()
+
+
+_STATUS_OF = {
+    Outcome.CLIENT_GONE: CLIENT_GONE,
+    Outcome.NO_ENDPOINT: 503,
+    Outcome.NO_RESOURCES: 503,
+    Outcome.NO_NETWORK: 503,
+    Outcome.BUG: 500,
+}
+"""Of connections for which there was no endpoint; any other: 502."""
 
 _NO_AFFINITY = Affinity.NONE.value
 

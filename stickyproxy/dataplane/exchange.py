@@ -270,7 +270,7 @@ class Exchange:
             return replies.starting(table.awaited) if table.awaited else replies.unknown(request)
         cluster = route.cluster
         if cluster is None:
-            return replies.redirect(request, route.redirect or b"")
+            return replies.elsewhere(request, route.redirect, self._proxy.https_port)
         self.service = cluster.name
         if route.gate is not None and (reply := self._stopped_at(route.gate)) is not None:
             return reply

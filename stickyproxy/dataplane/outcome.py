@@ -19,6 +19,7 @@ class Outcome(Enum):
 
     COMPLETE = "complete"  # the endpoint's response reached the client's transport whole
     SWITCHED = "switched"  # a tunnel after 101 that either side has closed
+    PASSED = "passed"  # TLS that was passed through, until both sides had ended
     REDIRECTED = "redirected"  # a response of our own, as configured
     ACME = "acme"  # the answer to a challenge of a certificate authority
     BAD_REQUEST = "bad-request"  # malformed or not allowed

@@ -111,6 +111,7 @@ _SOURCES = {
     "swarm": "the Swarm",
     "docker": "the Docker engine",
     "controller": "the controller",
+    "acme": "stored certificates",
 }
 
 
@@ -142,6 +143,21 @@ def to_https(request: ClientRequest, port: int) -> Reply:
     location = b"https://" + authority + target
     text = f"moved to {printable(location)}"
     return Reply(308, text, Outcome.REDIRECTED, (b"Location: " + location,))
+
+
+def elsewhere(request: ClientRequest, destination: bytes | None, https_port: int) -> Reply:
+    """Nobody answers here. ``destination``: where the service redirects clients to; None: it
+    speaks TLS with them itself. Raises BadRequest."""
+    if destination is not None:
+        return redirect(request, destination)
+    if not request.secure:
+        return to_https(request, https_port)
+    host = printable(request.host)
+    raise BadRequest(
+        421,
+        f"connections for {host} are passed through by the name that TLS begins with, "
+        "which is another one on this connection",
+    )
 
 
 def misdirected(request: ClientRequest) -> BadRequest:

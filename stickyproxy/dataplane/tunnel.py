@@ -44,6 +44,9 @@ class UpgradeTunnel:
         self.bytes_down += len(data)
         self._stream.write(data)
 
+    def upstream_ended(self) -> bool:
+        return False  # one that has nothing more to say is of no use to what upgrades
+
     def upstream_lost(self) -> None:
         if self._closed is not None:
             self._stream.close()

@@ -30,6 +30,8 @@ class ProxySettings:
     trust_unix: bool = False
     """Believe those of peers on unix socket listeners too."""
     hide_info_headers: bool = False
+    default_certificate: bool = True
+    """Make one for clients that no certificate is for; else they are refused."""
     pin_secret: bytes | None = field(default=None, repr=False)
     """The key of the pins, from ``secret`` or the file ``secret_file``; None: the default key."""
     connect_timeout: float = 3.0

@@ -52,13 +52,16 @@ class CertificatesProvider:
         files: Sequence[CertificateFiles],
         publish: Callable[[Snapshot], None],
         *,
+        makes_default: bool = True,
         interval: float = WATCH_SECONDS,
     ) -> None:
-        """``interval``: seconds from one look to the next."""
+        """``makes_default``: make a certificate where none is for everybody. ``interval``: seconds
+        from one look to the next."""
         self.ready = asyncio.Event()
         """Set when the certificates have been published."""
         self._files = files
         self._publish = publish
+        self._makes_default = makes_default
         self._interval = interval
         self._known: dict[CertificateFiles, Known] = {}
         self._own: Certificate | None = None
@@ -97,7 +100,7 @@ class CertificatesProvider:
 
     def _tell(self, now: float) -> None:
         found = snapshot(self._known)
-        if all(certificate.hosts for certificate in found.certificates):
+        if self._makes_default and all(each.hosts for each in found.certificates):
             if self._own is None or needs_renewal(self._own, now):
                 self._own = self_made(now)
             found = replace(found, certificates=(*found.certificates, self._own))

@@ -12,10 +12,9 @@ from __future__ import annotations
 import asyncio
 import glob
 import logging
-import os
 import ssl
-import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +24,7 @@ import aiohttp
 
 from stickyproxy.base.backoff import Backoff
 from stickyproxy.base.errors import ProviderError
+from stickyproxy.base.files import write_whole
 from stickyproxy.base.token_tls import client_context
 from stickyproxy.config import codec
 from stickyproxy.config.settings import FollowSettings
@@ -55,6 +55,8 @@ class ControllerProvider:
         self._publish = publish
         self._cache = None if settings.cache_file is None else Path(settings.cache_file)
         self._version = ""
+        self._me = uuid.uuid4().hex
+        """What the controller tells proxies apart by."""
         self._contact = Contact(self.name, "it", Backoff(*BACKOFF, jitter=0.5))
 
     @property
@@ -90,7 +92,8 @@ class ControllerProvider:
         wait = 0 if self._contact.is_lost else WAIT
         url = f"{self._settings.url}/v1/snapshot"
         try:
-            async with session.get(url, params={"after": self._version, "wait": wait}) as response:
+            asked = {"after": self._version, "wait": wait, "proxy": self._me}
+            async with session.get(url, params=asked) as response:
                 if response.status == 304:
                     return
                 body = await response.read()
@@ -112,7 +115,7 @@ class ControllerProvider:
         self._accept(data)
         if self._cache is not None:
             try:
-                await asyncio.to_thread(_write_whole, self._cache, data)
+                await asyncio.to_thread(write_whole, self._cache, data)
             except OSError as error:
                 log.warning("controller: %s cannot be written: %s", self._cache, error.strerror)
 
@@ -146,22 +149,6 @@ def _tls_trouble(error: Exception) -> str:
     if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
         return "what listens there does not speak TLS: update the controller, or write http://"
     return f"no TLS connection: {text}"
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Replace the file: readers find the old or the new one, even after a crash. Only its owner
-    may read it (mkstemp: mode 0600)."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
 
 
 def _remove_leftovers(path: Path) -> None:

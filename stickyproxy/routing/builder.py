@@ -10,6 +10,7 @@ from dataclasses import replace
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint
+from stickyproxy.routing.servernames import ServerNames
 from stickyproxy.routing.table import AcmeAnswers, Route, RoutingTable
 
 MakeEndpoint = Callable[[ServiceSpec, EndpointSpec], Endpoint]
@@ -58,8 +59,13 @@ class _Builder:
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
 
     def build(self, services: Sequence[ServiceSpec]) -> RoutingTable:
+        passed: dict[str, list[ServiceSpec]] = {}
         by_place: dict[tuple[str, str], list[ServiceSpec]] = {}
         for service in services:
+            if service.ssl_passthrough:
+                for host in service.hosts:
+                    passed.setdefault(host, []).append(service)
+                continue
             hosts = service.hosts + ((DEFAULT_HOST,) if service.default_backend else ())
             for host in dict.fromkeys(hosts):
                 by_place.setdefault((host, service.context_root), []).append(service)
@@ -72,12 +78,28 @@ class _Builder:
             for source, destination in service.redirects:
                 by_host.setdefault(source, [Route.redirecting(source, destination)])
 
+        server_names = self._server_names(passed, by_host) if passed else None
+        for host in passed:
+            by_host.setdefault(host, [Route.passed_through(host)])
+
         def longest_first(routes: list[Route]) -> tuple[Route, ...]:
             return tuple(sorted(routes, key=lambda route: (-len(route.root), route.root)))
 
         default = by_host.pop(DEFAULT_HOST, [])
         hosts_sorted = {host.encode(): longest_first(by_host[host]) for host in sorted(by_host)}
-        return RoutingTable(hosts_sorted, longest_first(default), self._awaited, self._acme)
+        return RoutingTable(
+            hosts_sorted,
+            longest_first(default),
+            self._awaited,
+            self._acme,
+            server_names,
+        )
+
+    def _server_names(
+        self, passed: dict[str, list[ServiceSpec]], served: Iterable[str]
+    ) -> ServerNames:
+        clusters = {host: self._cluster(tuple(passed[host])) for host in sorted(passed)}
+        return ServerNames(clusters, served)
 
     def retire(self) -> None:
         """Close the pools of endpoints that the new table does not use."""

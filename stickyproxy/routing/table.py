@@ -4,6 +4,7 @@
     Route          host + context root -> cluster (or a redirect)
     Gate           what has to be fulfilled before a request takes a route
     Cluster        the live side of the services on a route: endpoints and balancer
+    ServerNames    server name (SNI) -> cluster, where TLS is passed through
 
 ``builder.build`` makes it from service specs.
 """
@@ -18,6 +19,7 @@ from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.tls import ClientAuth
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts
+from stickyproxy.routing.servernames import ServerNames
 from stickyproxy.semantics.headers import normalise_host
 
 ACME_PATH = b"/.well-known/acme-challenge/"
@@ -56,7 +58,8 @@ class Gate:
 
 
 class Route:
-    """One context root of one host. ``cluster`` is None for a redirect."""
+    """One context root of one host. ``cluster`` is None for a redirect, and where TLS is passed
+    through, which is nothing for requests."""
 
     __slots__ = (
         "cluster",
@@ -97,6 +100,14 @@ class Route:
         route.gate = route.hsts = None
         return route
 
+    @classmethod
+    def passed_through(cls, host: str) -> Route:
+        """The route of requests for a host whose TLS is passed through: there is nobody here to
+        forward them to."""
+        route = cls.redirecting(host, "")
+        route.redirect = None
+        return route
+
     def covers(self, target: bytes) -> bool:
         """True if the target lies under the context root, on a segment boundary."""
         root = self.root
@@ -118,6 +129,8 @@ class Route:
     def __repr__(self) -> str:
         if self.redirect is not None:
             return f"<Route {self.host} redirects to {self.redirect.decode()}>"
+        if self.cluster is None:
+            return f"<Route {self.host} passed through>"
         return f"<Route {self.host}{self.root.decode()} -> {self.cluster!r}>"
 
 
@@ -152,7 +165,10 @@ class RoutingTable:
         default: tuple[Route, ...] = (),
         awaited: tuple[str, ...] = (),
         acme: AcmeAnswers | None = None,
+        passthrough: ServerNames | None = None,
     ) -> None:
+        self.passthrough = passthrough
+        """What is passed through without being read; None: nothing is."""
         self.awaited = awaited
         """The providers that have not said yet what they know: where there is no route now, there
         may be one soon."""
@@ -224,6 +240,9 @@ class RoutingTable:
         for route in self.routes():
             if route.cluster is not None:
                 seen.setdefault(id(route.cluster), route.cluster)
+        if self.passthrough is not None:
+            for _, cluster in self.passthrough.clusters():
+                seen.setdefault(id(cluster), cluster)
         yield from seen.values()
 
     def clusters_of(self, endpoint: Endpoint) -> list[Cluster]:
@@ -252,16 +271,28 @@ class RoutingTable:
                 host = route.host
                 lines.append(host)
             lines.extend(_dump_route(route))
+        if self.passthrough is not None:
+            for name, cluster in self.passthrough.clusters():
+                lines.append(f"{name}, passed through")
+                lines.append(f"  -> {cluster.name}, {cluster.policy.describe()}")
+                lines.extend(_dump_endpoints(cluster))
         return "\n".join(lines) or "(no services)"
 
 
 def _dump_route(route: Route) -> Iterator[str]:
+    if route.cluster is None and route.redirect is None:
+        yield "  TLS is passed through"
+        return
     if route.cluster is None:
         yield f"  {route.root.decode()} -> 302 {(route.redirect or b'').decode()}"
         return
     rewrite = " (stripped)" if route.rewrite else ""
     cluster = route.cluster
     yield f"  {route.root.decode()}{rewrite} -> {cluster.name}, {cluster.policy.describe()}"
+    yield from _dump_endpoints(cluster)
+
+
+def _dump_endpoints(cluster: Cluster) -> Iterator[str]:
     for endpoint in cluster.endpoints:
         state = "" if endpoint.state is EndpointState.USABLE else f" {endpoint.state.value}"
         yield f"    {endpoint.address}{state}"

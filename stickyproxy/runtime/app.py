@@ -7,8 +7,10 @@ import asyncio
 import logging
 import socket
 import time
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from stickyproxy.admin import pages
@@ -16,14 +18,23 @@ from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
 from stickyproxy.base.token_tls import server_context
 from stickyproxy.config.settings import Config
+from stickyproxy.control.checks import Checker
 from stickyproxy.control.controller import Controller
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.downstream.listeners import Listeners
+from stickyproxy.dataplane.upstream.asking import Asker
 from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
-from stickyproxy.runtime.sources import Providers, Sources, has_tls, names, waiting_for
+from stickyproxy.runtime.sources import (
+    Providers,
+    Sources,
+    has_tls,
+    names,
+    waiting_for,
+    with_acme,
+)
 from stickyproxy.runtime.succession import Succession, delivered
 
 log = logging.getLogger("stickyproxy")
@@ -38,9 +49,11 @@ class App:
         self._grace_period = settings.proxy.grace_period
         self._stop = asyncio.Event()
         self._accepts = False
-        self._plane = DataPlane(plane_settings(settings))
+        self._plane = DataPlane(plane_settings(settings), rebuilt=self._on_new_table)
         self.proxy = self._plane.proxy
+        self.passthrough = self._plane.passthrough
         self.registry = self._plane.registry
+        self._checker = Checker(partial(Asker, self._plane.upstreams), self._on_checks)
         self._server = self._plane.server
         self._listeners = Listeners()
         self._succession = Succession(settings)
@@ -52,6 +65,7 @@ class App:
                 self._sources.troubles,
                 self._unready,
                 outage_of=self._outage_of,
+                checks=self._checker.problems,
             )
         )
 
@@ -69,7 +83,7 @@ class App:
     @property
     def outages(self) -> Mapping[EndpointKey, Outage]:
         """Endpoints that get nothing as long as there are others, and why."""
-        return self._plane.outages
+        return ChainMap(self._checker.outages, self._plane.outages)
 
     async def start(self) -> list[str]:
         """Publish the services and open the listeners; returns their addresses. Raises
@@ -105,6 +119,7 @@ class App:
         await self._plane.drain(grace, self._succession.patience)
         await delivered(ports, grace - (time.monotonic() - began))
         await self._sources.stop()
+        await self._checker.stop()
         await self._admin.stop()
         await self._plane.stop()
 
@@ -120,6 +135,12 @@ class App:
         await self._succession.until_over(self._stop)
         log.info("stopping: requests under way get %g s", self._grace_period)
         await self.stop()
+
+    def _on_new_table(self) -> None:
+        self._checker.use(self.registry.services())
+
+    def _on_checks(self) -> None:
+        self._plane.use_checks(frozenset(self._checker.outages))
 
     def _outage_of(self, key: EndpointKey) -> Outage | None:
         return self.outages.get(key)
@@ -164,10 +185,10 @@ class ControllerApp:
         for name in (name for name in others if others[name]):
             log.warning("%s is for proxies, and ignored by a controller: remove it", name)
         self._address = settings.controller.address
-        self._controller = Controller(settings.controller.token)
-        self._providers = Providers(
-            replace(settings, docker=None, follow=None), self._controller.publish
-        )
+        usable = replace(settings, docker=None, follow=None)
+        self._controller = Controller(settings.controller.token, names(usable))
+        publish, acme = with_acme(usable, self._controller.publish, self._controller.delivered)
+        self._providers = Providers(usable, publish, acme=acme)
         self._server = ControlServer(
             self._controller.make_app(), server_context(settings.controller.token)
         )

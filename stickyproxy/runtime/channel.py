@@ -1,6 +1,7 @@
 """What a supervisor and its workers say to each other: pickled messages on a pair of sockets.
 
-    supervisor to worker   Begin; then, as things change: Publish, Accept, ReopenLog; at last Drain
+    supervisor to worker   Begin; then, as things change: Publish, Unhealthy, Accept, ReopenLog; at
+                           last Drain
     worker to supervisor   Applied after each of these, Accepting and Leaving; Down; Alive
 
 Each message to a worker states how things are now, not what changed: repeating one does no
@@ -63,6 +64,13 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True)
+class Unhealthy:
+    """These endpoints, and no others, fail their checks."""
+
+    endpoints: frozenset[EndpointKey]
+
+
+@dataclass(frozen=True, slots=True)
 class Accept:
     """Accept connections on these shares of the listeners, and on no others."""
 
@@ -116,7 +124,17 @@ class Alive:
 
 
 Message = (
-    Begin | Publish | Accept | ReopenLog | Drain | Applied | Accepting | Leaving | Down | Alive
+    Begin
+    | Publish
+    | Unhealthy
+    | Accept
+    | ReopenLog
+    | Drain
+    | Applied
+    | Accepting
+    | Leaving
+    | Down
+    | Alive
 )
 
 

@@ -6,8 +6,9 @@ process or in a worker. It knows neither configuration files nor Docker.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +25,7 @@ from stickyproxy.dataplane.downstream.heads import Limits
 from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.dataplane.downstream.server import ClientServer
 from stickyproxy.dataplane.exchange import Exchange, Proxy
+from stickyproxy.dataplane.passthrough import Passthrough
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.pool import Upstreams
 from stickyproxy.model.health import Outage
@@ -60,25 +62,16 @@ class DataPlane:
         tells_problems: bool = True,
         tries_newcomers: bool = True,
         health_changed: Callable[[], None] = lambda: None,
+        rebuilt: Callable[[], None] = lambda: None,
     ) -> None:
         """``tries_newcomers``: if the settings ask for it. ``health_changed`` is called when
-        ``outages`` or ``silent`` changes. Raises ListenError if the access log
-        cannot be opened."""
+        ``outages`` or ``silent`` changes, ``rebuilt`` when there is a new table. Raises ListenError
+        if the access log cannot be opened."""
+        self._rebuilt = rebuilt
         proxy = settings.proxy
         self._access_log = open_access_log(settings.access_log)
         turns, descriptors = Turns(), Descriptors()
-        self._upstreams = Upstreams(
-            connect_timeout=proxy.connect_timeout,
-            response_timeout=proxy.response_timeout,
-            client_timeout=proxy.client_timeout,
-            idle_timeout=proxy.upstream_idle_timeout,
-            response_idle_timeout=proxy.response_idle_timeout,
-            upgrade_idle_timeout=proxy.upgrade_idle_timeout,
-            turns=turns,
-            connectors=settings.connectors,
-            ca=proxy.upstream_ca,
-            descriptors=descriptors,
-        )
+        self.upstreams = make_upstreams(settings, turns, descriptors)
         self.proxy = Proxy(info=settings.info)
         if self._access_log is not None:
             self.proxy.on_finish = self._access_log.write
@@ -91,9 +84,9 @@ class DataPlane:
         certificates = Certificates()
         self.registry = Registry(
             self.proxy,
-            self._upstreams,
+            self.upstreams,
             proxy.pin_secret,
-            clients=certificates,
+            certificates=certificates,
             awaits=settings.providers,
             tells_problems=tells_problems,
             has_tls=settings.has_tls,
@@ -108,6 +101,12 @@ class DataPlane:
             turns=turns,
             descriptors=descriptors,
         )
+        self.passthrough = Passthrough(
+            self.proxy,
+            descriptors,
+            proxy.client_timeout,
+            None if self._access_log is None else self._access_log.write,
+        )
         self.server = Server(
             self._clients,
             descriptors,
@@ -117,9 +116,10 @@ class DataPlane:
             trusted_proxies=trusted_proxies,
             handshake_timeout=proxy.handshake_timeout,
         )
+        self.server.passthrough = self.passthrough.claim
 
     @property
-    def outages(self) -> Mapping[EndpointKey, Outage]:
+    def outages(self) -> dict[EndpointKey, Outage]:
         """The endpoints that are ejected, and why."""
         return self._health.outages
 
@@ -132,10 +132,15 @@ class DataPlane:
         self._health.look()
         if self._newcomers is not None:
             self._newcomers.look()
+        self._rebuilt()
+
+    def use_checks(self, unhealthy: frozenset[EndpointKey]) -> None:
+        """These endpoints fail their checks, and no others."""
+        self._health.use_checks(unhealthy)
 
     def start(self) -> None:
         """Begin, inside a running event loop."""
-        self._upstreams.start()
+        self.upstreams.start()
         self._clients.start()
 
     def accept_on(self, listeners: Iterable[Listener]) -> None:
@@ -147,7 +152,10 @@ class DataPlane:
     async def drain(self, grace: float, patience: float = 0.0) -> None:
         """Accept nothing more and let requests under way finish for ``grace`` seconds. Snapshots
         are followed meanwhile. ``patience``: see ``ClientServer.drain``."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace
         cut = await self.server.drain(grace, patience)
+        cut += await self.passthrough.drain(max(0.0, until - loop.time()))
         if cut:
             log.warning("%d connections did not finish within %g s and were cut", cut, grace)
 
@@ -157,7 +165,7 @@ class DataPlane:
             await self._newcomers.stop()
         await self._health.stop()
         self._clients.stop()
-        self._upstreams.close()
+        self.upstreams.close()
         if self._access_log is not None:
             self._access_log.close()
 
@@ -165,6 +173,23 @@ class DataPlane:
         """Reopen the access log, after it was rotated away. Raises ListenError."""
         if self._access_log is not None:
             self._access_log.reopen()
+
+
+def make_upstreams(settings: PlaneSettings, turns: Turns, descriptors: Descriptors) -> Upstreams:
+    """The connections to endpoints, of requests or of checks."""
+    proxy = settings.proxy
+    return Upstreams(
+        connect_timeout=proxy.connect_timeout,
+        response_timeout=proxy.response_timeout,
+        client_timeout=proxy.client_timeout,
+        idle_timeout=proxy.upstream_idle_timeout,
+        response_idle_timeout=proxy.response_idle_timeout,
+        upgrade_idle_timeout=proxy.upgrade_idle_timeout,
+        turns=turns,
+        connectors=settings.connectors,
+        ca=proxy.upstream_ca,
+        descriptors=descriptors,
+    )
 
 
 def open_access_log(settings: AccessLogSettings) -> AccessLog | None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from stickyproxy.config.settings import Config
 from stickyproxy.control.reload import ConfigFile, Reloader
@@ -18,7 +18,12 @@ from stickyproxy.providers.certificates import CertificatesProvider
 from stickyproxy.providers.controller import ControllerProvider
 from stickyproxy.providers.static import StaticProvider
 
+if TYPE_CHECKING:
+    from stickyproxy.providers.acme.provider import AcmeProvider
+
 log = logging.getLogger("stickyproxy")
+
+Publish = Callable[[Snapshot], None]
 
 FIRST_SNAPSHOT_SECONDS = 5.0
 """How long listeners stay closed while there is no first snapshot: most are there much sooner, and
@@ -54,12 +59,13 @@ class Providers:
         settings: Config,
         publish: Callable[[Snapshot], None],
         of_file: Sequence[Provider] = (),
+        acme: AcmeProvider | None = None,
     ) -> None:
         """``of_file``: those of ``[[services]]`` and ``[[certificates]]``, if requests are
         forwarded by this process or its workers, so that the networks of its container are those
         that count."""
         found = _providers(settings, publish, forwards_here=bool(of_file))
-        self._providers = [*of_file, *found]
+        self._providers = [*of_file, *([] if acme is None else [acme]), *found]
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -103,9 +109,40 @@ def _providers(
         yield ControllerProvider(settings.follow, publish)
 
 
+def with_acme(
+    settings: Config, publish: Publish, settled: Callable[[], Awaitable[None]]
+) -> tuple[Publish, AcmeProvider | None]:
+    """How other providers publish where certificates are ordered for their services, and who orders
+    them. Certificates are published first, so that nobody gets a service without those that there
+    are. ``settled`` waits until what was published is in force."""
+    if settings.acme is None:
+        return publish, None
+    # Only here: the libraries for it take their time.
+    from stickyproxy.providers.acme.provider import AcmeProvider  # noqa: PLC0415
+    from stickyproxy.providers.acme.storage import DirectoryStore, Store  # noqa: PLC0415
+
+    store: Store = DirectoryStore(settings.acme.storage)
+    if settings.acme.storage == "swarm" and settings.swarm is not None:
+        from stickyproxy.providers.acme.vault import SwarmStore  # noqa: PLC0415
+
+        store = SwarmStore(settings.swarm, settings.acme.secret)
+    acme = AcmeProvider(settings.acme, publish, store, settled)
+
+    def seen_by_acme(snapshot: Snapshot) -> None:
+        acme.see(snapshot)
+        publish(snapshot)
+
+    return seen_by_acme, acme
+
+
 def names(settings: Config) -> tuple[str, ...]:
     """Names of the providers that a configuration asks for, except the static one."""
-    asked = {"swarm": settings.swarm, "docker": settings.docker, "controller": settings.follow}
+    asked = {
+        "swarm": settings.swarm,
+        "docker": settings.docker,
+        "controller": settings.follow,
+        "acme": settings.acme,
+    }
     return tuple(name for name in asked if asked[name] is not None)
 
 
@@ -150,16 +187,21 @@ class Sources:
         self.config = settings
         """The configuration in force."""
         self._settled = settled
+        publish, acme = with_acme(settings, publish, settled)
         self._static = StaticProvider(settings.services, publish)
         self._certificates = (
-            CertificatesProvider(settings.certificates, publish) if has_tls(settings) else None
+            CertificatesProvider(
+                settings.certificates, publish, makes_default=settings.proxy.default_certificate
+            )
+            if has_tls(settings)
+            else None
         )
         if settings.certificates and self._certificates is None:
             log.warning("[[certificates]] has no effect: no listener has tls")
         of_file: list[Provider] = [self._static]
         if self._certificates is not None:
             of_file.append(self._certificates)
-        self._providers = Providers(settings, publish, of_file)
+        self._providers = Providers(settings, publish, of_file, acme)
         self._reloader = None if file is None else Reloader(file, settings, self._use)
         self._watching: asyncio.Task[None] | None = None
         self._review = review

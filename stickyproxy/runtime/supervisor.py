@@ -19,6 +19,7 @@ import os
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from stickyproxy.admin import pages
@@ -26,10 +27,15 @@ from stickyproxy.base import signals
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.config.settings import Config
 from stickyproxy.control import report
+from stickyproxy.control.checks import Checker
+from stickyproxy.control.health import note_checks
 from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
+from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.listeners import Listeners
+from stickyproxy.dataplane.turns import Turns
+from stickyproxy.dataplane.upstream.asking import Asker
 from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey, EndpointSpec
 from stickyproxy.model.snapshot import Snapshot
@@ -42,9 +48,10 @@ from stickyproxy.runtime.channel import (
     InheritedListener,
     Publish,
     ReopenLog,
+    Unhealthy,
     encoded,
 )
-from stickyproxy.runtime.data_plane import open_access_log
+from stickyproxy.runtime.data_plane import make_upstreams, open_access_log
 from stickyproxy.runtime.slot import WorkerSlot
 from stickyproxy.runtime.sources import Sources, waiting_for
 from stickyproxy.runtime.succession import Succession, delivered, first_of
@@ -91,7 +98,7 @@ class Supervisor:
         if log_file is not None:
             log_file.close()
         self._grace_period = settings.proxy.grace_period
-        shown = _ShownTable()
+        shown = self._shown = _ShownTable()
         plane = plane_settings(settings)
         self.registry = Registry(
             shown,
@@ -99,7 +106,10 @@ class Supervisor:
             settings.proxy.pin_secret,
             awaits=plane.providers,
             has_tls=plane.has_tls,
+            rebuilt=self._on_new_table,
         )
+        self._upstreams = make_upstreams(plane, Turns(), Descriptors())
+        self._checker = Checker(partial(Asker, self._upstreams), self._on_checks)
         self._sources = Sources(
             settings, file, self._publish, self._in_step, review=self.registry.review
         )
@@ -111,6 +121,7 @@ class Supervisor:
                 self._unready,
                 self._state_of,
                 outage_of=self._outage_of,
+                checks=self._checker.problems,
             )
         )
         self._listeners = Listeners()
@@ -118,7 +129,7 @@ class Supervisor:
         self._workers = workers
         self._slots: list[WorkerSlot] = []
         self._filling: list[asyncio.Task[None]] = []
-        self._orders: dict[str, bytes] = {}
+        self._orders: dict[str, bytes] = {"checks": encoded(Unhealthy(frozenset()))}
         """What all workers need to know."""
         self._log_opened = 0
         self._all_accept = asyncio.Event()
@@ -132,6 +143,7 @@ class Supervisor:
     async def start(self) -> list[str]:
         """Publish the services, open the listeners and start the workers; returns the addresses.
         Raises ListenError."""
+        self._upstreams.start()
         self._sources.start()
         try:
             await self._succession.begin(self._workers)
@@ -170,6 +182,8 @@ class Supervisor:
             await asyncio.gather(*self._filling)
         await delivered(ports, grace - (time.monotonic() - began))
         await self._sources.stop()
+        await self._checker.stop()
+        self._upstreams.close()
         await self._admin.stop()
 
     def handle_signals(self) -> None:
@@ -222,6 +236,15 @@ class Supervisor:
         self.registry.publish(snapshot)
         self._tell(f"publish {snapshot.provider}", encoded(Publish(snapshot)))
 
+    def _on_new_table(self) -> None:
+        self._checker.use(self.registry.services())
+        note_checks(self._shown.table, frozenset(self._checker.outages))
+
+    def _on_checks(self) -> None:
+        unhealthy = frozenset(self._checker.outages)
+        note_checks(self._shown.table, unhealthy)
+        self._tell("checks", encoded(Unhealthy(unhealthy)))
+
     def _tell(self, key: str, order: bytes) -> None:
         self._orders[key] = order
         for slot in self._slots:
@@ -239,6 +262,8 @@ class Supervisor:
 
     def _state_of(self, service: str, endpoint: EndpointSpec) -> str:
         """The state of an endpoint as the workers see it."""
+        if (service, endpoint.id) in self._checker.outages:
+            return EndpointState.DOWN.value
         working = [slot for slot in self._slots if slot.accepting]
         down = sum((service, endpoint.id) in slot.down for slot in working)
         if not down:
@@ -250,7 +275,9 @@ class Supervisor:
         return f"{EndpointState.DOWN.value} in {down} of {len(working)} workers"
 
     def _outage_of(self, key: EndpointKey) -> Outage | None:
-        """Why a worker has ejected an endpoint: the first one that has."""
+        """What its checks say, else why the first worker has ejected it that has."""
+        if outage := self._checker.outages.get(key):
+            return outage
         return next((slot.down[key] for slot in self._slots if key in slot.down), None)
 
     async def _in_step(self) -> None:

@@ -31,6 +31,7 @@ from stickyproxy.runtime.channel import (
     Message,
     Publish,
     ReopenLog,
+    Unhealthy,
 )
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
 
@@ -108,6 +109,8 @@ class Worker:
         match message:
             case Publish(snapshot):
                 self._plane.registry.publish(snapshot)
+            case Unhealthy(endpoints):
+                self._plane.use_checks(endpoints)
             case Accept(shares) if not self._stop.is_set():
                 self._plane.accept_on(each for share in shares for each in self._shares[share])
                 self._channel.send(Accepting())

@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,6 +98,19 @@ def test_a_common_name_counts_where_there_is_no_other_and_browsers_do_not_like_i
     assert found.hosts == ("demo.local",)
     assert "names demo.local as its common name alone" in found.caveat
     assert "subjectAltName=DNS:demo.local" in found.caveat
+
+
+def test_a_certificate_without_the_one_that_it_was_issued_with() -> None:
+    """Which curl does not fetch, though browsers do: the usual mistake."""
+    url = x509.UniformResourceIdentifier("http://ca.example/middle.cer")
+    issuers = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, url)
+    access = x509.AuthorityInformationAccess([issuers])
+    made = issue(["shop.example"], MIDDLE, extensions=[access])
+    alone = made.chain.removesuffix(MIDDLE.pem)
+    assert read(made.chain, made.key).caveat == ""
+    assert read(alone, made.key).caveat.startswith(
+        "comes without the certificate that it was issued with"
+    )
 
 
 def test_what_openssl_req_makes(tmp_path: Path) -> None:

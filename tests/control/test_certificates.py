@@ -45,6 +45,7 @@ class TestWhichOneCounts:
             (of("swarm", certificate("b", left=1)), of("acme", certificate("a"))),
             (of("acme", certificate("b", left=1)), of("certificates", certificate("a", left=0))),
             (of("swarm", certificate("a")), of("swarm", certificate("b"))),
+            (of("swarm", certificate("a", left=1)), of("certificates", self_made(NOW))),
         ],
     )
     def test_whoever_comes_first(self, better: Snapshot, worse: Snapshot) -> None:
@@ -157,7 +158,7 @@ class Holder:
 class TestRegistry:
     def test_tells_the_data_plane_what_changed(self) -> None:
         clients = Clients()
-        registry = Registry(Holder(), NoConnections(), None, clients=clients)
+        registry = Registry(Holder(), NoConnections(), None, certificates=clients)
         registry.publish(services("shop.example"))
         assert clients.told == []
         registry.publish(of("swarm", certificate("b", "shop.example")))

@@ -99,6 +99,9 @@ class Tunnel:
 
     def from_upstream(self, data: bytes) -> None: ...
 
+    def upstream_ended(self) -> bool:
+        return False
+
     def upstream_lost(self) -> None: ...
 
     def failed(self, error: Exception) -> None: ...

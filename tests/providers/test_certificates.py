@@ -197,6 +197,15 @@ class TestTheDefault:
         ]
         assert published.snapshots[-1].certificates[1] == made
 
+    async def test_is_not_made_if_nobody_wants_it(self) -> None:
+        published = Published()
+        provider = CertificatesProvider([], published, makes_default=False)
+        task = asyncio.create_task(provider.run())
+        await published.until(lambda: bool(published.snapshots))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert published.snapshots == [Snapshot("certificates", ())]
+
     async def test_is_one_of_the_files(self, tmp_path: Path) -> None:
         published = Published()
         files = write(tmp_path, OLD)

@@ -308,3 +308,63 @@ def test_dump() -> None:
         "    10.0.0.2:80 draining",
     ]
     assert table().dump() == "(no services)"
+
+
+class TestPassthrough:
+    @staticmethod
+    def passed(name: str, *hosts: str, **fields: object) -> ServiceSpec:
+        spec = service_spec(name, hosts, (EndpointSpec(f"{name}1", "10.0.0.1:443"),))
+        return replace(spec, ssl_passthrough=True, **fields)  # type: ignore[arg-type]
+
+    @staticmethod
+    def to(table: RoutingTable, name: str) -> str | None:
+        assert table.passthrough is not None
+        found = table.passthrough.cluster(name)
+        return None if found is None else found.name
+
+    def test_nobody_asks_for_it(self) -> None:
+        assert table(service_spec("shop", ("a.test",))).passthrough is None
+
+    def test_exact_then_wildcard(self) -> None:
+        made = table(self.passed("one", "a.test"), self.passed("all", "*.test", "*.b.test"))
+        assert self.to(made, "a.test") == "one"
+        assert self.to(made, "c.test") == "all"
+        assert self.to(made, "c.b.test") == "all"
+        assert self.to(made, "test") is None
+        assert self.to(made, "a.example") is None
+
+    def test_the_most_specific_name_decides(self) -> None:
+        """Also between one that is passed through and one that ends here."""
+        here = service_spec("here", ("a.test", "*.b.test"))
+        made = table(self.passed("all", "*.test", "c.b.test"), here)
+        assert self.to(made, "a.test") is None
+        assert self.to(made, "d.b.test") is None
+        assert self.to(made, "c.b.test") == "all"
+        assert self.to(made, "d.test") == "all"
+
+    def test_it_wins_over_the_same_host(self) -> None:
+        made = table(self.passed("one", "a.test"), service_spec("here", ("a.test",)))
+        assert self.to(made, "a.test") == "one"
+        assert answering(made, b"a.test") == "here"
+
+    def test_services_on_one_host_share_it(self) -> None:
+        made = table(self.passed("one", "a.test"), self.passed("two", "a.test"))
+        assert self.to(made, "a.test") == "one+two"
+
+    def test_policy_and_endpoints_are_live(self) -> None:
+        first = table(self.passed("one", "a.test"))
+        [found] = first.clusters()
+        assert found.policy.describe() == "ip hash"
+        [endpoint] = found.endpoints
+        first.note(endpoint, Facts(in_maintenance=True))
+        assert repr(found.balancer) == "<IpHashBalancer over 0>"
+        again = table(self.passed("one", "a.test"), previous=first)
+        assert list(again.clusters()) == [found]
+        table(previous=again)
+        assert closed(endpoint) == 1
+
+    def test_dump(self) -> None:
+        assert table(self.passed("one", "a.test")).dump() == (
+            "a.test\n  TLS is passed through\n"
+            "a.test, passed through\n  -> one, ip hash\n    10.0.0.1:443"
+        )

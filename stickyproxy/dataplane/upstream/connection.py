@@ -37,15 +37,27 @@ class State(Enum):
     CLOSED = "closed"  # of no use any more; the socket may live a moment longer
 
 
+class Half(Enum):
+    """Which side of a tunnel sends no more, while the other one may."""
+
+    NONE = "none"
+    CLIENT = "client"
+    ENDPOINT = "endpoint"
+
+
 # Looking up a member of an Enum takes longer than most of what is done here.
 _IDLE, _BUSY, _TUNNEL, _CLOSED = State
 
 
 class UpstreamTunnel(Protocol):
-    """Takes a connection over after 101 Switching Protocols."""
+    """Takes a connection over, from 101 Switching Protocols or from its first byte on."""
 
     def from_upstream(self, data: bytes) -> None:
         """Bytes for the client."""
+
+    def upstream_ended(self) -> bool:
+        """The endpoint sends no more. True: it still gets what the client sends; False: the
+        connection is closed."""
 
     def upstream_lost(self) -> None:
         """The endpoint closed its side."""
@@ -106,6 +118,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_client_slow",
+        "_half",
         "_home",
         "_patience",
         "_reader",
@@ -141,6 +154,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._turn_comes = False
         """``_go_on`` will be called when it is our turn."""
         self._request_sent = True
+        self._half = Half.NONE
+        """Which side of a tunnel has sent its end."""
         self._patience = 0.0
         """Seconds after which the kernel gives a silent peer up, while that is limited."""
         self._silence_limited = False
@@ -224,6 +239,13 @@ class UpstreamConnection(asyncio.Protocol):
         if self._silence_limited:
             self._limit_silence(False)
 
+    def end_sending(self) -> None:
+        """The client of a tunnel sends no more; it is still to get what the endpoint does."""
+        self._half = Half.CLIENT
+        self.idle_sweeps = 0
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+
     def close(self) -> None:
         """End a tunnel, once what was sent is out."""
         self.transport.close()
@@ -264,6 +286,14 @@ class UpstreamConnection(asyncio.Protocol):
             if reader.pending:
                 self.transport.pause_reading()
                 self._wait_for_turn()
+
+    def eof_received(self) -> bool:
+        tunnel = self._tunnel
+        if tunnel is None:
+            return False
+        self._half = Half.ENDPOINT
+        self.idle_sweeps = 0
+        return tunnel.upstream_ended()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state = _CLOSED
@@ -376,7 +406,8 @@ class UpstreamConnection(asyncio.Protocol):
                 if self.idle_sweeps > limits.idle:
                     self.retire()
             case State.TUNNEL:
-                if self._client_slow and self.idle_sweeps > limits.client:
+                waits = self._client_slow or self._half is Half.ENDPOINT
+                if waits and self.idle_sweeps > limits.client:
                     self._fail_tunnel(ClientStalled("the client stalled"))
                 elif self.idle_sweeps > (limits.response if self._is_awaited() else limits.tunnel):
                     self._fail_tunnel(UpstreamTimeout("the tunnel stayed silent too long"))
@@ -384,8 +415,9 @@ class UpstreamConnection(asyncio.Protocol):
                 sockets.reset(self.transport)
 
     def _is_awaited(self) -> bool:
-        """A tunnel's endpoint does not take what it was sent, or the end of it."""
-        return self.writing_paused or self.transport.is_closing()
+        """A tunnel's endpoint does not take what it was sent, or does not end after the client."""
+        closing = self.transport.is_closing()
+        return self.writing_paused or closing or self._half is Half.CLIENT
 
     def _silence(self, limits: SweepLimits) -> float:
         """How long the endpoint may be silent where its response is now."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from docker import APIClient
-from docker.errors import DockerException, NotFound
+from docker.errors import APIError, DockerException, NotFound
 from docker.tls import TLSConfig
 from requests.adapters import HTTPAdapter
 from requests.exceptions import JSONDecodeError, RequestException
@@ -72,6 +74,39 @@ def _client(settings: EngineSettings, version: str) -> APIClient:
         for scheme in ("http://", "https://"):
             client.mount(scheme, _KeepaliveAdapter(settings))
     return client
+
+
+class ConfigsOfSwarm:
+    """The configs of a Swarm, by a client of their own. All methods block, and raise ERRORS."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._client = connect(settings)
+
+    def list(self, label: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Those with this label, data included."""
+        [(key, value)] = label.items()
+        found: list[dict[str, Any]] = self._client.configs({"label": f"{key}={value}"})
+        return found
+
+    def create(self, name: str, data: bytes, labels: Mapping[str, str]) -> bool:
+        """Make one; False if there is one of that name."""
+        try:
+            self._client.create_config(name, data, labels=dict(labels))
+        except APIError as error:
+            if error.response is not None and error.response.status_code == 409:
+                return False
+            raise
+        return True
+
+    def remove(self, config: str) -> None:
+        """Remove one by its id; it may be gone already."""
+        with suppress(NotFound):
+            self._client.remove_config(config)
+
+    def close(self) -> None:
+        """Close the connections."""
+        with suppress(*ERRORS):
+            self._client.close()
 
 
 class _KeepaliveAdapter(HTTPAdapter):

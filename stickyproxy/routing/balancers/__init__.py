@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any, cast
 
 from stickyproxy.model.service import ServiceSpec
+from stickyproxy.routing.balancers.ip_hash import IpHashPolicy
 from stickyproxy.routing.balancers.round_robin import RoundRobinPolicy
 from stickyproxy.routing.policy import Option, Policy, PolicyKind
 
@@ -34,6 +35,9 @@ def make_policy(options: Mapping[str, Any]) -> Policy | None:
 
 
 def policy_for(spec: ServiceSpec) -> Policy:
-    """The policy of a service; round robin if it declares none."""
+    """The policy of a service. If it declares none: round robin, and ip hash where TLS is passed
+    through: a client's connections would go to endpoints that do not know its session."""
+    if spec.policy is None:
+        return IpHashPolicy() if spec.ssl_passthrough else RoundRobinPolicy()
     # What build returns is live, which the model knows nothing of.
-    return RoundRobinPolicy() if spec.policy is None else cast("Policy", spec.policy)
+    return cast("Policy", spec.policy)

@@ -17,12 +17,12 @@ from stickyproxy.dataplane.downstream.clienthello import (
     client_hello,
     missing_bytes,
 )
+from tests.certificates import client_context, make_ca, make_certificate, write_pem
 from tests.hellos import (
     hello_of,
     message_of,
     records,
     resumed_hello_of,
-    self_signed,
     vector,
 )
 from tests.hostile.parsers import client_hello as holds
@@ -66,12 +66,10 @@ class TestRealHellos:
     @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
     @pytest.mark.parametrize("tickets", [True, False])
     def test_resumed(self, tmp_path: Path, version: ssl.TLSVersion, tickets: bool) -> None:
-        chain, key = self_signed("a.test")
-        file = tmp_path / "both.pem"
-        file.write_text(key + chain)
+        authority = make_ca()
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        server.load_cert_chain(file)
-        client = ssl.create_default_context(cadata=chain)
+        server.load_cert_chain(write_pem(make_certificate(["a.test"], authority), tmp_path))
+        client = client_context(authority)
         client.maximum_version = version
         if not tickets:
             client.options |= ssl.OP_NO_TICKET

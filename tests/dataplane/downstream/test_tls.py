@@ -88,7 +88,9 @@ class TestCertificates:
     async def test_unknown_name_without_a_default(
         self, start_proxy: StartProxy, client: MakeClient, name: str | None
     ) -> None:
-        proxy = await start_proxy([], listeners=[TLS], certificates=[DEMO])
+        proxy = await start_proxy(
+            [], listeners=[TLS], certificates=[DEMO], default_certificate=False
+        )
         hello = hello_of(client_context(), name)
         assert await refused(await client(proxy.port), hello) == UNRECOGNIZED_NAME
 
@@ -282,7 +284,9 @@ class TestBadInput:
     ) -> None:
         """Reset or closed: neither task nor descriptor is left, and all of it is one line."""
         caplog.set_level(logging.INFO)
-        proxy = await start_proxy([], listeners=[TLS], certificates=[DEMO])
+        proxy = await start_proxy(
+            [], listeners=[TLS], certificates=[DEMO], default_certificate=False
+        )
         assert isinstance(proxy, InProcessProxy)
         hello = hello_of(client_context(), "demo.local")[:sent]
         for number in range(10):
