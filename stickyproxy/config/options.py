@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import (
@@ -35,12 +36,15 @@ from stickyproxy.base.text import Misspelt, shown
 from stickyproxy.base.values import (
     boolean,
     cookie_path,
+    duration,
     port_number,
     refuse_characters,
     text,
     timeout,
     url_path,
 )
+from stickyproxy.config import watching
+from stickyproxy.model.health import DEFAULT_EJECTION, Checks, Ejection
 from stickyproxy.model.service import Drain, EndpointSpec, OptionValue, PolicySpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import UpstreamTls
@@ -164,6 +168,13 @@ def host_name(text: str) -> str:
     return canonical_host(text)
 
 
+def _check_host(text: str) -> str:
+    """The host that checks ask for. Raises ValueError."""
+    if text.startswith("*."):
+        raise ValueError(f"{shown(text)} is no single host: write one of those that it stands for")
+    return host_name(text)
+
+
 # --- paths and URLs -------------------------------------------------------------------------
 
 
@@ -243,6 +254,10 @@ UrlPath = Annotated[str, PlainValidator(url_path)]
 ContextRoot = Annotated[str, PlainValidator(_context_root)]
 Redirect = Annotated[tuple[str, str], PlainValidator(_redirect)]
 Hosts = Annotated[tuple[HostName, ...], _split_by(",")]
+CheckCount = Annotated[int, PlainValidator(partial(watching.count, 1, 100))]
+
+_OF_CHECKS = ("host", "interval", "timeout", "rise", "fall", "status")
+"""What there is to say of checks besides their path."""
 
 
 class _Place(BaseModel):
@@ -335,6 +350,16 @@ class ServiceOptions(_PlaceAndPolicy):
     ssl_backend: Boolean = False
     ssl_backend_server_name: ServerName | None = None
     ssl_backend_tls_verify: Boolean = False
+    eject_after_5xx: Annotated[int, PlainValidator(partial(watching.count, 0, 1000))] = 0
+    max_ejected: Annotated[str, PlainValidator(watching.percentage)] = "50%"
+    healthcheck_path: Annotated[str, PlainValidator(watching.check_path)] | None = None
+    healthcheck_host: Annotated[str, AfterValidator(_check_host)] | None = None
+    healthcheck_interval: Annotated[float, PlainValidator(watching.check_interval)] = 5.0
+    healthcheck_timeout: Timeout = 3.0
+    healthcheck_rise: CheckCount = 2
+    healthcheck_fall: CheckCount = 3
+    healthcheck_status: Annotated[str, PlainValidator(watching.statuses)] = "200-399"
+    slow_start: Annotated[float, PlainValidator(duration)] = 0.0
 
     @field_validator("ssl_backend")
     @classmethod
@@ -367,6 +392,15 @@ class ServiceOptions(_PlaceAndPolicy):
             )
         return value
 
+    @field_validator(*(f"healthcheck_{each}" for each in _OF_CHECKS))
+    @classmethod
+    def _needs_healthcheck_path(cls, value: object, info: ValidationInfo) -> object:
+        if "healthcheck_path" in info.data and info.data["healthcheck_path"] is None:
+            raise ValueError(
+                "has no meaning without healthcheck_path: set that too, or remove this key"
+            )
+        return value
+
     def policy(self) -> PolicySpec | None:
         """The policy that they ask for, if any."""
         values = {name: getattr(self, name) for name in OPTIONS}
@@ -392,6 +426,26 @@ class ServiceOptions(_PlaceAndPolicy):
         name = self.ssl_backend_server_name or _name_among(self.hosts)
         return UpstreamTls(verify=self.ssl_backend_tls_verify, server_name=name)
 
+    def ejection(self) -> Ejection | None:
+        """None: as by default."""
+        own = Ejection(self.eject_after_5xx, watching.share(self.max_ejected))
+        return None if own == DEFAULT_EJECTION else own
+
+    def checks(self) -> Checks | None:
+        """How its endpoints are checked, if they are. The host is one that the service has."""
+        if self.healthcheck_path is None:
+            return None
+        named = (host for host in self.hosts if not host.startswith("*."))
+        return Checks(
+            path=self.healthcheck_path,
+            host=self.healthcheck_host or next(named, ""),
+            interval=self.healthcheck_interval,
+            timeout=self.healthcheck_timeout,
+            rise=self.healthcheck_rise,
+            fall=self.healthcheck_fall,
+            status=watching.ranges(self.healthcheck_status),
+        )
+
     def spec(self, name: str, endpoints: Iterable[EndpointSpec]) -> ServiceSpec:
         """The service ``name`` with these options and these endpoints."""
         return ServiceSpec(
@@ -407,6 +461,9 @@ class ServiceOptions(_PlaceAndPolicy):
             default_backend=self.default_backend,
             drain=self.drain,
             timeouts=self.timeouts(),
+            ejection=self.ejection(),
+            checks=self.checks(),
+            slow_start=self.slow_start,
             acme=self.acme,
             tls=self.upstream_tls(),
         )
