@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -35,13 +36,15 @@ from stickyproxy.base.text import Misspelt, shown
 from stickyproxy.base.values import (
     boolean,
     cookie_path,
+    duration,
     port_number,
     refuse_characters,
     text,
     timeout,
     url_path,
 )
-from stickyproxy.config import pem
+from stickyproxy.config import pem, watching
+from stickyproxy.model.health import DEFAULT_EJECTION, Checks, Ejection
 from stickyproxy.model.service import Drain, EndpointSpec, OptionValue, PolicySpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import ClientAuth, UpstreamTls
@@ -165,6 +168,13 @@ def host_name(text: str) -> str:
     return canonical_host(text)
 
 
+def _check_host(text: str) -> str:
+    """The host that checks ask for. Raises ValueError."""
+    if text.startswith("*."):
+        raise ValueError(f"{shown(text)} is no single host: write one of those that it stands for")
+    return host_name(text)
+
+
 # --- paths and URLs -------------------------------------------------------------------------
 
 
@@ -280,6 +290,10 @@ UrlPath = Annotated[str, PlainValidator(url_path)]
 ContextRoot = Annotated[str, PlainValidator(_context_root)]
 Redirect = Annotated[tuple[str, str], PlainValidator(_redirect)]
 Hosts = Annotated[tuple[HostName, ...], _split_by(",")]
+CheckCount = Annotated[int, PlainValidator(partial(watching.count, 1, 100))]
+
+_OF_CHECKS = ("host", "interval", "timeout", "rise", "fall", "status")
+"""What there is to say of checks besides their path."""
 
 
 _OF_REQUESTS = frozenset(
@@ -287,6 +301,7 @@ _OF_REQUESTS = frozenset(
         *("default_backend", "context_root", "context_root_rewrite"),
         *("websocket_endpoints", "redirects", "hsts", "acme", "client_ca", "client_certificates"),
         *("ssl_cert", "ssl_key", "ssl_acme", "ssl_backend", "tls"),
+        *("eject_after_5xx", "healthcheck_path"),
         *(name for name, its in OPTIONS.items() if not (its.by_address or its.adjusts)),
     }
 )
@@ -400,6 +415,16 @@ class ServiceOptions(_PlaceAndPolicy):
     ssl_backend: Boolean = False
     ssl_backend_server_name: ServerName | None = None
     ssl_backend_tls_verify: Boolean = False
+    eject_after_5xx: Annotated[int, PlainValidator(partial(watching.count, 0, 1000))] = 0
+    max_ejected: Annotated[str, PlainValidator(watching.percentage)] = "50%"
+    healthcheck_path: Annotated[str, PlainValidator(watching.check_path)] | None = None
+    healthcheck_host: Annotated[str, AfterValidator(_check_host)] | None = None
+    healthcheck_interval: Annotated[float, PlainValidator(watching.check_interval)] = 5.0
+    healthcheck_timeout: Timeout = 3.0
+    healthcheck_rise: CheckCount = 2
+    healthcheck_fall: CheckCount = 3
+    healthcheck_status: Annotated[str, PlainValidator(watching.statuses)] = "200-399"
+    slow_start: Annotated[float, PlainValidator(duration)] = 0.0
 
     @field_validator("ssl_backend_server_name", "ssl_backend_tls_verify")
     @classmethod
@@ -435,6 +460,15 @@ class ServiceOptions(_PlaceAndPolicy):
             return None
         return ClientAuth(self.client_ca.text, self.client_certificates != "optional")
 
+    @field_validator(*(f"healthcheck_{each}" for each in _OF_CHECKS))
+    @classmethod
+    def _needs_healthcheck_path(cls, value: object, info: ValidationInfo) -> object:
+        if "healthcheck_path" in info.data and info.data["healthcheck_path"] is None:
+            raise ValueError(
+                "has no meaning without healthcheck_path: set that too, or remove this key"
+            )
+        return value
+
     def policy(self) -> PolicySpec | None:
         """The policy that they ask for, if any."""
         values = {name: getattr(self, name) for name in OPTIONS}
@@ -460,6 +494,26 @@ class ServiceOptions(_PlaceAndPolicy):
         name = self.ssl_backend_server_name or _name_among(self.hosts)
         return UpstreamTls(verify=self.ssl_backend_tls_verify, server_name=name)
 
+    def ejection(self) -> Ejection | None:
+        """None: as by default."""
+        own = Ejection(self.eject_after_5xx, watching.share(self.max_ejected))
+        return None if own == DEFAULT_EJECTION else own
+
+    def checks(self) -> Checks | None:
+        """How its endpoints are checked, if they are. The host is one that the service has."""
+        if self.healthcheck_path is None:
+            return None
+        named = (host for host in self.hosts if not host.startswith("*."))
+        return Checks(
+            path=self.healthcheck_path,
+            host=self.healthcheck_host or next(named, ""),
+            interval=self.healthcheck_interval,
+            timeout=self.healthcheck_timeout,
+            rise=self.healthcheck_rise,
+            fall=self.healthcheck_fall,
+            status=watching.ranges(self.healthcheck_status),
+        )
+
     def spec(self, name: str, endpoints: Iterable[EndpointSpec]) -> ServiceSpec:
         """The service ``name`` with these options and these endpoints."""
         return ServiceSpec(
@@ -475,6 +529,9 @@ class ServiceOptions(_PlaceAndPolicy):
             default_backend=self.default_backend,
             drain=self.drain,
             timeouts=self.timeouts(),
+            ejection=self.ejection(),
+            checks=self.checks(),
+            slow_start=self.slow_start,
             ssl_passthrough=self.ssl_passthrough,
             acme=self.acme,
             ssl_only=self.ssl_only,

@@ -121,6 +121,8 @@ class TestExample:
             keys["hash_cookie"] = '"user"'
         if key.startswith("ssl_backend_"):
             keys["ssl_backend"] = "true"
+        if key.startswith("healthcheck_"):
+            keys["healthcheck_path"] = '"/up"'
         assert problems(service(**keys)) == {}
 
 
