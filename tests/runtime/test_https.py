@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,8 +14,8 @@ import pytest
 from cryptography import x509
 
 from stickyproxy.base.addresses import Address
-from stickyproxy.config.certificates import SELF_MADE
 from stickyproxy.config.settings import CertificateFiles, Config
+from stickyproxy.config.validity import SELF_MADE
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
@@ -124,3 +126,13 @@ async def test_one_that_is_refused_leaves_the_port_open(
         await TlsClient.over(await client(port), client_context(CA), HOST)
     connection = await TlsClient.over(await client(port), client_context(), HOST)
     assert shown_to(connection).subject.rfc4514_string() == f"CN={SELF_MADE}"
+
+
+def test_workers_do_not_load_what_certificates_are_read_with() -> None:
+    """They start sooner, and are smaller."""
+    program = (
+        "import sys, stickyproxy.runtime.worker; "
+        "print(*sorted({'cryptography', 'pydantic', 'docker'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert found.stdout.split() == []
