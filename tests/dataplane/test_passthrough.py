@@ -22,7 +22,7 @@ from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
 from stickyproxy.model.tls import ListenerTls
 from tests.certificates import client_context, make_ca, make_certificate, write_pem
-from tests.hellos import hello_of
+from tests.hellos import hello_of, records
 from tests.passing import HELLO, Serve, reset, serving
 from tests.running import InProcessProxy
 from tests.specs import service_spec
@@ -481,6 +481,55 @@ class TestStopping:
         assert await reader.readexactly(3) == b"bye"
         writer.close()
         busy[1].close()
+
+
+def descriptors() -> int:
+    """How many are open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+class TestLeavingNothing:
+    async def leave(self, passing: Passing, stage: int) -> None:
+        """A client that is gone at a stage: without having waited; without having read; with much
+        under way to both sides; with its own side ended."""
+        reader, writer = await passing.connect()
+        writer.write(HELLO)
+        if stage >= 1:
+            await reader.readexactly(1)
+        if stage >= 2:
+            writer.write(bytes(300_000))
+        if stage >= 3:
+            writer.write_eof()
+        reset(writer)
+
+    @pytest.mark.parametrize("stage", range(4))
+    async def test_clients_that_are_gone(self, start: Start, stage: int) -> None:
+        passing = await start.proxy(passed(await start.endpoint(echo)), handshake_timeout=5.0)
+        before = descriptors()
+        tasks = asyncio.all_tasks()
+        for _ in range(20):
+            await self.leave(passing, stage)
+        arrived = await passing.connect()  # whoever came before has been accepted, too
+        arrived[1].write(HELLO)
+        await arrived[0].readexactly(len(HELLO))
+        arrived[1].close()
+        async with asyncio.timeout(30):
+            while len(passing.passthrough):
+                await passing.ended.get()
+            while descriptors() > before or asyncio.all_tasks() - tasks:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    async def test_a_hello_byte_by_byte(self, start: Start) -> None:
+        """In records of one byte each, too."""
+        passing = await start.proxy(passed(await start.endpoint(echo)))
+        reader, writer = await passing.connect()
+        hello = records(HELLO[5:], 1)
+        for byte in hello:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0)
+        assert await reader.readexactly(len(hello)) == hello
+        writer.close()
+        assert await passing.outcome() is Outcome.PASSED
 
 
 class TestRequests:
