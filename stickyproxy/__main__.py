@@ -15,6 +15,11 @@ def main() -> int:
         from stickyproxy.handover.keeper import main as keeper
 
         return keeper(sys.argv[2:])
+    if sys.argv[1:2] == ["custodian"]:
+        # It does nothing, and should cost nothing.
+        from stickyproxy.custodian.program import main as custodian
+
+        return custodian(sys.argv[2:])
     from stickyproxy.cli.main import main as command
 
     return command()

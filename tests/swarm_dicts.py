@@ -3,6 +3,7 @@ What an engine really says is shown by tests/swarm."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,11 +98,25 @@ def node(name: str = "node-1", address: str = "192.0.2.1", state: str = "ready")
     return {"ID": name, "Status": {"State": state, "Addr": address}}
 
 
+def secret(name: str, id: str = "") -> Json:  # noqa: A002
+    """A secret whose id is id-NAME, if no other is given."""
+    return {"ID": id or f"id-{name}", "Spec": {"Name": name}}
+
+
+def config(name: str, data: str) -> Json:
+    """A config whose id is id-NAME, with what is in it."""
+    encoded = base64.b64encode(data.encode()).decode()
+    return {"ID": f"id-{name}", "Spec": {"Name": name, "Data": encoded}}
+
+
 def listing(
     services: Sequence[Json] = (),
     tasks: Sequence[Json] = (),
     networks: Sequence[Json] | None = None,
     nodes: Sequence[Json] | None = None,
+    *,
+    secrets: Sequence[Json] = (),
+    configs: Sequence[Json] = (),
 ) -> SwarmState:
     """A whole listing; by default with the networks a and b and one node."""
     return SwarmState(
@@ -110,4 +125,6 @@ def listing(
         tasks,
         [network("a"), network("b")] if networks is None else networks,
         [node()] if nodes is None else nodes,
+        secrets,
+        configs,
     )

@@ -23,10 +23,10 @@ GROUND = {"", "base", "model"}
 """What all may import: the version, what knows nobody, and the frozen data."""
 
 MAY_IMPORT = {
-    "__main__": {"cli", "connector", "handover"},
+    "__main__": {"cli", "connector", "custodian", "handover"},
     "cli": {
         *("runtime", "admin", "control", "providers"),
-        *("dataplane", "connector", "handover", "routing"),
+        *("dataplane", "connector", "custodian", "handover", "routing"),
         *("semantics", "config", "demo"),
     },
     "runtime": {
@@ -34,10 +34,11 @@ MAY_IMPORT = {
         *("dataplane", "connector", "handover", "routing", "semantics", "config"),
     },
     "admin": {"control"},
-    "providers": {"config", "connector"},
+    "providers": {"config", "connector", "custodian"},
     "control": {"routing", "config"},
     "dataplane": {"connector", "routing", "semantics"},
     "connector": set(),
+    "custodian": set(),
     "config": {"routing"},
     "routing": {"semantics"},
     "handover": set(),

@@ -11,7 +11,17 @@ from collections.abc import Sequence
 
 from stickyproxy.base import build_info, standard_error
 from stickyproxy.base.errors import StickyproxyError
-from stickyproxy.cli import check, connector, controller, demo, demo_app, keeper, serve, services
+from stickyproxy.cli import (
+    check,
+    connector,
+    controller,
+    custodian,
+    demo,
+    demo_app,
+    keeper,
+    serve,
+    services,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +56,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=build_info.server_info())
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (serve, controller, connector, keeper, services, check, demo, demo_app):
+    for command in (
+        serve,
+        controller,
+        connector,
+        custodian,
+        keeper,
+        services,
+        check,
+        demo,
+        demo_app,
+    ):
         command.add(commands)
     return parser

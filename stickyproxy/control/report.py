@@ -106,6 +106,7 @@ def _row(
         "hosts": _hosts(service),
         "context_root": service.context_root,
         "policy": policy_for(service).describe(),
+        "tls": service.tls.describe() if service.tls else "",
         "state": _state(endpoints, problems),
         "endpoints": endpoints,
         "problems": _problems(problems),
@@ -177,6 +178,8 @@ def _lines(row: Mapping[str, Any]) -> Iterator[str]:
         places = ", ".join(host if root == "/" else host + root for host in row["hosts"])
         yield f"  hosts      {places or '(none)'}"
         yield f"  policy     {row['policy']}"
+        if tls := row.get("tls"):  # a controller of another version may not tell
+            yield f"  tls        to endpoints, {tls}"
         yield f"  endpoints  {_counted(row['endpoints'])}"
         yield from _outages(row["endpoints"])
     for problem in row["problems"]:
@@ -206,6 +209,36 @@ def _counted(endpoints: Sequence[Mapping[str, str]]) -> str:
 
 
 # --- what only shows when services come together --------------------------------------------
+
+
+def without_tls(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
+    """Services that clients are to reach over TLS, which nobody speaks."""
+    for service in services:
+        if service.ssl_only:
+            label, reason = "ssl_only", "redirects clients to https"
+        elif service.client_auth is not None and service.client_auth.required:
+            label, reason = "client_ca", "asks clients for certificates"
+        else:
+            continue
+        reason += ", but no listener speaks TLS: give one of [[listeners]] tls = true"
+        yield Problem(service.name, reason, label=label)
+
+
+def client_auths(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
+    """Services that ask clients of one host for certificates in different ways. Clients are asked
+    before they say which path they want: as the one with the longest context root has it."""
+    asking: dict[str, ServiceSpec] = {}
+    ordered = sorted(services, key=lambda each: (-len(each.context_root), each.context_root))
+    for service in ordered:
+        for host in service.hosts if service.client_auth is not None else ():
+            first = asking.setdefault(host, service)
+            if first.client_auth != service.client_auth:
+                reason = (
+                    f"asks for client certificates in another way than {first.name} does, which "
+                    f"has {host} too: its requests are answered with 421; give both the same "
+                    "client_ca and client_certificates"
+                )
+                yield Problem(service.name, reason, label="client_ca")
 
 
 def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:

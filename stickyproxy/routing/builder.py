@@ -118,7 +118,8 @@ class _Builder:
             if old is not None and old.services == services:
                 cluster = old
             else:
-                cluster = Cluster(services, endpoints, old.balancer if old else None)
+                before = (None, None) if old is None else (old.balancer, old.budget)
+                cluster = Cluster(services, endpoints, *before)
             self._clusters[name] = cluster
         return cluster
 

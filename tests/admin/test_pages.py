@@ -22,6 +22,7 @@ from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
 from stickyproxy.model.snapshot import Problem, Snapshot
+from stickyproxy.model.tls import UpstreamTls
 from stickyproxy.runtime.app import App
 from tests.certificates import make_certificate
 from tests.specs import service_spec
@@ -39,6 +40,23 @@ BAD = Problem(
 
 
 class TestReport:
+    @pytest.mark.parametrize(
+        ("tls", "words"),
+        [
+            (UpstreamTls(server_name="a.b"), "not verified"),
+            (UpstreamTls(verify=True), "verified"),
+            (UpstreamTls(verify=True, server_name="a.b", key="secret"), "verified as a.b"),
+        ],
+    )
+    def test_tls_to_endpoints(self, tls: UpstreamTls, words: str) -> None:
+        clear = ServiceSpec("shop", ("shop.local",))
+        [row] = report.rows([Snapshot("static", (clear,))], [])
+        assert row["tls"] == ""
+        assert "tls" not in report.as_text([row])
+        [row] = report.rows([Snapshot("static", (replace(clear, tls=tls),))], [])
+        assert row["tls"] == words
+        assert f"  tls        to endpoints, {words}" in report.as_text([row]).splitlines()
+
     def test_as_text(self) -> None:
         found = report.rows([Snapshot("swarm", (SHOP,), (BAD,))], [BAD])
         assert report.as_text(found).splitlines() == [

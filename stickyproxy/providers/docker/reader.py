@@ -88,6 +88,8 @@ class ContainerReader:
             self._last_good[name] = now.options
         if options.backend_mode == "vip":
             problems.append(_without_vip(name))
+        if options.ssl_cert is not None:
+            problems.append(_without_secrets(name, options.ssl_cert))
         endpoints, hurdles = _endpoints(ours, declared, options, state)
         problems += (replace(each, fatal=not endpoints) for each in hurdles)
         problems += _unhealthy(name, running)
@@ -140,6 +142,16 @@ def _without_vip(name: str) -> Problem:
     label = f"{PREFIX}backend_mode"
     reason = "has no effect: containers have no virtual IP; remove it"
     return Problem(name, reason, label, '"vip"', relabel(name, LabelChange(remove=(label,))))
+
+
+def _without_secrets(name: str, certificate: str) -> Problem:
+    label = f"{PREFIX}ssl_cert"
+    reason = (
+        "names a secret, and only a Swarm has secrets: name the files of the certificate and its "
+        "key in [[certificates]]"
+    )
+    change = LabelChange(remove=(label, f"{PREFIX}ssl_key"))
+    return Problem(name, reason, label, f'"{certificate}"', relabel(name, change))
 
 
 def _unhealthy(name: str, running: Sequence[Container]) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ Events = Mapping[str, list[str]]
 
 # Container events come from the local engine only, but at once: that is where tasks begin and end.
 OF_SWARM: Events = {
-    "type": ["service", "node", "network", "container"],
+    "type": ["service", "node", "network", "secret", "config", "container"],
     "event": ["create", "update", "remove", "destroy", "start", "die", "kill", "health_status"],
 }
 OF_CONTAINERS: Events = {

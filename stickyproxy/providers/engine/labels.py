@@ -87,7 +87,6 @@ class LabelOptions(ServiceOptions):
     service_cluster: ObjectName | None = None
     ssl_cert: ObjectName | None = None
     ssl_key: ObjectName | None = None
-    ssl_only: Boolean = False
     ssl_acme: Boolean = False
 
     @field_validator("ssl_key")
@@ -121,7 +120,7 @@ _LISTS = ("hosts", "websocket_endpoints")
 """Labels with several values, by commas."""
 
 _SERVED = (
-    *("ssl_acme", "ssl_passthrough"),
+    *("ssl_acme", "ssl_cert", "ssl_key", "ssl_only", "ssl_passthrough"),
     *("ssl_backend", "ssl_backend_server_name", "ssl_backend_tls_verify"),
 )
 """Labels for TLS that are."""

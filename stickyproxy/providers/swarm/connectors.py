@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from stickyproxy.base.backoff import Backoff
@@ -68,20 +68,21 @@ class Replacement:
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectorChange:
-    """What to do now."""
+class CompanionChange:
+    """What to do now with services that go with the proxies' own."""
 
     create: tuple[Json, ...] = ()
     """Specifications."""
     update: tuple[Replacement, ...] = ()
     remove: tuple[Json, ...] = ()
     """Services as listed."""
+    what: str = "connector"
 
     def __str__(self) -> str:
         parts = (
-            ("creating connector", [str(spec["Name"]) for spec in self.create]),
-            ("updating connector", [str(each.spec["Name"]) for each in self.update]),
-            ("removing connector", [name_of(service) for service in self.remove]),
+            (f"creating {self.what}", [str(spec["Name"]) for spec in self.create]),
+            (f"updating {self.what}", [str(each.spec["Name"]) for each in self.update]),
+            (f"removing {self.what}", [name_of(service) for service in self.remove]),
         )
         return ", ".join(f"{words} {' '.join(names)}" for words, names in parts if names)
 
@@ -120,7 +121,7 @@ class ConnectorPlanner:
         location: ProxyLocation,
         wanted: Mapping[str, frozenset[str]],
         now: float,
-    ) -> ConnectorChange | None:
+    ) -> CompanionChange | None:
         """What to do at ``now`` (seconds of any steady clock), None: nothing. ``wanted``: ids of
         the networks that published services are to be reached on."""
         if not self._enabled:
@@ -146,7 +147,7 @@ class ConnectorPlanner:
         self._attempts = {k: a for k, a in self._attempts.items() if k in needed or k in remove}
         for network in there.keys() & self._attempts.keys() - update.keys():
             self._attempts[network].error = ""
-        change = ConnectorChange(
+        change = CompanionChange(
             tuple(s for n, s in create.items() if self._is_due(n, s["Name"], now)),
             tuple(u for n, u in update.items() if self._is_due(n, u.spec["Name"], now)),
             tuple(s for n, s in remove.items() if self._is_due(n, name_of(s), now)),
@@ -186,7 +187,7 @@ class ConnectorPlanner:
 
     def failed(self, name: str, reason: str) -> None:
         """The engine refused. That another proxy was faster is no failure."""
-        if any(words in reason for words in _FASTER):
+        if any(words in reason for words in FASTER):
             return
         for attempt in self._attempts.values():
             if attempt.name == name:
@@ -205,7 +206,7 @@ class ConnectorPlanner:
         return tuple(problems)
 
 
-_FASTER = ("out of sequence", "name conflicts with an existing object", "not found")
+FASTER = ("out of sequence", "name conflicts with an existing object", "not found")
 """What the engine says where another manager's proxy has done the same already."""
 
 _MOUNT = f"type=volume,source=stickyproxy_run,target={DIRECTORY}"
@@ -250,27 +251,39 @@ def _why_not(own: Json) -> str:
 
 def connector_spec(own: Json, network: Json, names: set[str] | frozenset[str]) -> Json:
     """The service that connects the proxies of ``own`` to ``network``; ``names`` are taken."""
-    template = own["Spec"]["TaskTemplate"]
-    proxy = template["ContainerSpec"]
     stack = labels_of(own).get(STACK)
     command = ["connector", "--network", network["Name"], "--directory", DIRECTORY]
-    container: Json = {
+    container = {"Args": command, "Mounts": [_volume(own)], "StopGracePeriod": GRACE_NANOSECONDS}
+    spec = beside(own, _service_name(own, network, names), container)
+    spec["TaskTemplate"]["Networks"] = [{"Target": network["Id"]}]
+    marks = {
+        CONNECTOR_NETWORK: network["Id"],
+        CONNECTOR_PROXY: name_of(own),
+        CONNECTOR_REVISION: str(REVISION),
+        CONNECTOR_SPEC: fingerprint(spec),
+    }
+    spec["Labels"] = marks if stack is None else marks | {STACK: stack}
+    return spec
+
+
+def beside(own: Json, name: str, container: Json) -> Json:
+    """The specification of a service with a task beside each one of ``own``, of the same image and
+    user, without rights. ``container``: what its containers have."""
+    template = own["Spec"]["TaskTemplate"]
+    proxy = template["ContainerSpec"]
+    common: Json = {
         "Image": proxy["Image"],
-        "Args": command,
-        "Mounts": [_volume(own)],
         "ReadOnly": True,
         "CapabilityDrop": ["ALL"],
         "Healthcheck": {"Test": ["NONE"]},  # each check would start a process larger than this
-        "StopGracePeriod": GRACE_NANOSECONDS,
         # Only processes of the same user may open the socket; the rest is how it is started.
         **{key: proxy[key] for key in ("Command", "User", "Groups", "Privileges") if key in proxy},
     }
     placement = template.get("Placement") or {}
-    spec: Json = {
-        "Name": _service_name(own, network, names),
+    return {
+        "Name": name,
         "TaskTemplate": {
-            "ContainerSpec": container,
-            "Networks": [{"Target": network["Id"]}],
+            "ContainerSpec": common | container,
             "Placement": {k: placement[k] for k in ("Constraints", "Platforms") if k in placement},
             "RestartPolicy": {"Condition": "any", "Delay": 5 * 10**8},
             **{key: template[key] for key in ("LogDriver", "Runtime") if key in template},
@@ -280,17 +293,9 @@ def connector_spec(own: Json, network: Json, names: set[str] | frozenset[str]) -
         "UpdateConfig": {"Order": "start-first", "Parallelism": 1, "FailureAction": "pause"},
         "EndpointSpec": {"Mode": "dnsrr"},  # nothing connects to it
     }
-    marks = {
-        CONNECTOR_NETWORK: network["Id"],
-        CONNECTOR_PROXY: name_of(own),
-        CONNECTOR_REVISION: str(REVISION),
-        CONNECTOR_SPEC: _fingerprint(spec),
-    }
-    spec["Labels"] = marks if stack is None else marks | {STACK: stack}
-    return spec
 
 
-def _fingerprint(spec: Json) -> str:
+def fingerprint(spec: Json) -> str:
     """Of a specification without labels, name and image: a connector lives on when its proxies are
     updated to another version."""
     template = spec["TaskTemplate"]
@@ -302,9 +307,14 @@ def _fingerprint(spec: Json) -> str:
 def _service_name(own: Json, network: Json, names: set[str] | frozenset[str]) -> str:
     """``stickyproxy-net-NETWORK``; a longer one if that is too long or another's."""
     plain = "stickyproxy-net-" + str(network["Name"]).replace(".", "-")
+    return free_name(plain, f"{name_of(own)} {network['Id']}", names)
+
+
+def free_name(plain: str, identity: str, names: Collection[str]) -> str:
+    """A name for a service; with a hash of its identity if the plain one is too long or taken."""
     if plain not in names and len(plain) <= MAX_NAME:
         return plain
-    mark = hashlib.sha256(f"{name_of(own)} {network['Id']}".encode()).hexdigest()[:8]
+    mark = hashlib.sha256(identity.encode()).hexdigest()[:8]
     return f"{plain[: MAX_NAME - len(mark) - 1]}-{mark}"
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from docker import APIClient
 from docker.errors import NotFound
 
 from stickyproxy.base.errors import ProviderError
 from stickyproxy.config.settings import SwarmSettings
+from stickyproxy.custodian.program import contents
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.providers.engine.client import (
     ENGINE_TIMEOUT,
@@ -22,7 +23,8 @@ from stickyproxy.providers.engine.client import (
     explained,
     own_container,
 )
-from stickyproxy.providers.swarm.connectors import ConnectorChange
+from stickyproxy.providers.swarm.certificates import named_by
+from stickyproxy.providers.swarm.connectors import CompanionChange
 from stickyproxy.providers.swarm.networks import Change
 from stickyproxy.providers.swarm.reader import SwarmReader
 from stickyproxy.providers.swarm.state import (
@@ -37,6 +39,9 @@ log = logging.getLogger("stickyproxy")
 
 _DESIRED = {"desired-state": ["running", "ready", "accepted"]}
 """Tasks that run, or are to."""
+
+_AT_ONCE = 200
+"""Secrets that one command is asked for: what it prints is held in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +73,18 @@ class Engine:
         self._tasks: list[Json] = []
         self._listed: frozenset[str] = frozenset()
         """Ids of ``_tasks``."""
+        self._host = ""
+        """The service that this process is in a task of."""
+        self._raw_services = b""
+        self._named: tuple[str, ...] = ()
+        """Secrets and configs that labels of these name."""
         self._running: frozenset[str] = frozenset()
         """Ids of the tasks that were running when last listed, including leaving ones."""
 
     def look(self) -> View | None:
         """List everything; None if nothing has changed. A fixed number of requests: services,
-        tasks, networks, nodes and our own container, and one more while tasks are leaving."""
+        tasks, networks, nodes and our own container, one more while tasks are leaving, and two
+        where labels name secrets or configs."""
         try:
             return self._look()
         except ERRORS as error:
@@ -87,30 +98,55 @@ class Engine:
         if self._client is None:
             self._client = connect(self._settings)
             self._realm = str(self._client.inspect_swarm()["ID"])
+            self._host = self._service_of(own_container())
         tasks = self._get("/tasks", _DESIRED if self._running else None)
         if tasks != self._raw_tasks:
             self._raw_tasks, self._tasks = tasks, json.loads(tasks)
             self._listed = frozenset(task["ID"] for task in self._tasks)
+        services = self._get("/services")
         raw = (
-            self._get("/services"),
+            services,
             self._get_leaving(),
             self._get("/networks", {"scope": ["swarm"]}),
             self._get("/nodes"),
+            *self._get_named(services),
         )
         own = self._look_at_self()
         if (tasks, raw, own) == self._last:
             return None
         self._last = tasks, raw, own
-        services, leaving, networks, nodes = map(json.loads, raw)
-        state = SwarmState(self._realm, services, self._tasks + leaving, networks, nodes)
+        listed, leaving, networks, nodes, secrets, configs = map(json.loads, raw)
+        tasks_now = self._tasks + leaving
+        state = SwarmState(self._realm, listed, tasks_now, networks, nodes, secrets, configs)
         self._running = frozenset(task["ID"] for task in state.tasks if has_state(task, "running"))
-        return View(state, self._location(services, state.tasks, own))
+        location = self._location(listed, state.tasks, own)
+        return View(state, replace(location, host=self._host))
 
     def _get_leaving(self) -> bytes:
         """Tasks that were running a moment ago and are no longer meant to. The engine remembers
         many more that have ended and do not matter here, so only these are requested, by id."""
         gone = sorted(self._running - self._listed)
         return self._get("/tasks", {"id": gone}) if gone else b"[]"
+
+    def _get_named(self, services: bytes) -> tuple[bytes, bytes]:
+        """The secrets and configs that labels name. A config is listed with what is in it, so only
+        these are requested."""
+        if services != self._raw_services:
+            self._raw_services, self._named = services, named_by(json.loads(services))
+        if not self._named:
+            return b"[]", b"[]"
+        filters = {"name": self._named}  # as prefixes: some more may come
+        return self._get("/secrets", filters), self._get("/configs", filters)
+
+    def _service_of(self, container: str) -> str:
+        """The name of the service that a container of this engine is a task of; empty: of none."""
+        if not container:
+            return ""
+        try:
+            found = json.loads(self._get(f"/containers/{container}/json"))
+        except NotFound:
+            return ""
+        return str((found["Config"].get("Labels") or {}).get("com.docker.swarm.service.name", ""))
 
     def _look_at_self(self) -> ProxyLocation | None:
         """Where our own container is; None if this process is in no container of this engine."""
@@ -195,7 +231,7 @@ class Engine:
             with suppress(*ERRORS):
                 client.remove_container(helper, force=True)
 
-    def place(self, change: ConnectorChange) -> dict[str, str]:
+    def place(self, change: CompanionChange) -> dict[str, str]:
         """Create, update and remove connectors; returns the names of those that the engine refused,
         with what it said."""
         client = self._client
@@ -214,11 +250,35 @@ class Engine:
         for spec in change.create:
             attempt(spec["Name"], "POST", "create", spec)
         for each in change.update:
-            path = f"{each.service}/update?version={each.version}&registryAuthFrom=previous-spec"
+            path = f"{each.service}/update?version={each.version}&registryAuthFrom=spec"
             attempt(each.spec["Name"], "POST", path, each.spec)
         for service in change.remove:
             attempt(name_of(service), "DELETE", service["ID"])
         return refused
+
+    # --- secrets ---
+
+    def read_secrets(self, custodian: Json, secrets: Collection[str]) -> dict[str, bytes]:
+        """What is in these secrets, by their id, as far as tasks of the custodian on this node
+        have them. Raises ProviderError if none could be asked."""
+        client = self._client
+        if client is None:
+            return {}
+        found: dict[str, bytes] = {}
+        failure: Exception | None = None
+        mark = f"com.docker.swarm.service.id={custodian['ID']}"
+        try:
+            tasks = client.containers(filters={"label": mark, "status": "running"})
+        except ERRORS as error:
+            raise ProviderError(self._explained(error)) from error
+        for task in tasks:
+            try:
+                found |= _shown_by(client, task["Id"], sorted(secrets))
+            except ERRORS as error:  # it may be about to end, and another one there
+                failure = error
+        if failure is not None and not found:
+            raise ProviderError(self._explained(failure)) from failure
+        return {each: found[each] for each in found if each in secrets}
 
     def _update_service(self, client: APIClient, change: Change, service: str) -> None:
         """One update for all networks. The rest of the specification is sent back unchanged, so
@@ -232,6 +292,20 @@ class Engine:
             timeout=ENGINE_TIMEOUT,
         )
         client._raise_for_status(response)
+
+
+def _shown_by(client: APIClient, container: str, secrets: Sequence[str]) -> dict[str, bytes]:
+    """What a custodian's container has of these secrets."""
+    entry = client.inspect_container(container)["Config"]["Entrypoint"] or []
+    found: dict[str, bytes] = {}
+    for number in range(0, len(secrets), _AT_ONCE):
+        show = ["custodian", "--show", *secrets[number : number + _AT_ONCE]]
+        command = client.exec_create(container, [*entry, *show])["Id"]
+        printed = client.exec_start(command)
+        if status := client.exec_inspect(command)["ExitCode"]:
+            raise ValueError(f"stickyproxy custodian --show: exit status {status}")
+        found |= contents(printed.decode("ascii", "replace"))
+    return found
 
 
 def _is_plugged(client: APIClient, container: str, network: str) -> bool:

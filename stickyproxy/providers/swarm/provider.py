@@ -21,6 +21,8 @@ from stickyproxy.providers.contact import Contact
 from stickyproxy.providers.engine.client import BACKOFF
 from stickyproxy.providers.engine.events import EventWatch
 from stickyproxy.providers.swarm.connectors import ConnectorPlanner
+from stickyproxy.providers.swarm.contents import SecretContents
+from stickyproxy.providers.swarm.custodian import CustodianPlanner
 from stickyproxy.providers.swarm.engine import Engine, View
 from stickyproxy.providers.swarm.networks import NetworkPlanner
 from stickyproxy.providers.swarm.reader import Reading, SwarmReader
@@ -59,6 +61,9 @@ class SwarmProvider:
         self._planner = NetworkPlanner(settings)
         self._connectors = ConnectorPlanner(settings, self._planner.may_join)
         self._reader = SwarmReader(settings.service_cluster, self._planner.may_join)
+        self._custodian = CustodianPlanner()
+        self._contents = SecretContents(self._engine)
+        self._has_published = False
         self._reading: Reading | None = None
         self._view: View | None = None
         self._reported: tuple[Problem, ...] = ()
@@ -84,7 +89,7 @@ class SwarmProvider:
             while True:
                 pause = await self._step(thread)
                 # What is on a network that was joined just now is in the next reading.
-                if self._reading is not None and not self._joined:
+                if self._has_published and not self._joined:
                     self.ready.set()
                 self._woken.clear()
                 with suppress(TimeoutError):
@@ -104,11 +109,12 @@ class SwarmProvider:
         try:
             view, cost = await thread.run(self._see)
         except ProviderError as error:
-            return self._contact.lost(error, has_routes=self._reading is not None)
+            return self._contact.lost(error, has_routes=self._has_published)
         self._contact.restored()
         if view is not None:
             self._view = view
             self._last_change = time.monotonic()
+        if view is not None or not self._has_published or self._problems() != self._reported:
             self._tell()
         await self._join_networks(thread)
         rest = min(cost / LISTING_SHARE, self._settings.poll_interval)
@@ -119,22 +125,39 @@ class SwarmProvider:
         """What there is to see (None: the same as before), and the seconds of CPU it took to
         find out. In that thread, too: reading a large Swarm would hold up requests."""
         began = time.thread_time()
-        view = self._engine.look()
-        if view is not None:
-            self._reading = self._reader.read(view.state, view.location)
-        return view, time.thread_time() - began
+        news = self._engine.look()
+        view = news or self._view
+        if news is not None:
+            self._reading = self._read(news)
+        unread = self._reading.unread if self._reading else ()
+        if view is not None and unread and self._contents.read(view, unread):
+            news, self._reading = view, self._read(view)
+        return news, time.thread_time() - began
+
+    def _read(self, view: View) -> Reading:
+        reading = self._reader.read(view.state, view.location, self._contents.known)
+        self._contents.note(reading)
+        return reading
 
     def _tell(self) -> None:
         """Publish what was read, and what went wrong with networks."""
         if self._reading is None:
             return
+        if self._contents.are_awaited and not self._has_published and not self._custodian.error:
+            return  # proxies that follow would drop certificates that are missing
         self._reported = self._problems()
+        self._has_published = True
         snapshot = self._reading.snapshot
         self._publish(replace(snapshot, problems=snapshot.problems + self._reported))
 
     def _problems(self) -> tuple[Problem, ...]:
         service = self._view.location.service if self._view else ""
-        return self._planner.problems() + self._connectors.problems(service)
+        return (
+            *self._planner.problems(),
+            *self._connectors.problems(service),
+            *self._custodian.problems(service),
+            *self._contents.problems(service),
+        )
 
     def _pause(self) -> float:
         now = time.monotonic()
@@ -151,6 +174,13 @@ class SwarmProvider:
         planned = (view.state, view.location, self._reading.wanted, time.monotonic())
         change = self._planner.plan(*planned)
         connectors = self._connectors.plan(*planned)
+        custodian = self._custodian.plan(
+            view.state,
+            view.location,
+            self._reading.secrets,
+            time.monotonic(),
+            unread=bool(self._reading.unread),
+        )
         if self._problems() != self._reported:
             self._tell()
         self._joined = False
@@ -168,7 +198,13 @@ class SwarmProvider:
             for name, reason in refused.items():
                 self._connectors.failed(name, reason)
             self._tell()
-        if change is not None or connectors is not None:
+        if custodian is not None:
+            log.info("swarm: %s", custodian)
+            refused = await thread.run(lambda: self._engine.place(custodian))
+            for reason in refused.values():
+                self._custodian.failed(reason)
+            self._tell()
+        if change is not None or connectors is not None or custodian is not None:
             self._on_event()  # see the result at once
 
 

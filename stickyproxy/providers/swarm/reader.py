@@ -3,6 +3,7 @@
 state   what the engine says, and single facts in it
 labels  what a service asks for
 reach   how its endpoints are reached
+certificates   which ones its clients are shown
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from stickyproxy.config.options import hashes_addresses
 from stickyproxy.model.service import ServiceSpec
@@ -17,6 +19,7 @@ from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.providers.engine import labels, places
 from stickyproxy.providers.engine.labels import Declaration, LabelOptions
 from stickyproxy.providers.swarm import sharing
+from stickyproxy.providers.swarm.certificates import CertificateReader, CertificateRequest, Names
 from stickyproxy.providers.swarm.reach import SwarmIndex, Way
 from stickyproxy.providers.swarm.sharing import Claim
 from stickyproxy.providers.swarm.state import (
@@ -44,6 +47,10 @@ class Reading:
     """True while tasks of a published service are starting or stopping: more will change soon."""
     wanted: Mapping[str, frozenset[str]]
     """Ids of the networks that published services are to be reached on -> their names."""
+    secrets: Mapping[str, str]
+    """Id -> name of the secrets that certificates are made of."""
+    unread: frozenset[str]
+    """Ids of those whose content is not known."""
 
 
 class SwarmReader:
@@ -59,9 +66,16 @@ class SwarmReader:
         self._service_cluster = service_cluster
         self._may_join = may_join
         self._last_good: dict[str, LabelOptions] = {}
+        self._certificates = CertificateReader()
 
-    def read(self, state: SwarmState, location: ProxyLocation) -> Reading:
-        """The snapshot of a state. A service that cannot be read affects no other."""
+    def read(
+        self,
+        state: SwarmState,
+        location: ProxyLocation,
+        contents: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> Reading:
+        """The snapshot of a state. A service that cannot be read affects no other. ``contents``:
+        what is in secrets, by their id, as far as it is known."""
         swarm = SwarmIndex(state, location, self._may_join)
         finds = [self._find(service, swarm) for service in state.services]
         alive = {service.get("ID") for service in state.services}
@@ -74,13 +88,18 @@ class SwarmReader:
                 wanted[network] = wanted.get(network, frozenset()) | {found.name}
         published = places.shared_out((f.spec, not f.blocked) for f in finds if f.spec)
         specs = sorted(published, key=lambda spec: spec.name)
+        asked = (_with_spec(found.request, found.spec) for found in finds if found.spec)
+        answer = self._certificates.read(filter(None, asked), state, contents)
         problems = [*(problem for found in finds for problem in found.problems), *refused]
+        problems += answer.problems
         problems += [*_behind_ingress(swarm, specs), *_no_such_proxies(swarm)]
         problems.sort(key=lambda problem: (problem.service, problem.label, problem.reason))
         return Reading(
-            Snapshot(PROVIDER, tuple(specs), tuple(problems), state.realm),
-            converging=any(found.converging for found in finds),
+            Snapshot(PROVIDER, tuple(specs), tuple(problems), state.realm, answer.certificates),
+            converging=bool(answer.unread) or any(found.converging for found in finds),
             wanted=wanted,
+            secrets=answer.secrets,
+            unread=answer.unread,
         )
 
     def _find(self, service: Json, swarm: SwarmIndex) -> _Found:
@@ -124,14 +143,16 @@ class SwarmReader:
             return _Found(problems=problems)
         tasks = swarm.tasks_of(service["ID"])
         endpoints = () if way.blocked else swarm.endpoints(service, options, way, tasks)
+        published = options.spec(name, endpoints)
         return _Found(
-            options.spec(name, endpoints),
+            published,
             (*problems, *swarm.odd_addresses(name, way, tasks)),
             frozenset(networks - {""}),
             way.blocked,
             is_converging(service, tasks),
             stack_of(service),
             created_at(service),
+            _request(service, published, options),
         )
 
     def _earlier(
@@ -164,6 +185,8 @@ class _Found:
     converging: bool = False
     stack: str = ""
     created: str = ""
+    request: CertificateRequest | None = None
+    """The certificate it asks for."""
 
     @property
     def name(self) -> str:
@@ -182,6 +205,26 @@ def _with_places(found: _Found, settled: Mapping[str, ServiceSpec]) -> _Found:
     if spec.hosts or spec.default_backend or spec.redirects:
         return replace(found, spec=spec)
     return _Found(problems=found.problems)
+
+
+def _request(service: Json, spec: ServiceSpec, options: LabelOptions) -> CertificateRequest | None:
+    """The certificate that a service asks for, by the labels that it is published by."""
+    if options.ssl_cert is None:
+        return None
+    earlier = (service.get("PreviousSpec") or {}).get("Labels") or {}
+    before = earlier.get(f"{labels.PREFIX}ssl_cert"), earlier.get(f"{labels.PREFIX}ssl_key")
+    return CertificateRequest(
+        service["ID"],
+        spec,
+        stack_of(service),
+        Names(options.ssl_cert, options.ssl_key),
+        Names(before[0], before[1]) if before[0] else None,
+    )
+
+
+def _with_spec(request: CertificateRequest | None, spec: ServiceSpec) -> CertificateRequest | None:
+    """With the hosts that its service got."""
+    return None if request is None else replace(request, spec=spec)
 
 
 def _declared(

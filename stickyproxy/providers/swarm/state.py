@@ -1,7 +1,7 @@
 """What an engine says of a Swarm, and how to read single facts from it: pure.
 
 The dicts are those of the Docker Engine API (1.30 and later): ``GET /services``, ``/tasks``,
-``/networks`` and ``/nodes``.
+``/networks``, ``/nodes``, ``/secrets`` and ``/configs``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ CONNECTOR_NETWORK = "com.stickyproxy.connector.network"
 CONNECTOR_PROXY = "com.stickyproxy.connector.proxy"
 """Labels of a connector: the id of its network, and the name of the proxies' service."""
 
+CUSTODIAN_PROXY = "com.stickyproxy.custodian.proxy"
+"""Label of a custodian: the name of the service that it is made after."""
+
 
 @dataclass(frozen=True, slots=True)
 class SwarmState:
@@ -27,6 +30,10 @@ class SwarmState:
     tasks: Sequence[Json]
     networks: Sequence[Json]
     nodes: Sequence[Json]
+    secrets: Sequence[Json] = ()
+    """Those that labels name."""
+    configs: Sequence[Json] = ()
+    """Those that labels name, with what is in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,9 @@ class ProxyLocation:
     """Name of the Swarm service that they are the tasks of; empty: not known, or none."""
     container: str = ""
     """Id of the container this process runs in; empty: not known, or none."""
+    host: str = ""
+    """Name of the Swarm service that this very process, the provider's, is in a task of: the
+    proxies' own or a controller's; empty: none."""
 
 
 # --- services and tasks ----------------------------------------------------------------------

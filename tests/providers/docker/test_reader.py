@@ -261,6 +261,11 @@ class TestLabelsOfReplicas:
         found = problem(proxy(), container("c1", composed(hosts="a b", port="80")))
         assert "com.docker.lb.hosts=shop-web.example.com" in found.remedy
 
+    def test_there_are_no_secrets(self) -> None:
+        found = problem(proxy(), container("c1", composed(ssl_cert="a.crt", ssl_key="a.key")))
+        assert found.label == "com.docker.lb.ssl_cert"
+        assert "name the files of the certificate and its key in [[certificates]]" in found.reason
+
     def test_vip_means_nothing(self) -> None:
         found = problem(proxy(), container("c1", composed(backend_mode="vip")))
         assert "containers have no virtual IP" in found.reason

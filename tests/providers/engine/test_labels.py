@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stickyproxy.model.snapshot import Problem
+from stickyproxy.model.tls import UpstreamTls
 from stickyproxy.providers.engine.labels import (
     KNOWN,
     PREFIX,
@@ -69,6 +70,7 @@ class TestWhatIsAccepted:
             ("backend_mode", "task", "task"),
             ("service_cluster", "eu", "eu"),
             ("ssl_cert", "demo.local.cert", "demo.local.cert"),
+            ("ssl_backend", "true", True),
             ("ssl_backend_tls_verify", "false", False),
             ("hash_cookie", "user", "user"),
             ("hash_header", "X-User", "X-User"),
@@ -178,6 +180,27 @@ class TestProblems:
         assert text.isprintable()
 
 
+class TestTlsToEndpoints:
+    def test_is_served(self) -> None:
+        found = declared(ssl_backend="true", ssl_backend_tls_verify="true")
+        assert found.problems == ()
+        assert found.encrypted
+        assert found.options is not None
+        assert found.options.spec("shop", ()).tls == UpstreamTls(
+            verify=True, server_name=found.options.hosts[0]
+        )
+
+    def test_what_only_the_configuration_file_has_is_no_label(self) -> None:
+        assert "tls" not in KNOWN
+
+    def test_what_may_have_been_meant_is_not_dropped(self) -> None:
+        """The service would be spoken to in the clear."""
+        found = declared(ssl_backend="ture")
+        assert found.options is None
+        assert found.encrypted
+        assert [problem.remedy for problem in found.problems] == [""]
+
+
 class TestNotServedYet:
     @pytest.mark.parametrize("label", ["ssl_only"])
     def test_a_service_that_would_go_in_the_clear_is_not_published(self, label: str) -> None:
@@ -187,10 +210,11 @@ class TestNotServedYet:
         assert problem.label == PREFIX + label
         assert problem.reason.startswith("is not served yet")
 
-    def test_certificates_are_reported(self) -> None:
+    def test_certificates_are_served(self) -> None:
         found = declared(ssl_cert="cert", ssl_key="key")
         assert found.options is not None
-        assert [problem.fatal for problem in found.problems] == [False, False]
+        assert (found.options.ssl_cert, found.options.ssl_key) == ("cert", "key")
+        assert found.problems == ()
 
     def test_what_is_off_is_not_reported(self) -> None:
         assert declared(ssl_only="false", ssl_passthrough="0").problems == ()

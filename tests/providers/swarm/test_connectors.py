@@ -18,7 +18,7 @@ from stickyproxy.providers.swarm.connectors import (
     RETRY,
     SETTLE,
     STACK,
-    ConnectorChange,
+    CompanionChange,
     ConnectorPlanner,
     connector_spec,
 )
@@ -76,14 +76,14 @@ class Cluster:
         by: ConnectorPlanner | None = None,
         seen: SwarmState | None = None,
         container: str = "c" * 64,
-    ) -> ConnectorChange | None:
+    ) -> CompanionChange | None:
         """What is planned ``after`` seconds if these networks are wanted."""
         self.now += after
         here = ProxyLocation(frozenset({"net-own"}), "lb", container)
         shops = dict.fromkeys(wanted, frozenset({"shop"}))
         return (by or self.planner).plan(seen or self.listing, here, shops, self.now)
 
-    def apply(self, change: ConnectorChange | None) -> list[str]:
+    def apply(self, change: CompanionChange | None) -> list[str]:
         """As the engine does; returns the names that it refused."""
         refused = []
         assert change is not None
