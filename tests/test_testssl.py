@@ -57,7 +57,8 @@ async def test_nothing_above_low(
     proxy = await start_proxy(
         [service(await endpoint())],
         listeners=[ListenerSpec(Address("127.0.0.1", 0), tls=ListenerTls())],
-        certificates=[certificate],
+        # some of its clients name no server
+        certificates=[certificate, make_certificate([], name="default", default=True)],
     )
     findings = await _run(testssl, proxy.port, tmp_path)
     faults = [

@@ -134,6 +134,16 @@ def _repetitions(document: dict[str, Any]) -> Iterator[tuple[Location, str]]:
         reason = f"certificates[{defaults[0]}] is the default too: remove one of the two"
         yield ("certificates", index, "default"), reason
 
+    proxy = document.get("proxy")
+    if not (isinstance(proxy, dict) and proxy.get("trusted_proxies")):
+        for index, table in enumerate(_list(document, "listeners")):
+            if table.get("proxy_protocol") is True:
+                reason = (
+                    "has no effect as long as nobody is trusted: name the proxies that send it in "
+                    "trusted_proxies of [proxy]"
+                )
+                yield ("listeners", index, "proxy_protocol"), reason
+
     services = _list(document, "services")
     names = [_valid(service_name, service.get("name")) for service in services]
     for index, first in _repeated(names):

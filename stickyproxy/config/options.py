@@ -15,7 +15,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -35,15 +36,18 @@ from stickyproxy.base.text import Misspelt, shown
 from stickyproxy.base.values import (
     boolean,
     cookie_path,
+    duration,
     port_number,
     refuse_characters,
     text,
     timeout,
     url_path,
 )
+from stickyproxy.config import pem, watching
+from stickyproxy.model.health import DEFAULT_EJECTION, Checks, Ejection
 from stickyproxy.model.service import Drain, EndpointSpec, OptionValue, PolicySpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
-from stickyproxy.model.tls import UpstreamTls
+from stickyproxy.model.tls import ClientAuth, UpstreamTls
 from stickyproxy.routing.balancers import OPTIONS, make_policy
 from stickyproxy.routing.policy import Option
 
@@ -164,6 +168,13 @@ def host_name(text: str) -> str:
     return canonical_host(text)
 
 
+def _check_host(text: str) -> str:
+    """The host that checks ask for. Raises ValueError."""
+    if text.startswith("*."):
+        raise ValueError(f"{shown(text)} is no single host: write one of those that it stands for")
+    return host_name(text)
+
+
 # --- paths and URLs -------------------------------------------------------------------------
 
 
@@ -217,6 +228,42 @@ def server_name(value: object) -> str:
     return name.strip("[]")
 
 
+# --- TLS from clients -------------------------------------------------------------------------
+
+_HSTS_DEFAULT = "max-age=63072000"  # two years, as Mozilla has it
+_HSTS = re.compile(r"max-age=[0-9]{1,10}(; *(includeSubDomains|preload))*", re.IGNORECASE)
+
+
+def _hsts(value: object) -> str:
+    """The value of Strict-Transport-Security (RFC 6797 section 6.1); empty: there is none. Raises
+    ValueError."""
+    try:
+        return _HSTS_DEFAULT if boolean(value) else ""
+    except ValueError:
+        written = text(value).strip()
+    if _HSTS.fullmatch(written):
+        return written
+    raise ValueError(
+        f'{shown(written)} is not known: write true, or "max-age=63072000; includeSubDomains"'
+    )
+
+
+def _client_certificates(value: object) -> str:
+    """Whether clients must have one. Raises ValueError."""
+    word = text(value).strip().lower()
+    if word in _CLIENT_CERTIFICATES:
+        return word
+    message = f'{shown(value)} is not known: write "required" or "optional"'
+    guess = nearest(word, _CLIENT_CERTIFICATES)
+    raise Misspelt(message, guess) if guess else ValueError(message)
+
+
+_CLIENT_CERTIFICATES = ("required", "optional")
+ClientCertificates = Annotated[
+    Literal["required", "optional"], PlainValidator(_client_certificates)
+]
+
+
 # --- draining ---------------------------------------------------------------------------------
 
 _DRAINS: tuple[str, ...] = get_args(Drain)
@@ -243,6 +290,23 @@ UrlPath = Annotated[str, PlainValidator(url_path)]
 ContextRoot = Annotated[str, PlainValidator(_context_root)]
 Redirect = Annotated[tuple[str, str], PlainValidator(_redirect)]
 Hosts = Annotated[tuple[HostName, ...], _split_by(",")]
+CheckCount = Annotated[int, PlainValidator(partial(watching.count, 1, 100))]
+
+_OF_CHECKS = ("host", "interval", "timeout", "rise", "fall", "status")
+"""What there is to say of checks besides their path."""
+
+
+_OF_REQUESTS = frozenset(
+    {
+        *("default_backend", "context_root", "context_root_rewrite"),
+        *("websocket_endpoints", "redirects", "hsts", "acme", "client_ca", "client_certificates"),
+        *("ssl_cert", "ssl_key", "ssl_acme", "ssl_backend", "tls"),
+        *("eject_after_5xx", "healthcheck_path"),
+        *(name for name, its in OPTIONS.items() if not (its.by_address or its.adjusts)),
+    }
+)
+"""Options that say what is to be done with requests or their TLS: nothing, if all of that is left
+to the endpoint."""
 
 
 class _Place(BaseModel):
@@ -250,12 +314,24 @@ class _Place(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    ssl_passthrough: Boolean = False
     default_backend: Boolean = False
     hosts: Hosts = Field((), validate_default=True)
     port: Port | None = None
     context_root: ContextRoot = "/"
     context_root_rewrite: Boolean = False
     share: Boolean = False
+
+    @field_validator("*")
+    @classmethod
+    def _is_not_passed_through(cls, value: object, info: ValidationInfo) -> object:
+        asked = value not in (False, None, "/", ())
+        if asked and info.field_name in _OF_REQUESTS and info.data.get("ssl_passthrough"):
+            raise ValueError(
+                "cannot be combined with ssl_passthrough, which leaves TLS, and all requests in "
+                "it, to client and endpoint: remove one of the two"
+            )
+        return value
 
     @field_validator("hosts")
     @classmethod
@@ -326,6 +402,10 @@ class ServiceOptions(_PlaceAndPolicy):
     websocket_endpoints: Annotated[tuple[UrlPath, ...], _split_by(",")] | None = None
     redirects: Annotated[tuple[Redirect, ...], _split_by(";")] = ()
     drain: Annotated[Drain, PlainValidator(_drain)] = "none"
+    ssl_only: Boolean = False
+    hsts: Annotated[str, PlainValidator(_hsts)] = ""
+    client_ca: Annotated[pem.PemFile, PlainValidator(pem.ca_text)] | None = None
+    client_certificates: ClientCertificates | None = None
     acme: Boolean = False
     connect_timeout: Timeout | None = None
     response_timeout: Timeout | None = None
@@ -335,16 +415,16 @@ class ServiceOptions(_PlaceAndPolicy):
     ssl_backend: Boolean = False
     ssl_backend_server_name: ServerName | None = None
     ssl_backend_tls_verify: Boolean = False
-
-    @field_validator("ssl_backend")
-    @classmethod
-    def _no_passthrough(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("ssl_passthrough"):
-            raise ValueError(
-                "cannot be combined with ssl_passthrough, which leaves TLS to client and endpoint: "
-                "remove one of the two"
-            )
-        return value
+    eject_after_5xx: Annotated[int, PlainValidator(partial(watching.count, 0, 1000))] = 0
+    max_ejected: Annotated[str, PlainValidator(watching.percentage)] = "50%"
+    healthcheck_path: Annotated[str, PlainValidator(watching.check_path)] | None = None
+    healthcheck_host: Annotated[str, AfterValidator(_check_host)] | None = None
+    healthcheck_interval: Annotated[float, PlainValidator(watching.check_interval)] = 5.0
+    healthcheck_timeout: Timeout = 3.0
+    healthcheck_rise: CheckCount = 2
+    healthcheck_fall: CheckCount = 3
+    healthcheck_status: Annotated[str, PlainValidator(watching.statuses)] = "200-399"
+    slow_start: Annotated[float, PlainValidator(duration)] = 0.0
 
     @field_validator("ssl_backend_server_name", "ssl_backend_tls_verify")
     @classmethod
@@ -364,6 +444,28 @@ class ServiceOptions(_PlaceAndPolicy):
             raise ValueError(
                 "needs a name that the certificates of endpoints are for, and no host is one: set "
                 "ssl_backend_server_name"
+            )
+        return value
+
+    @field_validator("client_certificates")
+    @classmethod
+    def _needs_client_ca(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("client_ca", "invalid") is None:
+            raise ValueError("has no meaning without client_ca: set that too, or remove this key")
+        return value
+
+    def client_auth(self) -> ClientAuth | None:
+        """How clients are asked for a certificate, if they are."""
+        if self.client_ca is None:
+            return None
+        return ClientAuth(self.client_ca.text, self.client_certificates != "optional")
+
+    @field_validator(*(f"healthcheck_{each}" for each in _OF_CHECKS))
+    @classmethod
+    def _needs_healthcheck_path(cls, value: object, info: ValidationInfo) -> object:
+        if "healthcheck_path" in info.data and info.data["healthcheck_path"] is None:
+            raise ValueError(
+                "has no meaning without healthcheck_path: set that too, or remove this key"
             )
         return value
 
@@ -392,6 +494,26 @@ class ServiceOptions(_PlaceAndPolicy):
         name = self.ssl_backend_server_name or _name_among(self.hosts)
         return UpstreamTls(verify=self.ssl_backend_tls_verify, server_name=name)
 
+    def ejection(self) -> Ejection | None:
+        """None: as by default."""
+        own = Ejection(self.eject_after_5xx, watching.share(self.max_ejected))
+        return None if own == DEFAULT_EJECTION else own
+
+    def checks(self) -> Checks | None:
+        """How its endpoints are checked, if they are. The host is one that the service has."""
+        if self.healthcheck_path is None:
+            return None
+        named = (host for host in self.hosts if not host.startswith("*."))
+        return Checks(
+            path=self.healthcheck_path,
+            host=self.healthcheck_host or next(named, ""),
+            interval=self.healthcheck_interval,
+            timeout=self.healthcheck_timeout,
+            rise=self.healthcheck_rise,
+            fall=self.healthcheck_fall,
+            status=watching.ranges(self.healthcheck_status),
+        )
+
     def spec(self, name: str, endpoints: Iterable[EndpointSpec]) -> ServiceSpec:
         """The service ``name`` with these options and these endpoints."""
         return ServiceSpec(
@@ -407,7 +529,14 @@ class ServiceOptions(_PlaceAndPolicy):
             default_backend=self.default_backend,
             drain=self.drain,
             timeouts=self.timeouts(),
+            ejection=self.ejection(),
+            checks=self.checks(),
+            slow_start=self.slow_start,
+            ssl_passthrough=self.ssl_passthrough,
             acme=self.acme,
+            ssl_only=self.ssl_only,
+            hsts=self.hsts,
+            client_auth=self.client_auth(),
             tls=self.upstream_tls(),
         )
 
@@ -419,5 +548,7 @@ def _name_among(hosts: Iterable[str]) -> str:
 
 def hashes_addresses(spec: ServiceSpec) -> list[str]:
     """The options of a service by which client addresses decide where it is reached."""
-    asked = () if spec.policy is None else spec.policy.options()
+    if spec.policy is None:
+        return ["ssl_passthrough"] if spec.ssl_passthrough else []
+    asked = spec.policy.options()
     return [name for name in asked if OPTIONS[name].by_address]

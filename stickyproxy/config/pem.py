@@ -17,19 +17,36 @@ class PemFile(NamedTuple):
     """A file that was read."""
 
     path: str
+    """Empty: it was no file."""
     text: str
     """The blocks that were wanted of it, and nothing around them."""
 
 
 def ca_file(value: object) -> PemFile:
     """A file with certificates of authorities. Raises ValueError."""
-    found = _pem_file(value, _CERTIFICATE, "certificate")
+    return _authorities(_pem_file(value, _CERTIFICATE, "certificate"))
+
+
+def ca_text(value: object) -> PemFile:
+    """The same, but the text itself and no file: a label may not name one of ours. Raises
+    ValueError."""
+    found = _blocks(value, _CERTIFICATE) if isinstance(value, str) else ""
+    if not found:
+        raise ValueError(
+            "has no certificate in PEM: write the text itself, from "
+            '"-----BEGIN CERTIFICATE-----" on'
+        )
+    return _authorities(PemFile("", found))
+
+
+def _authorities(found: PemFile) -> PemFile:
+    """If OpenSSL can read them. Raises ValueError."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=found.text)
     except ssl.SSLError as error:
         raise ValueError(
-            f"{shown(found.path)} has a certificate that cannot be read ({_openssl(error)}): write "
-            "it as the authority gave it out"
+            f"{(shown(found.path) + ' ') if found.path else ''}has a certificate that cannot be "
+            f"read ({_openssl(error)}): write it as the authority gave it out"
         ) from None
     return found
 
@@ -75,13 +92,17 @@ def _pem_file(value: object, block: re.Pattern[str], what: str) -> PemFile:
         raise ValueError(
             f"{shown(path)} cannot be read ({error.strerror}): name a readable file"
         ) from None
-    found = "\n".join(each[0] for each in block.finditer(content.decode("ascii", "replace")))
+    found = _blocks(content.decode("ascii", "replace"), block)
     if not found or len(content) > _PEM_MAX:
         raise ValueError(
             f"{shown(path)} has no {what} in PEM: name a file with "
             f'"-----BEGIN {"PRIVATE KEY" if what == "key" else "CERTIFICATE"}-----"'
         )
     return PemFile(path, found)
+
+
+def _blocks(text: str, block: re.Pattern[str]) -> str:
+    return "\n".join(each[0] for each in block.finditer(text))
 
 
 def _openssl(error: ssl.SSLError) -> str:

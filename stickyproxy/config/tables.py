@@ -18,7 +18,7 @@ from pydantic import (
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.config import pem, values
-from stickyproxy.config.options import ServerName, ServiceOptions, Timeout
+from stickyproxy.config.options import ClientCertificates, ServerName, ServiceOptions, Timeout
 from stickyproxy.config.settings import (
     ADMIN_ADDRESS,
     AcmeSettings,
@@ -36,7 +36,7 @@ from stickyproxy.config.settings import (
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.settings import AccessLogSettings, LogFormat, Network, ProxySettings
-from stickyproxy.model.tls import UpstreamTls
+from stickyproxy.model.tls import ClientAuth, ListenerTls, UpstreamTls
 
 _PROXY = ProxySettings()
 _ACCESS_LOG = AccessLogSettings()
@@ -50,6 +50,49 @@ class _Table(BaseModel):
 
 class _ListenerTable(_Table):
     address: Annotated[Address, PlainValidator(values.listener_address)]
+    tls: StrictBool = False
+    redirect_to_https: Annotated[StrictBool | int, PlainValidator(values.https_port)] = False
+    proxy_protocol: StrictBool = False
+    client_ca: Annotated[pem.PemFile, PlainValidator(pem.ca_file)] | None = None
+    client_certificates: ClientCertificates | None = None
+
+    @field_validator("redirect_to_https")
+    @classmethod
+    def _not_on_tls(cls, value: bool | int, info: ValidationInfo) -> bool | int:
+        if value is not False and info.data.get("tls"):
+            raise ValueError("has no meaning with tls = true: remove it")
+        return value
+
+    @field_validator("client_ca")
+    @classmethod
+    def _needs_tls(cls, value: pem.PemFile | None, info: ValidationInfo) -> pem.PemFile | None:
+        if value is not None and info.data.get("tls") is False:
+            raise ValueError("has no meaning without tls: set tls = true, or remove this key")
+        return value
+
+    @field_validator("client_certificates")
+    @classmethod
+    def _needs_client_ca(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("client_ca", "invalid") is None:
+            raise ValueError("has no meaning without client_ca: set that too, or remove this key")
+        return value
+
+    def spec(self, https_port: int) -> ListenerSpec:
+        """``https_port``: where requests are redirected, if that is not said."""
+        tls = None
+        if self.tls and self.client_ca is not None:
+            tls = ListenerTls(
+                ClientAuth(self.client_ca.text, self.client_certificates != "optional")
+            )
+        elif self.tls:
+            tls = ListenerTls()
+        port = self.redirect_to_https
+        return ListenerSpec(
+            self.address,
+            tls=tls,
+            redirect_to_https=None if port is False else https_port if port is True else port,
+            proxy_protocol=self.proxy_protocol,
+        )
 
 
 class _ProxyTable(_Table):
@@ -68,6 +111,7 @@ class _ProxyTable(_Table):
     upgrade_idle_timeout: Timeout | None = None
     keepalive_timeout: Timeout = _PROXY.keepalive_timeout
     head_timeout: Timeout = _PROXY.head_timeout
+    handshake_timeout: Timeout = _PROXY.handshake_timeout
     upstream_idle_timeout: Timeout = _PROXY.upstream_idle_timeout
     grace_period: Timeout = _PROXY.grace_period
     worker_timeout: Timeout = _PROXY.worker_timeout
@@ -111,6 +155,7 @@ class _ProxyTable(_Table):
             upgrade_idle_timeout=self.upgrade_idle_timeout,
             keepalive_timeout=self.keepalive_timeout,
             head_timeout=self.head_timeout,
+            handshake_timeout=self.handshake_timeout,
             upstream_idle_timeout=self.upstream_idle_timeout,
             grace_period=self.grace_period,
             worker_timeout=self.worker_timeout,
@@ -183,6 +228,7 @@ class _ServiceTable(ServiceOptions):
     # Inherited keys are validated first: endpoints may look at port.
     name: Annotated[str, PlainValidator(values.service_name)]
     endpoints: tuple[Annotated[EndpointSpec, PlainValidator(values.endpoint)], ...] = ()
+    client_ca: Annotated[pem.PemFile, PlainValidator(pem.ca_file)] | None = None
     tls: _UpstreamTlsTable | None = None
 
     @field_validator("tls")
@@ -204,6 +250,12 @@ class _ServiceTable(ServiceOptions):
 
     def upstream_tls(self) -> UpstreamTls | None:
         return self.tls.upstream_tls() if self.tls else super().upstream_tls()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Those that were read."""
+        ca = () if self.client_ca is None else (self.client_ca.path,)
+        return (*ca, *(self.tls.files if self.tls else ()))
 
 
 class _AdminTable(_Table):
@@ -383,7 +435,11 @@ class Document(_Table):
         return value
 
     def config(self) -> Config:
-        listeners = tuple(ListenerSpec(table.address) for table in self.listeners)
+        https_ports = [
+            table.address.port for table in self.listeners if table.tls and table.address.port
+        ]
+        https_port = 443 if 443 in https_ports or not https_ports else https_ports[0]
+        listeners = tuple(table.spec(https_port) for table in self.listeners)
         swarm, docker = self.providers.swarm, self.providers.docker
         follow = self.providers.controller
         controller = self.controller
@@ -396,9 +452,7 @@ class Document(_Table):
                 for table in self.certificates
             ),
             services=tuple(table.spec(table.name, table.endpoints) for table in self.services),
-            files=tuple(
-                dict.fromkeys(file for t in self.services if t.tls for file in t.tls.files)
-            ),
+            files=tuple(dict.fromkeys(file for table in self.services for file in table.files)),
             admin=None if self.admin is None else self.admin.address,
             swarm=None if swarm is None else swarm.settings(),
             docker=None if docker is None else docker.settings(),

@@ -12,6 +12,7 @@ from pydantic import ValidationInfo
 
 from stickyproxy.base.addresses import Address, socket_path
 from stickyproxy.base.text import shown
+from stickyproxy.base.values import port_number
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.settings import Network
 
@@ -32,6 +33,19 @@ def visible_text(value: object, example: str) -> str:
 
 def listener_address(value: object) -> Address:
     return Address.parse(visible_text(value, "0.0.0.0:80"))
+
+
+def https_port(value: object) -> bool | int:
+    """Whether requests are redirected to https, or the port there. Raises ValueError."""
+    if isinstance(value, bool):
+        return value
+    try:
+        return port_number(value)
+    except ValueError:
+        raise ValueError(
+            f"{shown(value)} is neither true nor a port: write true, or the port that clients "
+            "reach over https"
+        ) from None
 
 
 def endpoint_address(value: object, port: int | None) -> Address:

@@ -32,7 +32,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -46,10 +46,11 @@ from stickyproxy.base.errors import (
     UpstreamTimeout,
 )
 from stickyproxy.control.registry import HoldsTable
+from stickyproxy.control.slow_start import SlowStart
 from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.routing.cluster import Cluster
-from stickyproxy.routing.endpoint import Endpoint, EndpointState
+from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts, state_of
 from stickyproxy.routing.table import RoutingTable
 
 log = logging.getLogger("stickyproxy")
@@ -97,6 +98,7 @@ class Health:
         self.outages: dict[EndpointKey, Outage] = {}
         """The endpoints that are ejected, and why."""
         self._unhealthy: frozenset[EndpointKey] = frozenset()
+        self._slow_start = SlowStart(proxy)
 
     def look(self) -> None:
         """There is a new table: forget what is gone from it, and watch what is new in it."""
@@ -109,7 +111,7 @@ class Health:
         for endpoint in endpoints:
             if endpoint.ejection.after_5xx:
                 self._watch(endpoint)
-        note_checks(self._proxy.table, self._unhealthy)
+        self._note(facts_of_checks(self._proxy.table, self._unhealthy))
 
     # --- what comes of requests ---
 
@@ -170,7 +172,7 @@ class Health:
         """Take it out: for that long if that is more than zero, and until a probe connects."""
         now = time.time()
         self.outages[_key(endpoint)] = Outage(reason, now, now + seconds if seconds else None)
-        self._proxy.table.note(endpoint, replace(endpoint.facts, ejected=True))
+        self._note({endpoint: replace(endpoint.facts, ejected=True)})
         name = f"probe of {endpoint.address}"
         probe = self._probes[endpoint] = asyncio.create_task(
             self._probe(endpoint, seconds), name=name
@@ -199,10 +201,11 @@ class Health:
             term.is_over()
         endpoint.has_connected = True
         log.info("%s is back", _name(endpoint))
-        self._proxy.table.note(endpoint, replace(endpoint.facts, ejected=False))
+        self._note({endpoint: replace(endpoint.facts, ejected=False)})
 
     async def stop(self) -> None:
         """End the probes."""
+        self._slow_start.stop()
         probes = list(self._probes.values())
         for probe in probes:
             probe.cancel()
@@ -213,19 +216,28 @@ class Health:
     def use_checks(self, unhealthy: frozenset[EndpointKey]) -> None:
         """These endpoints fail their checks, and no others."""
         self._unhealthy = unhealthy
-        note_checks(self._proxy.table, unhealthy)
+        self._note(facts_of_checks(self._proxy.table, unhealthy))
+
+    def _note(self, facts: Mapping[Endpoint, Facts]) -> None:
+        self._slow_start.begin(
+            endpoint
+            for endpoint in facts
+            if endpoint.state is EndpointState.DOWN
+            and state_of(facts[endpoint]) is EndpointState.USABLE
+        )
+        self._proxy.table.note_all(facts)
 
 
-def note_checks(table: RoutingTable, unhealthy: frozenset[EndpointKey]) -> None:
-    """These endpoints of the table fail their checks, and no others."""
+def facts_of_checks(
+    table: RoutingTable, unhealthy: frozenset[EndpointKey]
+) -> dict[Endpoint, Facts]:
+    """What is to be noted in the table if these endpoints fail their checks, and no others."""
     endpoints = {each for cluster in table.clusters() for each in cluster.endpoints}
-    table.note_all(
-        {
-            each: replace(each.facts, unhealthy=not each.facts.unhealthy)
-            for each in endpoints
-            if each.facts.unhealthy is not (_key(each) in unhealthy)
-        }
-    )
+    return {
+        each: replace(each.facts, unhealthy=not each.facts.unhealthy)
+        for each in endpoints
+        if each.facts.unhealthy is not (_key(each) in unhealthy)
+    }
 
 
 class Streak:

@@ -74,13 +74,15 @@ class Registry:
         awaits: Iterable[str] = (),
         tells_problems: bool = True,
         has_tls: bool = False,
+        clear_only: bool = False,
         rebuilt: Callable[[], None] = lambda: None,
     ) -> None:
         """``certificates`` takes those of all snapshots; None: this process has no clients.
         ``awaits``: the providers that will publish; until all of them have, unknown is not absent.
         ``tells_problems``: log them. Of processes with the same snapshots, one should. ``has_tls``:
-        some listener has TLS, and a host without a certificate is a problem. ``rebuilt`` is called
-        when there is a new table."""
+        some listener has TLS, and a host without a certificate is a problem. ``clear_only``: nobody
+        speaks TLS, and a service that needs it is one. ``rebuilt`` is called when there is a new
+        table."""
         self._rebuilt = rebuilt
         self._awaits = tuple(awaits)
         self._proxy = proxy
@@ -89,6 +91,7 @@ class Registry:
         self._has_tls = has_tls
         self._certificates = certificates
         self._shown: tuple[Certificate, ...] = ()
+        self._clear_only = clear_only
         self._secret = pin_secret
         self._snapshots: dict[str, Snapshot] = {}
         self._keys: dict[str, bytes] = {}
@@ -171,6 +174,9 @@ class Registry:
         services = [service for snapshot in snapshots for service in snapshot.services]
         found += report.conflicts(services)
         found += certificates.problems(snapshots, time.time())
+        found += report.client_auths(services)
+        if self._clear_only:
+            found += report.without_tls(services)
         if self._has_tls and not self.awaited:
             found += certificates.mismatches(snapshots)
         new, before = dict.fromkeys(found), dict.fromkeys(self.problems)

@@ -106,6 +106,7 @@ def _row(
         "hosts": _hosts(service),
         "context_root": service.context_root,
         "policy": policy_for(service).describe(),
+        "tls": service.tls.describe() if service.tls else "",
         "state": _state(endpoints, problems),
         "endpoints": endpoints,
         "problems": _problems(problems),
@@ -177,6 +178,8 @@ def _lines(row: Mapping[str, Any]) -> Iterator[str]:
         places = ", ".join(host if root == "/" else host + root for host in row["hosts"])
         yield f"  hosts      {places or '(none)'}"
         yield f"  policy     {row['policy']}"
+        if tls := row.get("tls"):  # a controller of another version may not tell
+            yield f"  tls        to endpoints, {tls}"
         yield f"  endpoints  {_counted(row['endpoints'])}"
         yield from _outages(row["endpoints"])
     for problem in row["problems"]:
@@ -208,23 +211,55 @@ def _counted(endpoints: Sequence[Mapping[str, str]]) -> str:
 # --- what only shows when services come together --------------------------------------------
 
 
+def without_tls(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
+    """Services that clients are to reach over TLS, which nobody speaks."""
+    for service in services:
+        if service.ssl_only:
+            label, reason = "ssl_only", "redirects clients to https"
+        elif service.client_auth is not None and service.client_auth.required:
+            label, reason = "client_ca", "asks clients for certificates"
+        else:
+            continue
+        reason += ", but no listener speaks TLS: give one of [[listeners]] tls = true"
+        yield Problem(service.name, reason, label=label)
+
+
+def client_auths(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
+    """Services that ask clients of one host for certificates in different ways. Clients are asked
+    before they say which path they want: as the one with the longest context root has it."""
+    asking: dict[str, ServiceSpec] = {}
+    ordered = sorted(services, key=lambda each: (-len(each.context_root), each.context_root))
+    for service in ordered:
+        for host in service.hosts if service.client_auth is not None else ():
+            first = asking.setdefault(host, service)
+            if first.client_auth != service.client_auth:
+                reason = (
+                    f"asks for client certificates in another way than {first.name} does, which "
+                    f"has {host} too: its requests are answered with 421; give both the same "
+                    "client_ca and client_certificates"
+                )
+                yield Problem(service.name, reason, label="client_ca")
+
+
 def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
     """Services that share a place without having said so, or that ask for different things there:
-    their endpoints are merged, and what holds is what the first by name says."""
-    by_place: dict[tuple[str, str], list[ServiceSpec]] = {}
+    their endpoints are merged, and what holds is what the first by name says. Where TLS is passed
+    through to one and not to another, it is."""
+    by_place: dict[tuple[str, str, bool], list[ServiceSpec]] = {}
     ordered = sorted(services, key=lambda service: service.name)
     for service in ordered:
         for host in _hosts(service):
-            by_place.setdefault((host, service.context_root), []).append(service)
+            place = host, service.context_root, service.ssl_passthrough
+            by_place.setdefault(place, []).append(service)
     reported: set[tuple[str, str]] = set()
-    for (host, root), (first, *others) in by_place.items():
-        place = host if root == "/" else host + root
+    for (host, root, _), (first, *others) in by_place.items():
+        where = host if root == "/" else host + root
         for other in others:
             overruled = _overruled(first, other)
             meant = first.share and other.share
             if (overruled or not meant) and (first.name, other.name) not in reported:
                 reported.add((first.name, other.name))
-                reason = f"shares {place} with service {first.name}"
+                reason = f"shares {where} with service {first.name}"
                 if overruled:
                     reason += f", whose {overruled}: give both the same"
                 else:
@@ -232,12 +267,33 @@ def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
                 if not meant:
                     reason += "; if that is meant, set share to true on both"
                 yield Problem(other.name, reason)
-    taken = {host for host, _ in by_place}
+    yield from _passed_through(ordered)
+    taken = {host for host, _, _ in by_place}
     for service in ordered:
         for source, _ in service.redirects:
             if source in taken:
                 reason = f"redirects {source}, where a service is published: it has no effect"
                 yield Problem(service.name, reason)
+
+
+def _passed_through(services: Sequence[ServiceSpec]) -> Iterator[Problem]:
+    """Services on a host whose TLS another one has."""
+    holders = {
+        host: service
+        for service in reversed(services)
+        if service.ssl_passthrough
+        for host in service.hosts
+    }
+    for service in services:
+        lost = [host for host in service.hosts if host in holders]
+        if lost and not service.ssl_passthrough:
+            holder = holders[lost[0]].name
+            reason = (
+                f"is published on {', '.join(lost)}, whose TLS is passed through to service "
+                f"{holder}: it is served in the clear alone, and TLS goes to {holder}. Give one of "
+                "the two another host"
+            )
+            yield Problem(service.name, reason)
 
 
 def _overruled(first: ServiceSpec, other: ServiceSpec) -> str:

@@ -22,6 +22,7 @@ from stickyproxy.base.errors import (
     ConnectError,
     OutOfResources,
     UpstreamClosed,
+    UpstreamError,
     UpstreamTimeout,
 )
 from stickyproxy.dataplane import replies
@@ -275,6 +276,8 @@ class Exchange:
         if route.gate is not None and (reply := self._stopped_at(route.gate)) is not None:
             return reply
         failures = self.failures
+        if failures is None:
+            cluster.budget.requests += 1
         balancer = cluster.balancer
         pick = balancer.pick(request, failures.tried if failures else ())
         if pick is None:
@@ -419,6 +422,8 @@ class Exchange:
                 in_time=now - self.started <= pool.retry_seconds,
             )
         )
+        if verdict is Verdict.OTHER_ENDPOINT and not self._may_retry(now, error):
+            verdict = Verdict.GIVE_UP
         if verdict is Verdict.GIVE_UP:
             self._reply(self._failure(error))
             return
@@ -431,6 +436,14 @@ class Exchange:
             self._take(self._next())
         except BadRequest as refused:
             self.refuse(refused)
+
+    def _may_retry(self, now: float, error: Exception) -> bool:
+        cluster = self._route.cluster
+        if cluster is None or cluster.budget.take(now):
+            return True
+        spent = UpstreamError(f"{error}; not sent to another endpoint: it has had enough retries")
+        self._proxy.log_failure(self.service, spent)
+        return False
 
     # --- the end ---
 

@@ -6,6 +6,9 @@
   alive the endpoint most likely closed it while idle, so the same endpoint is asked again on a
   new connection, which keeps the session where it is. If it was new the endpoint is ending, and
   another one is asked, but only once: a request that kills its endpoint must not kill them all.
+- To another endpoint only as long as the service's retries are no more than a fifth of its requests
+  (``routing.budget``): those that are left must not be asked for everything several times. To the
+  same one it is sent whatever they are, since it has not begun with the request.
 - Anything else (a POST on a connection that died, a timeout, half a response): never. It may have
   been carried out.
 """

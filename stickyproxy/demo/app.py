@@ -17,6 +17,7 @@ import html
 import json
 import os
 import socket
+import ssl
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -96,8 +97,14 @@ class DemoReplica:
         return f"<DemoReplica {self.options.instance} at {self.address}>"
 
     @classmethod
-    async def start(cls, options: DemoOptions, address: str = "127.0.0.1:0") -> Self:
-        """Listen on ``host:port``, ``[v6]:port`` or ``:port`` (every interface).
+    async def start(
+        cls,
+        options: DemoOptions,
+        address: str = "127.0.0.1:0",
+        tls: ssl.SSLContext | None = None,
+    ) -> Self:
+        """Listen on ``host:port``, ``[v6]:port`` or ``:port`` (every interface). ``tls``: that is
+        what clients are spoken to in; None: in the clear.
 
         Raises ListenError when that cannot be done.
         """
@@ -105,7 +112,7 @@ class DemoReplica:
         runner = web.AppRunner(make_app(options), access_log=None, shutdown_timeout=STOP_TIMEOUT)
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port).start()
+            await web.TCPSite(runner, host, port, ssl_context=tls).start()
         except (OSError, UnicodeError) as error:
             await runner.cleanup()
             raise ListenError(_cannot_listen(address, error)) from error

@@ -61,3 +61,9 @@ class UpstreamTls:
     """PEM: what the proxy shows to endpoints that ask; empty: nothing."""
     key: str = field(default="", repr=False)
     """PEM: its key."""
+
+    def describe(self) -> str:
+        """A few words for tables, e.g. ``verified as shop.example.com``."""
+        if not self.verify:
+            return "not verified"
+        return f"verified as {self.server_name}" if self.server_name else "verified"

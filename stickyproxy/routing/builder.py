@@ -74,13 +74,11 @@ class _Builder:
         for (host, _), sharing in by_place.items():
             route = Route(host, sharing, self._cluster(tuple(sharing)))
             by_host.setdefault(host, []).append(route)
+        for host in passed:
+            by_host.setdefault(host, [Route.passed_through(host)])
         for service in services:
             for source, destination in service.redirects:
                 by_host.setdefault(source, [Route.redirecting(source, destination)])
-
-        server_names = self._server_names(passed, by_host) if passed else None
-        for host in passed:
-            by_host.setdefault(host, [Route.passed_through(host)])
 
         def longest_first(routes: list[Route]) -> tuple[Route, ...]:
             return tuple(sorted(routes, key=lambda route: (-len(route.root), route.root)))
@@ -92,7 +90,7 @@ class _Builder:
             longest_first(default),
             self._awaited,
             self._acme,
-            server_names,
+            self._server_names(passed, by_host) if passed else None,
         )
 
     def _server_names(
@@ -120,7 +118,8 @@ class _Builder:
             if old is not None and old.services == services:
                 cluster = old
             else:
-                cluster = Cluster(services, endpoints, old.balancer if old else None)
+                before = (None, None) if old is None else (old.balancer, old.budget)
+                cluster = Cluster(services, endpoints, *before)
             self._clusters[name] = cluster
         return cluster
 

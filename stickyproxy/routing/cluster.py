@@ -5,6 +5,7 @@ from __future__ import annotations
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.routing import draining
 from stickyproxy.routing.balancers import policy_for
+from stickyproxy.routing.budget import RetryBudget
 from stickyproxy.routing.endpoint import Balancer, Endpoint, EndpointState
 from stickyproxy.routing.policy import Policy
 
@@ -21,10 +22,13 @@ class Cluster:
         services: tuple[ServiceSpec, ...],
         endpoints: tuple[Endpoint, ...],
         previous: Balancer | None = None,
+        budget: RetryBudget | None = None,
     ) -> None:
+        """``previous``, ``budget``: of the cluster that it replaces."""
         self.services = services
         self.name = "+".join(service.name for service in services)
         self.endpoints = endpoints
+        self.budget = budget or RetryBudget()
         self.policy: Policy = policy_for(services[0])
         self.balancer: Balancer = draining.build(self.policy, endpoints, previous)
 

@@ -83,6 +83,9 @@ def state_of(facts: Facts) -> EndpointState:
     return EndpointState.USABLE
 
 
+ALL_TENTHS = 10
+"""``Endpoint.tenths`` of one that is warm."""
+
 _NOTHING_KNOWN, _DECLARED_DRAINING = Facts(), Facts(draining=True)
 
 
@@ -105,8 +108,10 @@ class Endpoint:
         "pin",
         "pool",
         "service",
+        "slow_start",
         "state",
         "target",
+        "tenths",
         "unreached",
         "watch",
     )
@@ -133,6 +138,10 @@ class Endpoint:
         """What it still gets while it drains."""
         self.ejection: Ejection = DEFAULT_EJECTION
         """When it is taken out because of what came of requests."""
+        self.slow_start = 0.0
+        """Seconds that it takes to warm up when it comes back."""
+        self.tenths = ALL_TENTHS
+        """How much of its share of new sessions it gets; less while it warms up."""
         self.watch: WatchesResponses | None = None
         """None unless its responses matter to somebody besides the client."""
         self.facts = declared_facts(spec)
@@ -146,6 +155,7 @@ class Endpoint:
         """From now on this is what its service says of all its endpoints."""
         self.drain = service.drain
         self.ejection = service.ejection or DEFAULT_EJECTION
+        self.slow_start = service.slow_start
         self.pool.limit(service.timeouts)
         self._tell_pool()
 

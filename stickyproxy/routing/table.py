@@ -295,6 +295,7 @@ def _dump_route(route: Route) -> Iterator[str]:
 def _dump_endpoints(cluster: Cluster) -> Iterator[str]:
     for endpoint in cluster.endpoints:
         state = "" if endpoint.state is EndpointState.USABLE else f" {endpoint.state.value}"
-        yield f"    {endpoint.address}{state}"
+        tls = " (TLS)" if endpoint.target.tls else ""
+        yield f"    {endpoint.address}{tls}{state}"
     if not cluster.endpoints:
         yield "    (no endpoints)"

@@ -51,6 +51,12 @@ class PlaneSettings:
     connectors: str = DIRECTORY
     """Where connectors have their sockets."""
 
+    @property
+    def clear_only(self) -> bool:
+        """Nobody speaks TLS with clients, here or, as far as is known, in front of us."""
+        proxy = self.proxy
+        return not (self.has_tls or proxy.trusted_proxies or proxy.trust_unix)
+
 
 class DataPlane:
     """Forwards requests by the snapshots that its ``registry`` gets."""
@@ -90,6 +96,7 @@ class DataPlane:
             awaits=settings.providers,
             tells_problems=tells_problems,
             has_tls=settings.has_tls,
+            clear_only=settings.clear_only,
             rebuilt=self._on_new_table,
         )
         trusted_proxies = TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix)
@@ -146,7 +153,8 @@ class DataPlane:
     def accept_on(self, listeners: Iterable[Listener]) -> None:
         """Serve clients that connect to these listeners, and to no others, from now on."""
         listeners = tuple(listeners)
-        self.proxy.https_port = _https_port(listeners)
+        if listeners:
+            self.proxy.https_port = _https_port(listeners)
         self.server.accept_on(listeners)
 
     async def drain(self, grace: float, patience: float = 0.0) -> None:

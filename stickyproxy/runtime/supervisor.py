@@ -28,7 +28,7 @@ from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.config.settings import Config
 from stickyproxy.control import report
 from stickyproxy.control.checks import Checker
-from stickyproxy.control.health import note_checks
+from stickyproxy.control.health import facts_of_checks
 from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
@@ -106,6 +106,7 @@ class Supervisor:
             settings.proxy.pin_secret,
             awaits=plane.providers,
             has_tls=plane.has_tls,
+            clear_only=plane.clear_only,
             rebuilt=self._on_new_table,
         )
         self._upstreams = make_upstreams(plane, Turns(), Descriptors())
@@ -238,11 +239,15 @@ class Supervisor:
 
     def _on_new_table(self) -> None:
         self._checker.use(self.registry.services())
-        note_checks(self._shown.table, frozenset(self._checker.outages))
+        self._show_checks(frozenset(self._checker.outages))
+
+    def _show_checks(self, unhealthy: frozenset[EndpointKey]) -> None:
+        table = self._shown.table
+        table.note_all(facts_of_checks(table, unhealthy))
 
     def _on_checks(self) -> None:
         unhealthy = frozenset(self._checker.outages)
-        note_checks(self._shown.table, unhealthy)
+        self._show_checks(unhealthy)
         self._tell("checks", encoded(Unhealthy(unhealthy)))
 
     def _tell(self, key: str, order: bytes) -> None:

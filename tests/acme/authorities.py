@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import ssl
+import urllib.request
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Mapping
 from pathlib import Path
@@ -134,7 +135,7 @@ class Pebble:
         ``settings`` in capitals are environment variables, others are of its own configuration."""
         need("pebble", "pebble")
         self.identity = Identity(folder)
-        self._port = free_port()
+        self._port, self._management = free_port(), free_port()
         self.url = f"https://127.0.0.1:{self._port}/dir"
         self._dns, self._pebble = ServerProcess(), ServerProcess()
         self._file = folder / "pebble.json"
@@ -147,7 +148,7 @@ class Pebble:
                 {
                     "pebble": {
                         "listenAddress": f"127.0.0.1:{self._port}",
-                        "managementListenAddress": "",
+                        "managementListenAddress": f"127.0.0.1:{self._management}",
                         "certificate": str(self.identity.certificate),
                         "privateKey": str(self.identity.key),
                         "httpPort": http_port,
@@ -175,6 +176,17 @@ class Pebble:
     def log(self) -> str:
         """What it has said so far."""
         return self._pebble.log
+
+    def trusting(self) -> ssl.SSLContext:
+        """What a client verifies certificates by that it has issued since it began."""
+        url = f"https://127.0.0.1:{self._management}/roots/0"
+        with urllib.request.urlopen(url, context=self.identity.client_context()) as response:
+            return ssl.create_default_context(cadata=response.read().decode())
+
+    @property
+    def orders(self) -> int:
+        """How many orders it has been asked for."""
+        return self.log.count("POST /order-plz")
 
     @property
     def issued(self) -> int:

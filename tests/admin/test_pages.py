@@ -22,6 +22,7 @@ from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
 from stickyproxy.model.snapshot import Problem, Snapshot
+from stickyproxy.model.tls import UpstreamTls
 from stickyproxy.runtime.app import App
 from tests.certificates import make_certificate
 from tests.specs import service_spec
@@ -39,6 +40,23 @@ BAD = Problem(
 
 
 class TestReport:
+    @pytest.mark.parametrize(
+        ("tls", "words"),
+        [
+            (UpstreamTls(server_name="a.b"), "not verified"),
+            (UpstreamTls(verify=True), "verified"),
+            (UpstreamTls(verify=True, server_name="a.b", key="secret"), "verified as a.b"),
+        ],
+    )
+    def test_tls_to_endpoints(self, tls: UpstreamTls, words: str) -> None:
+        clear = ServiceSpec("shop", ("shop.local",))
+        [row] = report.rows([Snapshot("static", (clear,))], [])
+        assert row["tls"] == ""
+        assert "tls" not in report.as_text([row])
+        [row] = report.rows([Snapshot("static", (replace(clear, tls=tls),))], [])
+        assert row["tls"] == words
+        assert f"  tls        to endpoints, {words}" in report.as_text([row]).splitlines()
+
     def test_as_text(self) -> None:
         found = report.rows([Snapshot("swarm", (SHOP,), (BAD,))], [BAD])
         assert report.as_text(found).splitlines() == [
@@ -202,6 +220,22 @@ class TestConflicts:
         ]
         [problem] = report.conflicts(services)
         assert "shares (any other host) with service a" in problem.reason
+
+    def test_a_host_whose_tls_another_service_has(self) -> None:
+        passed = ServiceSpec("tls", ("shop.local", "b.local"), ssl_passthrough=True)
+        [problem] = report.conflicts([SHOP, passed])
+        assert problem.service == "shop"
+        assert problem.reason == (
+            "is published on shop.local, whose TLS is passed through to service tls: it is served "
+            "in the clear alone, and TLS goes to tls. Give one of the two another host"
+        )
+        other = ServiceSpec("other", ("*.local",), ssl_passthrough=True)
+        assert list(report.conflicts([SHOP, other])) == [], "the more specific name decides"
+
+    def test_two_that_are_passed_through(self) -> None:
+        services = [ServiceSpec(name, ("a.local",), ssl_passthrough=True) for name in "ab"]
+        [problem] = report.conflicts(services)
+        assert "shares a.local with service a: requests go to the endpoints of both" in str(problem)
 
     def test_a_void_redirect(self) -> None:
         other = ServiceSpec("b", ("b.local",), redirects=(("shop.local", "http://b.local"),))

@@ -21,7 +21,7 @@ from typing import Protocol
 import pytest
 
 from stickyproxy.cli import main as cli
-from tests.certificates import make_certificate
+from tests.certificates import client_context, make_ca, make_certificate, write_pem
 from tests.conftest import MakeClient, MakeEndpoint
 from tests.scripted import EndpointConnection, RawClient, Response, get, ok
 
@@ -851,6 +851,33 @@ class TestDemoApp:
         assert response.header("set-cookie") is None
         assert b"Shop" in (await asked(port, get("/"))).body
         await program.stop()
+
+    async def test_speaks_tls(self, start: StartProgram, tmp_path: Path) -> None:
+        ca = make_ca()
+        file = write_pem(make_certificate(["127.0.0.1"], ca), tmp_path)
+        files = ("--tls-cert", str(file), "--tls-key", str(file))
+        program = await start("demo-app", "--listen", "127.0.0.1:0", *files)
+        ready = await program.out.says(r" is ready on https://127\.0\.0\.1:(\d+)$")
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", int(ready[1]), ssl=client_context(ca)
+        )
+        writer.write(get("/ping"))
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        writer.close()
+        await program.stop()
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (["--tls-key", "x"], "--tls-key has no meaning without --tls-cert"),
+            (["--tls-cert", "/nowhere"], "no certificate can be read from /nowhere: No such file"),
+            (["--tls-cert", __file__], f"no certificate can be read from {__file__}: "),
+        ],
+    )
+    async def test_no_certificate(self, start: StartProgram, options: list[str], said: str) -> None:
+        program = await start("demo-app", "--listen", "127.0.0.1:0", *options)
+        assert await program.ended() == 1
+        assert said in program.err.text
 
     async def test_no_address(self, start: StartProgram) -> None:
         program = await start("demo-app", "--listen", "localhost")

@@ -19,9 +19,12 @@ from stickyproxy.base.errors import ConfigError
 from stickyproxy.config.load import load, parse
 from stickyproxy.config.settings import Config, SwarmSettings
 from stickyproxy.config.tables import TABLES
+from stickyproxy.control.reload import ConfigFile
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
+from stickyproxy.model.tls import UpstreamTls
+from tests.certificates import make_ca, make_certificate, make_key, pem_of_key
 from tests.specs import service_spec
 
 EXAMPLE = Path(__file__).parent.parent.parent / "config.example.toml"
@@ -118,6 +121,8 @@ class TestExample:
             keys["hash_cookie"] = '"user"'
         if key.startswith("ssl_backend_"):
             keys["ssl_backend"] = "true"
+        if key.startswith("healthcheck_"):
+            keys["healthcheck_path"] = '"/up"'
         assert problems(service(**keys)) == {}
 
 
@@ -361,6 +366,130 @@ class TestServices:
             "services[2] (shop).ip_hash": "5 is neither true nor false: write one of them",
             "services[2] (shop).name": '"shop" is the name of services[0] too: rename one',
         }
+
+
+class TestTlsToEndpoints:
+    """``[[services]] tls``."""
+
+    @pytest.fixture
+    def files(self, tmp_path: Path) -> Path:
+        """A directory with files that are right, and others."""
+        ca = make_ca()
+        ours, other = (make_certificate(["proxy"], ca, client=True) for _ in range(2))
+        encrypted = pem_of_key(make_key(), password="x")
+        for name, text in {
+            "ca.pem": f"Subject: é\n{ca.pem}\n{ca.pem}",
+            "cert.pem": ours.chain,
+            "key.pem": ours.key,
+            "both.pem": ours.key + ours.chain,
+            "other-key.pem": other.key,
+            "encrypted.pem": encrypted,
+            "text.pem": "hello",
+            "damaged.pem": ca.pem.replace("M", "?"),
+        }.items():
+            (tmp_path / name).write_text(text)
+        return tmp_path
+
+    def read(self, files: Path, table: str, **others: str) -> Config:
+        return parse(self.text(files, table, **others))
+
+    def text(self, files: Path, table: str, **others: str) -> str:
+        keys = {"endpoints": '["10.0.0.1:8443"]'} | others
+        table = table.replace("<", f'"{files}/').replace(">", '.pem"')
+        return service(**keys, tls=table)
+
+    def test_everything(self, files: Path) -> None:
+        names = 'server_name = "B.local", cert = <cert>, key = <key>'
+        config = self.read(files, f"{{ verify = true, ca = <ca>, {names} }}")
+        [shop] = config.services
+        assert shop.tls is not None
+        assert (shop.tls.verify, shop.tls.server_name) == (True, "b.local")
+        assert shop.tls.ca.count("-----BEGIN CERTIFICATE-----") == 2
+        assert shop.tls.ca.isascii()
+        assert shop.tls.certificate == (files / "cert.pem").read_text().strip()
+        assert shop.tls.key == (files / "key.pem").read_text().strip()
+        assert config.files == tuple(str(files / f"{name}.pem") for name in ("ca", "cert", "key"))
+
+    def test_endpoints_are_verified_by_default(self, files: Path) -> None:
+        assert self.read(files, "{}").services[0].tls == UpstreamTls(verify=True)
+        assert self.read(files, "{ verify = false }").services[0].tls == UpstreamTls()
+
+    def test_one_file_with_both(self, files: Path) -> None:
+        [shop] = self.read(files, "{ cert = <both>, key = <both> }").services
+        assert shop.tls is not None
+        assert "PRIVATE" not in shop.tls.certificate
+        assert "CERTIFICATE" not in shop.tls.key
+
+    def test_keys_are_not_shown(self, files: Path) -> None:
+        config = self.read(files, "{ cert = <cert>, key = <key> }")
+        assert "PRIVATE" not in repr(config)
+
+    @pytest.mark.parametrize(
+        ("table", "key", "reason"),
+        [
+            ("true", "", "is not a table"),
+            ("{ ca = <nowhere> }", ".ca", "cannot be read (No such file or directory)"),
+            ("{ ca = <text> }", ".ca", "has no certificate in PEM"),
+            ("{ ca = <key> }", ".ca", "has no certificate in PEM"),
+            (
+                "{ ca = <damaged> }",
+                ".ca",
+                "that cannot be read (this is not PEM)",
+            ),
+            ("{ ca = <ca>, verify = false }", ".ca", "has no meaning with verify = false"),
+            ("{ cert = <cert> }", ".key", "is required with cert"),
+            ("{ key = <key> }", ".key", "has no meaning without cert"),
+            ("{ cert = <cert>, key = <other-key> }", ".key", "has the key of another certificate"),
+            ("{ cert = <cert>, key = <encrypted> }", ".key", "is encrypted"),
+            ("{ cert = <cert>, key = <text> }", ".key", "has no key in PEM"),
+            ("{ cert = <damaged>, key = <key> }", ".key", "cannot be used"),
+            ("{ cert = <text>, key = <key> }", ".cert", "has no certificate in PEM"),
+            ('{ server_name = "*.a.b" }', ".server_name", "is a wildcard"),
+            ('{ server_nam = "a.b" }', ".server_nam", 'did you mean "server_name"?'),
+            ('{ verify = "true" }', ".verify", "without quotes"),
+        ],
+    )
+    def test_what_is_wrong(self, files: Path, table: str, key: str, reason: str) -> None:
+        [(place, said)] = problems(self.text(files, table)).items()
+        assert place == f"services[0] (shop).tls{key}"
+        assert reason in said
+
+    @pytest.mark.parametrize(
+        ("others", "reason"),
+        [
+            ({"ssl_backend": "true"}, "cannot be combined with ssl_backend"),
+            ({"endpoints": '["unix:/run/app.sock"]'}, "needs server_name"),
+        ],
+    )
+    def test_what_does_not_go_together(
+        self, files: Path, others: dict[str, str], reason: str
+    ) -> None:
+        [(place, said)] = problems(self.text(files, "{}", **others)).items()
+        assert place == "services[0] (shop).tls"
+        assert reason in said
+
+    def test_of_the_proxy(self, files: Path) -> None:
+        config = parse(f'[proxy]\nupstream_ca = "{files}/ca.pem"')
+        assert config.proxy.upstream_ca.count("-----BEGIN CERTIFICATE-----") == 2
+        assert config.files == ()  # it is read at the start
+
+    def test_files_are_watched(self, files: Path) -> None:
+        path = files / "config.toml"
+        path.write_text(self.text(files, "{ ca = <ca> }"))
+        file = ConfigFile(path)
+        file.load()
+        assert not file.changed(file.look())
+        (files / "ca.pem").write_text(make_ca().pem)
+        assert file.changed(file.look())
+        file.load()
+        assert not file.changed(file.look())
+        (files / "ca.pem").unlink()
+        assert file.changed(file.look())
+        with pytest.raises(ConfigError):
+            file.load()
+        assert not file.changed(file.look())  # nothing has changed since
+        path.unlink()
+        assert not file.changed(file.look())
 
 
 class TestProblems:

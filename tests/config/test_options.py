@@ -14,10 +14,18 @@ from pydantic import ValidationError
 
 from stickyproxy.base.text import shown
 from stickyproxy.base.values import boolean, duration, duration_text, port_number, timeout
-from stickyproxy.config.options import ServiceOptions, explain, host_name, nearest
+from stickyproxy.config.options import (
+    ServiceOptions,
+    explain,
+    hashes_addresses,
+    host_name,
+    nearest,
+)
+from stickyproxy.model.health import Checks, Ejection
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
-from stickyproxy.routing.balancers import OPTIONS
+from stickyproxy.model.tls import UpstreamTls
+from stickyproxy.routing.balancers import OPTIONS, policy_for
 from tests.specs import asked, service_spec
 
 KEYS = list(ServiceOptions.model_fields)
@@ -56,6 +64,7 @@ class TestWhatIsAccepted:
             ("websocket_endpoints", ["/ws", "/live"], "/ws,/live"),
             ("redirects", [["a.example", "http://b.example"]], "a.example,http://b.example"),
             ("default_backend", True, "true"),
+            ("ssl_passthrough", True, "true"),
         ],
     )
     def test_toml_and_label_text_mean_the_same(self, key: str, native: object, label: str) -> None:
@@ -70,6 +79,47 @@ class TestWhatIsAccepted:
         options = ServiceOptions.model_validate(labels)
         assert options.port == 8080
         assert options.spec("demo", ()) == service_spec("demo", ("demo.local",), ip_hash=True)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("default_backend", True),
+            ("context_root", "/a"),
+            ("context_root_rewrite", True),
+            ("websocket_endpoints", ["/ws"]),
+            ("redirects", ["old.local,https://demo.local"]),
+            ("sticky_session_cookie", "session"),
+            ("hash_cookie", "user"),
+            ("hash_header", "X-User"),
+            ("hash_query", "user"),
+            ("acme", True),
+        ],
+    )
+    def test_nothing_of_requests_where_tls_is_passed_through(self, key: str, value: object) -> None:
+        found = problems(ssl_passthrough=True, **{key: value})
+        assert list(found) == [key]
+        assert found[key].startswith("cannot be combined with ssl_passthrough")
+        assert problems(ssl_passthrough=False, **{key: value}) == {}
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("context_root", "/"),
+            ("context_root_rewrite", False),
+            ("redirects", []),
+            ("ip_hash", True),
+            ("hash_source_ip", True),
+            ("share", True),
+            ("client_timeout", "1s"),
+        ],
+    )
+    def test_what_is_known_of_tls_that_is_passed_through(self, key: str, value: object) -> None:
+        assert problems(ssl_passthrough=True, **{key: value}) == {}
+
+    def test_tls_is_passed_through_by_address(self) -> None:
+        assert hashes_addresses(spec(ssl_passthrough=True)) == ["ssl_passthrough"]
+        assert hashes_addresses(spec(ssl_passthrough=True, ip_hash=True)) == ["ip_hash"]
+        assert policy_for(spec(ssl_passthrough=True)).describe() == "ip hash"
 
     def test_generated_hash_cookie(self) -> None:
         demo = asked(spec(hash_cookie="user", hash_cookie_ttl="60s", hash_cookie_path="/shop/"))
@@ -126,12 +176,80 @@ class TestWhatIsAccepted:
         assert options.spec("shop", ()).name == "shop"
 
     def test_options_and_spec_have_the_same_keys(self) -> None:
-        nested = {"policy", "timeouts", "tls"}
+        nested = {"policy", "timeouts", "ejection", "checks", "tls"}
         published = {item.name for item in fields(ServiceSpec)} - {"name", "endpoints", *nested}
         published |= {f"{item.name}_timeout" for item in fields(Timeouts)}
+        published |= {f"healthcheck_{item.name}" for item in fields(Checks)}
+        published |= {"eject_after_5xx", "max_ejected"}
         published |= {"ssl_backend", "ssl_backend_server_name", "ssl_backend_tls_verify"}
         assert published | set(OPTIONS) == set(KEYS) - {"port"}
         assert published.isdisjoint(OPTIONS)
+
+    @pytest.mark.parametrize(
+        ("options", "tls"),
+        [
+            ({}, None),
+            ({"ssl_backend": "false", "ssl_backend_tls_verify": "false"}, None),
+            ({"ssl_backend": "true"}, UpstreamTls(server_name="demo.local")),
+            (
+                {"ssl_backend": True, "ssl_backend_tls_verify": True},
+                UpstreamTls(verify=True, server_name="demo.local"),
+            ),
+            (
+                {"ssl_backend": True, "hosts": "*.demo.local, b.demo.local, a.demo.local"},
+                UpstreamTls(server_name="b.demo.local"),
+            ),
+            ({"ssl_backend": True, "hosts": ["*.demo.local"]}, UpstreamTls()),
+            ({"ssl_backend": True, "hosts": ["[::1]"]}, UpstreamTls(server_name="::1")),
+            (
+                {"ssl_backend": True, "ssl_backend_server_name": "Shop.internal."},
+                UpstreamTls(server_name="shop.internal"),
+            ),
+            (
+                {"ssl_backend": True, "ssl_backend_server_name": "[2001:DB8::1]"},
+                UpstreamTls(server_name="2001:db8::1"),
+            ),
+        ],
+    )
+    def test_tls_to_endpoints(self, options: dict[str, object], tls: UpstreamTls | None) -> None:
+        assert spec(**options).tls == tls
+
+    @pytest.mark.parametrize(
+        ("options", "key", "reason"),
+        [
+            ({"ssl_backend_tls_verify": True}, "ssl_backend_tls_verify", "without ssl_backend"),
+            (
+                {"ssl_backend_server_name": "a.b", "ssl_backend": "false"},
+                "ssl_backend_server_name",
+                "without ssl_backend",
+            ),
+            (
+                {"hosts": "*.a.b", "ssl_backend": True, "ssl_backend_tls_verify": True},
+                "ssl_backend_tls_verify",
+                "set ssl_backend_server_name",
+            ),
+            (
+                {"ssl_backend": True, "ssl_backend_server_name": "*.a.b"},
+                "ssl_backend_server_name",
+                "is a wildcard",
+            ),
+            (
+                {"ssl_backend": True, "ssl_backend_server_name": "a.b:8443"},
+                "ssl_backend_server_name",
+                'remove ":8443"',
+            ),
+            (
+                {"ssl_backend": True, "ssl_backend_server_name": ["a.b"]},
+                "ssl_backend_server_name",
+                "is not text",
+            ),
+            ({"ssl_backend": "yess"}, "ssl_backend", "neither true nor false"),
+        ],
+    )
+    def test_tls_to_endpoints_that_cannot_be(
+        self, options: dict[str, object], key: str, reason: str
+    ) -> None:
+        assert reason in problems(**options)[key]
 
     @pytest.mark.parametrize(
         ("written", "read"),
@@ -140,6 +258,72 @@ class TestWhatIsAccepted:
     def test_drain(self, written: str, read: str) -> None:
         assert spec(drain=written).drain == read
         assert spec().drain == "none"
+
+    def test_checks(self) -> None:
+        assert spec().checks is None
+        least = spec(hosts="*.b.example,a.example", healthcheck_path="/up?deep=1").checks
+        assert least == Checks("/up?deep=1", "a.example")
+        assert least.interval == 5
+        assert (least.rise, least.fall) == (2, 3)
+        assert spec(hosts="*.b.example", healthcheck_path="/").checks == Checks("/")
+        assert spec(
+            healthcheck_path="/up",
+            healthcheck_host="Shop.example",
+            healthcheck_interval="30s",
+            healthcheck_timeout="500ms",
+            healthcheck_rise="1",
+            healthcheck_fall=5,
+            healthcheck_status="200, 204 ,301-308",
+        ).checks == Checks(
+            *("/up", "shop.example", 30, 0.5, 1, 5), ((200, 200), (204, 204), (301, 308))
+        )
+        assert spec(healthcheck_path="/", healthcheck_status=200).checks == Checks(
+            "/", "demo.local", status=((200, 200),)
+        )
+
+    def test_ejection(self) -> None:
+        assert spec().ejection is None
+        assert spec(max_ejected="50%", eject_after_5xx=0).ejection is None
+        assert spec(eject_after_5xx="5").ejection == Ejection(after_5xx=5)
+        assert spec(max_ejected=" 100 %").ejection == Ejection(share=1.0)
+
+    def test_slow_start(self) -> None:
+        assert spec().slow_start == 0
+        assert spec(slow_start="30s").slow_start == 30
+
+    @pytest.mark.parametrize(
+        ("key", "value", "reason"),
+        [
+            ("healthcheck_path", "up", '"up" does not start with "/": write "/up"'),
+            ("healthcheck_path", "/a#b", "which the path of a request cannot"),
+            ("healthcheck_interval", "10ms", '"10ms" is too often: write at least "100ms"'),
+            ("healthcheck_interval", 5, '5 has no unit: write "5s"'),
+            ("healthcheck_timeout", "0s", '"0s" would time out at once'),
+            ("healthcheck_rise", 0, "0 is not possible: write a whole number from 1 to 100"),
+            ("healthcheck_fall", "three", '"three" is not possible: write a whole number'),
+            ("healthcheck_fall", True, "write a whole number"),
+            ("healthcheck_status", "", 'is empty: write statuses, like "200-399" or "200,204"'),
+            ("healthcheck_status", "2xx", '"2xx" is not a status: write it like "200"'),
+            ("healthcheck_status", "100-200", "write from 200 to 599"),
+            ("healthcheck_status", "300-200", "the lower one first"),
+            ("healthcheck_host", "*.a.example", '"*.a.example" is no single host'),
+            ("healthcheck_host", "a.example:80", "is more than a host name"),
+            ("eject_after_5xx", -1, "-1 is not possible: write a whole number from 0 to 1000"),
+            ("max_ejected", 50, '50 has no unit: write "50%"'),
+            ("max_ejected", "101%", '"101%" is not a percentage: write it like "50%"'),
+            ("max_ejected", 0.5, '0.5 is not a percentage: write it like "50%"'),
+            ("slow_start", "30", '"30" has no unit: write "30s"'),
+        ],
+    )
+    def test_what_is_no_way_to_watch(self, key: str, value: object, reason: str) -> None:
+        found = problems(**{"healthcheck_path": "/", key: value})
+        assert found.keys() == {key}
+        assert reason in found[key]
+
+    def test_checks_need_a_path(self) -> None:
+        found = problems(healthcheck_interval="5s", healthcheck_host="a.example")
+        missing = "has no meaning without healthcheck_path: set that too, or remove this key"
+        assert found == {"healthcheck_interval": missing, "healthcheck_host": missing}
 
     def test_timeouts(self) -> None:
         assert spec().timeouts is None
@@ -266,7 +450,7 @@ class TestUnknownKeys:
         }
 
     def test_lists_all_if_none_is_near(self) -> None:
-        assert problems(zzz=1)["zzz"].startswith('unknown key "zzz" (known: default_backend, hosts')
+        assert problems(zzz=1)["zzz"].startswith('unknown key "zzz" (known: ssl_passthrough, ')
 
     @pytest.mark.parametrize(
         ("word", "expected"),

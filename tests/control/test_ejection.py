@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import pairwise
+from time import monotonic
 
 import pytest
 
@@ -17,6 +19,7 @@ from stickyproxy.dataplane.upstream.pool import Upstreams
 from stickyproxy.model.health import Ejection
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.routing.budget import PER_SECOND, QUIET, SHARE
 from stickyproxy.routing.endpoint import Endpoint, EndpointState
 from stickyproxy.routing.table import RoutingTable
 from tests.conftest import MakeClient, MakeEndpoint, RunningProxy, StartProxy, service
@@ -357,3 +360,35 @@ class TestForHowLong:
         await eventually(lambda: not site.health.outages)
         site.publish(service(well, ill))
         assert site.find(ill).state is EndpointState.USABLE
+
+
+class TestRetryBudget:
+    async def test_requests_are_not_sent_again_without_end(
+        self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient
+    ) -> None:
+        """Three of four reset everything, and nobody is ejected: 100 requests would make 75
+        retries, and more of those that meet two of them."""
+        well = await endpoint()
+        ill = [await endpoint(resets) for _ in range(3)]
+        proxy = await start_proxy([service(well, *ill, ejection=Ejection(share=0.0))])
+        began = monotonic()
+        seen = await statuses(await client(proxy.port), 100)
+        asked = sum(len(each.heads) for each in (well, *ill))
+        assert asked <= 100 + QUIET + 100 * SHARE + PER_SECOND * (monotonic() - began + 1)
+        assert seen[502] > 0
+
+    async def test_a_new_table_brings_no_new_budget(
+        self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient
+    ) -> None:
+        well, ill = await endpoint(), await endpoint(resets)
+        declared = service(well, ill, ejection=Ejection(share=0.0))
+        proxy = await start_proxy([declared])
+        assert isinstance(proxy, InProcessProxy)
+        user = await client(proxy.port)
+        await statuses(user, 10)
+        [before] = proxy.app.proxy.table.clusters()
+        proxy.set_services([replace(declared, slow_start=1.0)])
+        [after] = proxy.app.proxy.table.clusters()
+        assert after is not before
+        assert after.budget is before.budget
+        assert after.budget.requests == 10

@@ -7,6 +7,7 @@ import asyncio
 import errno
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from stickyproxy.base.addresses import Address
+from stickyproxy.base.pem import load_chain
 from stickyproxy.connector import wire
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.outcome import Outcome
@@ -22,7 +24,9 @@ from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
 from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.model.tls import UpstreamTls
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
+from tests.certificates import make_ca, make_certificate
 from tests.conftest import MakeClient, MakeEndpoint
 from tests.connector.running import NETWORK, RunningConnector
 from tests.connector.test_client import ScriptedConnector
@@ -117,6 +121,37 @@ class TestThroughAConnector:
             assert peer.connections == 1, "it is kept like any other"
             connector.end(signal.SIGKILL)
             await peer.wait_open(0)  # who made it is gone, and so it is
+
+    async def test_over_tls(
+        self, tmp_path: Path, start: Start, client: MakeClient, endpoint: MakeEndpoint
+    ) -> None:
+        """The handshake is done here, with what the connector hands over."""
+        ca = make_ca()
+        certificate = make_certificate(["127.0.0.1"], ca)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        load_chain(context, certificate.chain, certificate.key)
+        peer = await endpoint(tls=context)
+        with RunningConnector(tmp_path):
+            tls = UpstreamTls(verify=True, ca=ca.pem)
+            plane = await start(replace(on_network(peer), tls=tls))
+            assert (await asked(client, plane)).status == 200
+            plane.serve(replace(on_network(peer), tls=replace(tls, server_name="shop.internal")))
+            response = await asked(client, plane)
+            assert response.status == 502
+            assert response.header("x-upstream-addr") == peer.address.encode()
+
+    async def test_a_handshake_through_it_is_limited_too(
+        self, tmp_path: Path, start: Start, client: MakeClient, endpoint: MakeEndpoint
+    ) -> None:
+        async def silent(conn: EndpointConnection) -> None:
+            await conn.eof()
+
+        peer = await endpoint(silent)
+        with RunningConnector(tmp_path):
+            service = replace(on_network(peer), tls=UpstreamTls())
+            plane = await start(service, connect_timeout=0.3)
+            assert (await asked(client, plane)).status == 502
+            await peer.wait_open(0)
 
     async def test_an_endpoint_that_refuses_is_the_endpoints_fault(
         self, tmp_path: Path, start: Start, client: MakeClient, endpoint: MakeEndpoint

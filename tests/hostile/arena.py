@@ -12,6 +12,7 @@ import itertools
 import os
 import select
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -71,15 +72,30 @@ class Connection:
             self.sock.setblocking(False)
 
     def end(self) -> None:
-        """Close."""
+        """Close, and announce it where TLS is spoken."""
+        if isinstance(self.sock, ssl.SSLSocket) and not self.ended:
+            with contextlib.suppress(OSError, ValueError):
+                self.sock.unwrap()
         self.ended = True
         self.sock.close()
+
+    def take(self) -> bytes | None:
+        """What has come; empty at the end, None: nothing has."""
+        data = b""
+        with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
+            while piece := self.sock.recv(262_144):
+                data += piece
+                if not (isinstance(self.sock, ssl.SSLSocket) and self.sock.pending()):
+                    return data
+            return data
+        return data or None
 
     def reset(self) -> None:
         """Reset the connection."""
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.end()
+        self.ended = True
+        self.sock.close()
 
     def switch(self) -> bytes:
         """From now on bytes are bytes. Returns those that have come."""
@@ -195,7 +211,9 @@ class Record:
 class Arena:
     """The endpoint, and whoever plays against the proxy in front of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """``tls``: the endpoint speaks it."""
+        self._tls = tls
         self._listener = socket.socket()
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", 0))
@@ -255,15 +273,18 @@ class Arena:
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
             sock, _ = self._listener.accept()
+            if self._tls is not None:
+                sock.settimeout(TIMEOUT)
+                sock = self._tls.wrap_socket(sock, server_side=True)
             self._connections.append(Connection(sock, next(self._numbers)))
 
     def _receive(self, connection: Connection) -> None:
         try:
-            data = connection.sock.recv(262_144)
-        except BlockingIOError:
-            return
+            data = connection.take()
         except OSError:
             data = b""
+        if data is None:
+            return
         if not data:
             connection.end()
             return

@@ -84,12 +84,18 @@ def wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 class Proxy:
     """stickyproxy in front of one endpoint; a context manager."""
 
-    def __init__(self, directory: Path, endpoint: int, python: str = sys.executable) -> None:
+    def __init__(
+        self, directory: Path, endpoint: int, python: str = sys.executable, *, tls: bool = False
+    ) -> None:
+        """``tls``: the endpoint speaks it."""
         self.port = free_port()
         self._log = directory / "proxy.log"
         self._log.touch()
         config = directory / "config.toml"
-        config.write_text(CONFIG.format(port=self.port, endpoint=endpoint))
+        text = CONFIG.format(port=self.port, endpoint=endpoint)
+        if tls:
+            text = text.replace("\nendpoints = ", "\nssl_backend = true\nendpoints = ")
+        config.write_text(text)
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
                 [python, "-m", "stickyproxy", "serve", "--config", str(config)],

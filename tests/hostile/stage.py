@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -138,14 +139,16 @@ def answering(case: AnswerCase) -> Behaviour:
 
 
 @contextlib.contextmanager
-def set_up(directory: Path, *, peers: bool = True) -> Iterator[Stage]:
-    """A stage with all that is installed."""
+def set_up(
+    directory: Path, *, peers: bool = True, tls: ssl.SSLContext | None = None
+) -> Iterator[Stage]:
+    """A stage with all that is installed. ``tls``: what the endpoint speaks."""
     with ExitStack() as stack:
-        arena = Arena()
+        arena = Arena(tls)
         stack.callback(arena.close)
         differ = Differ()
         stack.callback(differ.close)
-        proxy = stack.enter_context(Proxy(directory, arena.endpoint_port))
+        proxy = stack.enter_context(Proxy(directory, arena.endpoint_port, tls=tls is not None))
         arena.proxy_port = proxy.port
         running = []
         for name, binary in installed() if peers else ():

@@ -19,3 +19,9 @@ def test_there_are_enough() -> None:
 def test_answer(stage: Stage, case: AnswerCase) -> None:
     """What its client may get is what it gets, and nobody else gets anything of it."""
     stage.play_answer(case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_answer_over_tls(tls_stage: Stage, case: AnswerCase) -> None:
+    """The same comes of it if it comes in records."""
+    tls_stage.play_answer(case)

@@ -7,6 +7,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from stickyproxy.base.errors import ProviderError
 from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.model.tls import UpstreamTls
 from stickyproxy.providers.names import Resolution, look_up, name_in
 from stickyproxy.providers.static import StaticProvider, snapshot
 from stickyproxy.routing.table import RoutingTable
@@ -102,6 +104,16 @@ class TestWhatIsLookedUp:
     def test_what_the_system_does_not_know(self) -> None:
         with pytest.raises(ProviderError):  # too long for a label: it is not even asked for
             look_up("x" * 64)
+
+
+class TestNameForTls:
+    def test_is_told_with_each_address_where_tls_is_spoken(self) -> None:
+        service = ServiceSpec("demo", ("demo.local",), (EndpointSpec("capp:80", "capp:80"),))
+        known = {"capp": Resolution().after([ONE])}
+        [clear] = snapshot([service], known).services
+        [secured] = snapshot([replace(service, tls=UpstreamTls())], known).services
+        assert [each.server_name for each in clear.endpoints] == [""]
+        assert [each.server_name for each in secured.endpoints] == ["capp"]
 
 
 class TestResolution:

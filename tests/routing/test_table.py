@@ -10,6 +10,7 @@ import pytest
 from stickyproxy.base.errors import InvalidHost
 from stickyproxy.model.service import Drain, EndpointSpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
+from stickyproxy.model.tls import UpstreamTls
 from stickyproxy.routing.builder import build
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts, state_of
@@ -308,6 +309,18 @@ def test_dump() -> None:
         "    10.0.0.2:80 draining",
     ]
     assert table().dump() == "(no services)"
+    [*_, last] = table(replace(SHOP, endpoints=(ONE,), tls=UpstreamTls())).dump().splitlines()
+    assert last == "    10.0.0.1:80 (TLS)"
+
+
+def test_changed_tls_makes_new_endpoints() -> None:
+    before = table(replace(SHOP, tls=UpstreamTls()))
+    same = table(replace(SHOP, tls=UpstreamTls(), drain="safe"), previous=before)
+    other = table(replace(SHOP, tls=UpstreamTls(verify=True)), previous=same)
+    endpoints = [cluster(each).endpoints for each in (before, same, other)]
+    assert endpoints[0] == endpoints[1]
+    assert all(each not in endpoints[1] for each in endpoints[2])
+    assert [closed(each) for each in endpoints[1]] == [1, 1]
 
 
 class TestPassthrough:

@@ -18,15 +18,13 @@ issued without a client certificate is worth anything where one is required.
 from __future__ import annotations
 
 import logging
-import os
 import ssl
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import cast
 
 from stickyproxy.base.errors import HandshakeRefused
+from stickyproxy.base.pem import load_chain
 from stickyproxy.model.tls import Certificate, ClientAuth
 
 log = logging.getLogger("stickyproxy")
@@ -222,26 +220,8 @@ def _make_context(
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | _PRIORITIZE_CHACHA
     context.set_alpn_protocols([_CHALLENGE] if challenge else list(_HTTP))
-    with _as_file(chain + "\n" + key) as path:
-        context.load_cert_chain(path, password="")  # or OpenSSL would ask the terminal for one
+    load_chain(context, chain, key)
     if client_auth is not None:
         context.load_verify_locations(cadata=client_auth.ca)
         context.verify_mode = ssl.CERT_REQUIRED if client_auth.required else ssl.CERT_OPTIONAL
     return context
-
-
-@contextmanager
-def _as_file(text: str) -> Iterator[str]:
-    """The path of a file with this text: Python loads certificates and keys from nothing else. On
-    Linux it is in memory."""
-    if os.path.exists("/proc/self/fd"):
-        descriptor = os.memfd_create("certificate")
-        with open(descriptor, "w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            yield f"/proc/self/fd/{descriptor}"
-    else:
-        with tempfile.NamedTemporaryFile("w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            yield file.name

@@ -236,8 +236,8 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         if self._end == "":
             upper.connection_lost(None)
         else:
-            how = f"broke TLS: {self._end}" if self._end else "closed the connection"
-            upper.connection_lost(UpstreamClosed(f"{self._identity.address} {how}"))
+            how = f": TLS failed: {self._end}" if self._end else " closed the connection"
+            upper.connection_lost(UpstreamClosed(f"{self._identity.address}{how}"))
 
     def pause_writing(self) -> None:
         if self._upper is not None and self._is_up:
@@ -348,8 +348,7 @@ _OPENSSL = {
 def _trouble(error: ssl.SSLError) -> str:
     """What OpenSSL says, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        message = error.verify_message.removesuffix(".")
-        return f"its certificate is not accepted: {message[:1].lower()}{message[1:]}"
+        return f"its certificate is not accepted: {error.verify_message.removesuffix('.')}"
     reason = error.reason or str(error)
     if _ALERT.match(reason):
         return f"it refuses: {_ALERT.sub('', reason).replace('_', ' ').lower()}"

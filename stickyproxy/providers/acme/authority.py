@@ -236,19 +236,7 @@ class Order:
         client = self._client()
         self._private_key = keys.new_key(self._settings.key_type)
         csr = crypto_util.make_csr(self._private_key.encode(), domains=list(names))
-        wanted = _NewOrder(
-            identifiers=[
-                messages.Identifier(typ=messages.IDENTIFIER_FQDN, value=name) for name in names
-            ],
-            replaces=self._replaced(client, replaced),
-        )
-        try:
-            response = self._post(client.directory["newOrder"], wanted)
-        except messages.Error as error:
-            if error.code != "accountDoesNotExist":
-                raise
-            self.account = self._register()  # the authority has forgotten us
-            response = self._post(client.directory["newOrder"], wanted)
+        response = self._place(names, self._replaced(client, replaced))
         body = messages.Order.from_json(response.json())
         found = [
             client.poll(messages.AuthorizationResource(uri=url, body=messages.Authorization()))[0]
@@ -259,6 +247,26 @@ class Order:
         )
         pending = [each for each in found if each.body.status == messages.STATUS_PENDING]
         return [*self._prepared(pending)]
+
+    def _place(self, names: Sequence[str], replaced: str | None) -> Response:
+        """Place an order, whatever the authority has forgotten or knows better."""
+        identifiers = [
+            messages.Identifier(typ=messages.IDENTIFIER_FQDN, value=name) for name in names
+        ]
+        order = _NewOrder(identifiers=identifiers, replaces=replaced)
+        url = self._client().directory["newOrder"]
+        try:
+            return self._post(url, order)
+        except errors.ConflictError:
+            # That certificate has been replaced already (RFC 9773 section 5), by one that was lost.
+            if replaced is None:
+                raise
+            return self._place(names, None)
+        except messages.Error as error:
+            if error.code != "accountDoesNotExist":
+                raise
+            self.account = self._register()  # the authority has forgotten us
+            return self._post(url, order)
 
     def _post(self, url: str, said: JSONDeSerializable) -> Response:
         new_nonce = self._client().directory["newNonce"]

@@ -87,8 +87,6 @@ class LabelOptions(ServiceOptions):
     service_cluster: ObjectName | None = None
     ssl_cert: ObjectName | None = None
     ssl_key: ObjectName | None = None
-    ssl_only: Boolean = False
-    ssl_passthrough: Boolean = False
     ssl_acme: Boolean = False
 
     @field_validator("ssl_key")
@@ -121,15 +119,15 @@ _DNS_UNFIT = re.compile("[^A-Za-z0-9_.-]")
 _LISTS = ("hosts", "websocket_endpoints")
 """Labels with several values, by commas."""
 
-_IN_THE_CLEAR = ("ssl_only", "ssl_passthrough", "ssl_backend")
-"""Labels without which traffic would be unencrypted, or reach an endpoint that only speaks TLS.
-They keep a service from being published as long as they are not supported."""
-
 _SERVED = (
-    *("ssl_acme", "ssl_cert", "ssl_key"),
+    *("ssl_acme", "ssl_cert", "ssl_key", "ssl_only", "ssl_passthrough"),
     *("ssl_backend", "ssl_backend_server_name", "ssl_backend_tls_verify"),
 )
 """Labels for TLS that are."""
+
+_IN_THE_CLEAR = ("ssl_only", "ssl_passthrough", "ssl_backend")
+"""Labels without which traffic would be unencrypted, or reach an endpoint that only speaks TLS.
+They keep a service from being published as long as they are not supported."""
 
 
 # --- parsing --------------------------------------------------------------------------------
@@ -357,7 +355,7 @@ def _not_served_yet(
     service: str, values: Mapping[str, str], options: LabelOptions
 ) -> Iterator[Finding]:
     for key in KNOWN:
-        if not key.startswith("ssl_") or key in _SERVED or not getattr(options, key):
+        if key in _SERVED or not key.startswith("ssl_") or not getattr(options, key):
             continue
         if key in _IN_THE_CLEAR:
             reason = "is not served yet: the service is not published, lest it be unencrypted"

@@ -13,13 +13,16 @@ def shared_out(found: Iterable[tuple[ServiceSpec, bool]]) -> Iterator[ServiceSpe
     where it shares a host with others, on which it would only impose its policy."""
     found = tuple(found)
     open_ones = [spec for spec, is_open in found if is_open]
-    taken = {(host, spec.context_root) for spec in open_ones for host in spec.hosts}
+    taken = {
+        (host, spec.context_root, spec.ssl_passthrough) for spec in open_ones for host in spec.hosts
+    }
     defaults = {spec.context_root for spec in open_ones if spec.default_backend}
     for spec, is_open in found:
         if is_open:
             yield spec
             continue
         root = spec.context_root
-        hosts = tuple(host for host in spec.hosts if (host, root) not in taken)
+        passed = spec.ssl_passthrough
+        hosts = tuple(host for host in spec.hosts if (host, root, passed) not in taken)
         default = spec.default_backend and root not in defaults
         yield replace(spec, hosts=hosts, default_backend=default)

@@ -5,8 +5,8 @@
                                          created first keeps the place, and the other one is not
                                          published there
 
-A place is a host and a context root. All proxies decide alike: by what the Swarm says, not by what
-they saw first.
+A place is a host and a context root; where TLS is passed through, it is the whole host. All proxies
+decide alike: by what the Swarm says, not by what they saw first.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ class Claim:
     created: str
     """When; later is greater."""
 
+    def overlaps(self, other: Claim) -> bool:
+        """Whether both ask for one place on a host that both name."""
+        whole = self.spec.ssl_passthrough or other.spec.ssl_passthrough
+        return whole or self.spec.context_root == other.spec.context_root
+
     def may_join(self, other: Claim) -> bool:
         """Whether both may have one place."""
         apart = self.stack and other.stack and self.stack != other.stack
@@ -39,18 +44,20 @@ class Claim:
 def settle(claims: Iterable[Claim]) -> tuple[dict[str, ServiceSpec], list[Problem]]:
     """(services by name, each with the places that it gets; why some get fewer than they asked
     for)."""
-    holders: dict[tuple[str, str], list[Claim]] = {}
+    holders: dict[str, list[Claim]] = {}
     settled: dict[str, ServiceSpec] = {}
     problems: list[Problem] = []
     for claim in sorted(claims, key=lambda claim: (claim.created, claim.spec.name)):
         granted = set()
         for host in _hosts(claim.spec):
-            place = holders.setdefault((host, claim.spec.context_root), [])
-            refusing = [other for other in place if not claim.may_join(other)]
+            there = holders.setdefault(host, [])
+            refusing = [
+                other for other in there if claim.overlaps(other) and not claim.may_join(other)
+            ]
             if refusing:
                 problems.append(_refused(claim, host, refusing))
             else:
-                place.append(claim)
+                there.append(claim)
                 granted.add(host)
         settled[claim.spec.name] = replace(
             claim.spec,

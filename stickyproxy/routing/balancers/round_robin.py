@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from stickyproxy.model.service import OptionValue
-from stickyproxy.routing.endpoint import Affinity, Balancer, Endpoint, Members, Pick, Request
+from stickyproxy.routing.endpoint import (
+    ALL_TENTHS,
+    Affinity,
+    Balancer,
+    Endpoint,
+    Members,
+    Pick,
+    Request,
+)
 from stickyproxy.routing.policy import PolicyKind
 
 
@@ -43,7 +51,7 @@ class RoundRobinBalancer:
 
     def __init__(self, members: Members, cursor: int) -> None:
         self.cursor = cursor
-        self._picks = [Pick(endpoint, Affinity.NONE) for endpoint in members.accepting]
+        self._picks = [Pick(endpoint, Affinity.NONE) for endpoint in _turns(members.accepting)]
 
     def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:
         """The next endpoint that is not in ``tried``; None if there is none."""
@@ -57,3 +65,16 @@ class RoundRobinBalancer:
 
     def __repr__(self) -> str:
         return f"<RoundRobinBalancer over {len(self._picks)}>"
+
+
+def _turns(endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+    """Whose turn it is, one after the other. While somebody warms up these are ten rounds, and
+    whoever has so many tenths is in so many of them."""
+    if all(endpoint.tenths == ALL_TENTHS for endpoint in endpoints):
+        return endpoints
+    return [
+        endpoint
+        for before in range(ALL_TENTHS)
+        for endpoint in endpoints
+        if (before + 1) * endpoint.tenths // ALL_TENTHS > before * endpoint.tenths // ALL_TENTHS
+    ]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stickyproxy.model.snapshot import Problem
+from stickyproxy.model.tls import UpstreamTls
 from stickyproxy.providers.engine.labels import (
     KNOWN,
     PREFIX,
@@ -69,6 +70,7 @@ class TestWhatIsAccepted:
             ("backend_mode", "task", "task"),
             ("service_cluster", "eu", "eu"),
             ("ssl_cert", "demo.local.cert", "demo.local.cert"),
+            ("ssl_backend", "true", True),
             ("ssl_backend_tls_verify", "false", False),
             ("hash_cookie", "user", "user"),
             ("hash_header", "X-User", "X-User"),
@@ -178,8 +180,29 @@ class TestProblems:
         assert text.isprintable()
 
 
+class TestTlsToEndpoints:
+    def test_is_served(self) -> None:
+        found = declared(ssl_backend="true", ssl_backend_tls_verify="true")
+        assert found.problems == ()
+        assert found.encrypted
+        assert found.options is not None
+        assert found.options.spec("shop", ()).tls == UpstreamTls(
+            verify=True, server_name=found.options.hosts[0]
+        )
+
+    def test_what_only_the_configuration_file_has_is_no_label(self) -> None:
+        assert "tls" not in KNOWN
+
+    def test_what_may_have_been_meant_is_not_dropped(self) -> None:
+        """The service would be spoken to in the clear."""
+        found = declared(ssl_backend="ture")
+        assert found.options is None
+        assert found.encrypted
+        assert [problem.remedy for problem in found.problems] == [""]
+
+
 class TestNotServedYet:
-    @pytest.mark.parametrize("label", ["ssl_only", "ssl_passthrough"])
+    @pytest.mark.parametrize("label", ["ssl_only"])
     def test_a_service_that_would_go_in_the_clear_is_not_published(self, label: str) -> None:
         found = declared(**{label: "true"})
         assert found.options is None
@@ -195,6 +218,27 @@ class TestNotServedYet:
 
     def test_what_is_off_is_not_reported(self) -> None:
         assert declared(ssl_only="false", ssl_passthrough="0").problems == ()
+
+
+class TestPassthrough:
+    def test_is_published(self) -> None:
+        found = declared(ssl_passthrough="true")
+        assert found.problems == ()
+        assert found.encrypted
+        assert found.options is not None
+        assert found.options.spec("shop", ()).ssl_passthrough
+
+    @pytest.mark.parametrize(
+        ("label", "value"),
+        [("ssl_cert", "cert"), ("sticky_session_cookie", "session"), ("context_root", "/a")],
+    )
+    def test_what_takes_a_request_is_removed(self, label: str, value: str) -> None:
+        found = declared(ssl_passthrough="true", **{label: value})
+        assert found.options is None
+        [problem] = found.problems
+        assert problem.label == PREFIX + label
+        assert "cannot be combined with ssl_passthrough" in problem.reason
+        assert problem.remedy == f"docker service update --label-rm {PREFIX}{label} shop"
 
 
 class TestTraps:

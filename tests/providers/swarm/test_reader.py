@@ -354,7 +354,7 @@ class TestLastGood:
         "bad",
         [
             {"ssl_only": "true"},
-            {"ssl_passthrough": "true"},
+            {"ssl_passthrough": "true", "port": "80a"},
             {"ssl_backend": "ture"},
             {"ssl_backend": "true", "port": "80a"},
             {"ssl_only": "true", "port": "80a"},

@@ -95,3 +95,19 @@ class TestStacks:
         found = read(stuck, of("b", NOON))
         assert hosts(found) == {"a_web": ("demo.local",)}
         assert {problem.service for problem in found.problems} == {"a_web", "b_web"}
+
+
+class TestPassthrough:
+    """TLS takes the whole host, whatever the context roots."""
+
+    @pytest.mark.parametrize("passed_first", [True, False])
+    def test_of_another_stack_is_refused(self, passed_first: bool) -> None:
+        times = (MORNING, NOON) if passed_first else (NOON, MORNING)
+        passed = of("a", times[0], ssl_passthrough="true")
+        served = of("b", times[1], context_root="/b")
+        assert set(hosts(read(passed, served))) == {"a_web" if passed_first else "b_web"}
+
+    def test_in_one_stack_they_share_the_host(self) -> None:
+        passed = of("a", MORNING, name="a_tls", ssl_passthrough="true")
+        served = of("a", NOON, name="a_web", context_root="/b")
+        assert set(hosts(read(passed, served))) == {"a_tls", "a_web"}
