@@ -57,6 +57,33 @@ docker service create \\
 """
 """docs.docker.com/ee/ucp/interlock/usage/tls, "SSL termination"."""
 
+PASSTHROUGH = f"""
+openssl req \\
+    -new \\
+    -newkey rsa:4096 \\
+    -days 3650 \\
+    -nodes \\
+    -x509 \\
+    -subj "/C=US/ST=SomeState/L=SomeCity/O=Interlock/CN=demo.local" \\
+    -keyout app.key \\
+    -out app.cert
+docker secret create app.cert app.cert
+docker secret create app.key app.key
+docker network create -d overlay demo
+docker service create \\
+    --name demo \\
+    --network demo \\
+    --detach=false \\
+    --secret source=app.cert,target=/run/secrets/cert.pem \\
+    --secret source=app.key,target=/run/secrets/key.pem \\
+    --label com.docker.lb.hosts=demo.local \\
+    --label com.docker.lb.port=8080 \\
+    --label com.docker.lb.ssl_passthrough=true \\
+    --env METADATA="demo-ssl-passthrough" \\
+    {DEMO_IMAGE} --tls-cert=/run/secrets/cert.pem --tls-key=/run/secrets/key.pem
+"""
+"""The same page, "SSL passthrough"."""
+
 CURL = "curl -vsk --resolve demo.local:443:127.0.0.1 https://demo.local/ping"
 """As it stands there, but for --resolve, in place of an entry in /etc/hosts."""
 
@@ -290,6 +317,23 @@ def test_interlocks_stack_file(planes: Swarm) -> None:
     eventually("shown", lambda: shown(planes, "app.example.org") == wanted, within=SOON)
     served = "app.example.org", "app.example.org.cert"
     eventually("served", lambda: https(planes, *served).status == 200, within=SOON)
+
+
+def test_interlocks_page_on_passthrough(planes: Swarm) -> None:
+    node = planes.manager
+    eventually("network rm", lambda: node.docker("network", "rm", "demo"), within=SOON)
+    eventually(
+        "its name is free",
+        lambda: "demo" not in node.docker("network", "ls", "--format", "{{.Name}}").split(),
+    )
+    node.shell(PASSTHROUGH)
+    eventually("served", lambda: https(planes, "demo.local", "app.cert").status == 200)
+    typed = node.shell(CURL)
+    assert "subject: C=US; ST=SomeState; L=SomeCity; O=Interlock; CN=demo.local" in typed
+    assert '"metadata":"demo-ssl-passthrough"' in typed
+    assert "x-upstream-addr" not in typed, "a proxy that passes TLS through adds nothing"
+    node.docker("service", "rm", "demo")
+    eventually("secret rm", lambda: removed(planes, "app.cert", "app.key"), within=SOON)
 
 
 def _stack_removed(swarm: Swarm) -> str:
