@@ -17,6 +17,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
+import sys
 import tempfile
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable, Sequence
@@ -36,8 +38,11 @@ RATE = 20.0
 """Requests in a second."""
 PATIENCE = 3.0
 """Seconds until a client gives up."""
-WARM_UP, FAILS, RETURNS = 3.0, 30.0, 20.0
-"""Seconds before, during and after the failure."""
+WARM_UP, FAILS, RETURNS = 12.0, 30.0, 20.0
+"""Seconds before, during and after the failure. Before it every replica has passed two checks: some
+proxies take what has never passed one out at once."""
+
+CHECKS = 'healthcheck_path = "/healthz"\n'
 
 # --- replicas ------------------------------------------------------------------------------------
 
@@ -193,7 +198,8 @@ def lineup(checkout: Path | None) -> list[Contender]:
         *([] if checkout is None else [Contender("stickyproxy before", before(checkout))]),
         Contender("stickyproxy", ours),
         Contender("stickyproxy, eject_after_5xx = 3", ours, extra="eject_after_5xx = 3\n"),
-        Contender("stickyproxy, checks", ours, extra='healthcheck_path = "/healthz"\n'),
+        Contender("stickyproxy, checks", ours, extra=CHECKS),
+        Contender("stickyproxy, both", ours, extra=f"{CHECKS}eject_after_5xx = 3\n"),
         Contender("HAProxy", proxies["HAProxy"]),
         Contender("HAProxy, checks", proxies["HAProxy"], ("checks",)),
         Contender("Traefik", proxies["Traefik"]),
@@ -266,6 +272,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="another stickyproxy")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     contenders = lineup(options.before)
     table: dict[str, dict[str, Finding | None]] = {each.name: {} for each in contenders}
     for way in options.ways:
