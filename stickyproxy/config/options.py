@@ -403,7 +403,7 @@ class ServiceOptions(_PlaceAndPolicy):
     redirects: Annotated[tuple[Redirect, ...], _split_by(";")] = ()
     drain: Annotated[Drain, PlainValidator(_drain)] = "none"
     ssl_only: Boolean = False
-    hsts: Annotated[str, PlainValidator(_hsts)] = ""
+    hsts: Annotated[str, PlainValidator(_hsts)] | None = None
     client_ca: Annotated[pem.PemFile, PlainValidator(pem.ca_text)] | None = None
     client_certificates: ClientCertificates | None = None
     acme: Boolean = False
@@ -535,7 +535,7 @@ class ServiceOptions(_PlaceAndPolicy):
             ssl_passthrough=self.ssl_passthrough,
             acme=self.acme,
             ssl_only=self.ssl_only,
-            hsts=self.hsts,
+            hsts=self.hsts or "",
             client_auth=self.client_auth(),
             tls=self.upstream_tls(),
         )

@@ -115,8 +115,11 @@ class TestExample:
         assert parse(text) != Config()
 
     @pytest.mark.parametrize("key", TABLES["services"].model_fields)
-    def test_each_key_of_a_service_can_be_used_as_shown(self, key: str) -> None:
+    def test_each_key_of_a_service_can_be_used_as_shown(self, key: str, tmp_path: Path) -> None:
         keys = {key: example_keys("services")[key]}
+        if key in ("client_ca", "client_certificates"):
+            (tmp_path / "ca.pem").write_text(make_ca().pem)
+            keys["client_ca"] = f'"{tmp_path}/ca.pem"'
         if key.startswith("hash_cookie_"):
             keys["hash_cookie"] = '"user"'
         if key.startswith("ssl_backend_"):

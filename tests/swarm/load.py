@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import ssl
 import subprocess
 import sys
 import time
@@ -95,11 +96,14 @@ class Load:
         host: str = "demo.local",
         sessions: int = 200,
         period: float = 0.5,
+        authority: Path | None = None,
     ) -> None:
         """``period``: seconds between two requests of one session. With several targets each
-        session takes them in turn."""
+        session takes them in turn. ``authority``: a file with the certificates that they trust;
+        then they use https."""
         self._swarm = swarm
         settings = {"targets": targets, "host": host, "sessions": sessions, "period": period}
+        settings["authority"] = "" if authority is None else str(authority)
         self._settings = json.dumps(settings)
         self._path = swarm.directory / "load.json"
         self.report = Report()
@@ -183,9 +187,10 @@ class _Session:
     """One client with a cookie jar. It never sends a request twice: a request that gets no answer
     has failed, whatever the reason."""
 
-    def __init__(self, number: int, host: str) -> None:
+    def __init__(self, number: int, host: str, tls: ssl.SSLContext | None) -> None:
         self.number = number
         self._host = host
+        self._tls = tls
         self._cookies: dict[str, str] = {}
         self._connections: dict[str, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
 
@@ -224,7 +229,12 @@ class _Session:
         if known is not None and not known[0].at_eof() and not known[1].is_closing():
             return known
         self._forget(target)
-        opened = await asyncio.open_connection(target, 80)
+        if self._tls is None:
+            opened = await asyncio.open_connection(target, 80)
+        else:
+            opened = await asyncio.open_connection(
+                target, 443, ssl=self._tls, server_hostname=self._host
+            )
         self._connections[target] = opened
         return opened
 
@@ -248,10 +258,16 @@ class _Session:
 class _Run:
     """All sessions, and what they have seen."""
 
-    def __init__(self, targets: list[str], host: str, sessions: int, period: float) -> None:
+    def __init__(
+        self, targets: list[str], host: str, sessions: int, period: float, authority: str
+    ) -> None:
         self._targets = targets
         self._period = period
-        self._sessions = [_Session(number, host) for number in range(sessions)]
+        tls = None
+        if authority:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            tls.load_verify_locations(authority)
+        self._sessions = [_Session(number, host, tls) for number in range(sessions)]
         self._on: dict[int, _Answer] = {}
         self._addresses: dict[str, str] = {}
         self._versions: dict[int, list[str]] = {}

@@ -17,10 +17,18 @@ from typing import Any
 import pytest
 
 from tests.swarm import images
-from tests.swarm.engine import CommandError, Swarm, at_once, eventually
+from tests.swarm.engine import Swarm, at_once, eventually, run
 from tests.swarm.images import DEMO_IMAGE
 from tests.swarm.load import Load
-from tests.swarm.stage import create_demo, deploy, in_rotation, ready, service_settled, told
+from tests.swarm.stage import (
+    Reply,
+    create_demo,
+    deploy,
+    in_rotation,
+    ready,
+    service_settled,
+    told,
+)
 
 SOON = 20.0
 """Seconds: far more than it takes (which is told), for a machine that is busy."""
@@ -48,6 +56,36 @@ docker service create \\
     {DEMO_IMAGE}
 """
 """docs.docker.com/ee/ucp/interlock/usage/tls, "SSL termination"."""
+
+PASSTHROUGH = f"""
+openssl req \\
+    -new \\
+    -newkey rsa:4096 \\
+    -days 3650 \\
+    -nodes \\
+    -x509 \\
+    -subj "/C=US/ST=SomeState/L=SomeCity/O=Interlock/CN=demo.local" \\
+    -keyout app.key \\
+    -out app.cert
+docker secret create app.cert app.cert
+docker secret create app.key app.key
+docker network create -d overlay demo
+docker service create \\
+    --name demo \\
+    --network demo \\
+    --detach=false \\
+    --secret source=app.cert,target=/run/secrets/cert.pem \\
+    --secret source=app.key,target=/run/secrets/key.pem \\
+    --label com.docker.lb.hosts=demo.local \\
+    --label com.docker.lb.port=8080 \\
+    --label com.docker.lb.ssl_passthrough=true \\
+    --env METADATA="demo-ssl-passthrough" \\
+    {DEMO_IMAGE} --tls-cert=/run/secrets/cert.pem --tls-key=/run/secrets/key.pem
+"""
+"""The same page, "SSL passthrough"."""
+
+CURL = "curl -vsk --resolve demo.local:443:127.0.0.1 https://demo.local/ping"
+"""As it stands there, but for --resolve, in place of an entry in /etc/hosts."""
 
 COMPOSE = f"""\
 version: "3.2"
@@ -112,12 +150,12 @@ def make(swarm: Swarm, name: str, host: str, *, kind: str = "secret") -> None:
 
 
 def proxies(swarm: Swarm) -> dict[str, str]:
-    """The container of the proxy on each node, by the node's name."""
-    found = {}
-    for node in swarm.nodes:
-        mark = "label=com.docker.swarm.service.name=stickyproxy_proxy"
-        [found[node.name]] = node.docker("ps", "-q", "--filter", mark).split()
-    return found
+    """The container of the proxy on each node, by the node's name. AssertionError while there are
+    two, because one is being replaced."""
+    mark = "label=com.docker.swarm.service.name=stickyproxy_proxy"
+    running = {node.name: node.docker("ps", "-q", "--filter", mark).split() for node in swarm.nodes}
+    assert all(len(found) == 1 for found in running.values()), running
+    return {name: found[0] for name, found in running.items()}
 
 
 def page(swarm: Swarm, name: str) -> list[Any]:
@@ -135,6 +173,20 @@ def shown(swarm: Swarm, host: str) -> str:
         for found in page(swarm, "certificates")
     }
     return names.pop() if len(names) == 1 else ""
+
+
+def https(swarm: Swarm, host: str, authority: str, target: str = "") -> Reply:
+    """One request over TLS by a client that trusts that certificate alone."""
+    target = target or swarm.manager.address
+    return Reply.parse(
+        run(
+            swarm.as_client(
+                *("curl", "-sS", "-i", "--http1.1", "--max-time", "20"),
+                *("--cacert", swarm.manager.directory / authority),
+                *("--resolve", f"{host}:443:{target}", f"https://{host}/ping"),
+            )
+        )
+    )
 
 
 def problems(swarm: Swarm, service: str) -> list[dict[str, Any]]:
@@ -180,6 +232,11 @@ def test_interlocks_page(planes: Swarm) -> None:
     began = time.monotonic()
     eventually("shown", lambda: shown(planes, "demo.local") == "secret demo.local.cert")
     told.append(f"first certificate: with all proxies {time.monotonic() - began:.2f} s after")
+    typed = planes.manager.shell(CURL)
+    assert "SSL connection using TLSv1.3" in typed
+    assert "subject: C=US; ST=SomeState; L=SomeCity; O=Interlock; CN=demo.local" in typed
+    assert "< x-upstream-addr: " in typed
+    assert https(planes, "demo.local", "demo.local.cert").status == 200
     # Interlock's own instructions make one that browsers do not like: that is said, and no more.
     assert {each["fatal"] for each in problems(planes, "demo")} <= {False}
 
@@ -196,6 +253,7 @@ def test_another_secret_takes_its_place_and_the_old_one_can_be_removed(planes: S
         f"another secret: swapped {swapped:.2f} s after the label, "
         f"secret rm {time.monotonic() - began:.2f} s after it"
     )
+    assert https(planes, "demo.local", "two.crt").status == 200
     assert proxies(planes) == before
 
 
@@ -247,6 +305,7 @@ def test_a_certificate_in_a_config(planes: Swarm) -> None:
     labels = ("hosts=conf.local", "port=8080", "ssl_cert=conf.crt", "ssl_key=conf.key")
     create_demo(planes.manager, *labels, name="conf", replicas=1)
     eventually("shown", lambda: shown(planes, "conf.local") == "config conf.crt", within=SOON)
+    eventually("served", lambda: https(planes, "conf.local", "conf.crt").status == 200)
 
 
 def test_interlocks_stack_file(planes: Swarm) -> None:
@@ -256,6 +315,25 @@ def test_interlocks_stack_file(planes: Swarm) -> None:
     node.shell(COMPOSE_TYPED)
     wanted = "secret demo_app.example.org.cert"
     eventually("shown", lambda: shown(planes, "app.example.org") == wanted, within=SOON)
+    served = "app.example.org", "app.example.org.cert"
+    eventually("served", lambda: https(planes, *served).status == 200, within=SOON)
+
+
+def test_interlocks_page_on_passthrough(planes: Swarm) -> None:
+    node = planes.manager
+    eventually("network rm", lambda: node.docker("network", "rm", "demo"), within=SOON)
+    eventually(
+        "its name is free",
+        lambda: "demo" not in node.docker("network", "ls", "--format", "{{.Name}}").split(),
+    )
+    node.shell(PASSTHROUGH)
+    eventually("served", lambda: https(planes, "demo.local", "app.cert").status == 200)
+    typed = node.shell(CURL)
+    assert "subject: C=US; ST=SomeState; L=SomeCity; O=Interlock; CN=demo.local" in typed
+    assert '"metadata":"demo-ssl-passthrough"' in typed
+    assert "x-upstream-addr" not in typed, "a proxy that passes TLS through adds nothing"
+    node.docker("service", "rm", "demo")
+    eventually("secret rm", lambda: removed(planes, "app.cert", "app.key"), within=SOON)
 
 
 def _stack_removed(swarm: Swarm) -> str:
@@ -329,26 +407,44 @@ def test_certificates_come_and_go_and_nobody_notices(managers: Swarm) -> None:
 
 
 def test_a_proxy_that_is_replaced_has_them_from_the_start(managers: Swarm) -> None:
+    """And clients who verify notice neither that nor another certificate."""
+    node = managers.manager
     make(managers, "c", "c.local")
+    make(managers, "d", "c.local")
+    both = node.directory / "both.pem"
+    both.write_text("".join((node.directory / f"{name}.crt").read_text() for name in "cd"))
     labels = ("hosts=c.local", "port=8080", "ssl_cert=c.crt", "ssl_key=c.key")
-    create_demo(managers.manager, *labels, name="c", replicas=1)
+    create_demo(node, *labels, name="c", replicas=2)
+    eventually("it listens", lambda: ready(managers, "c", 2))
     eventually("shown", lambda: shown(managers, "c.local") == "secret c.crt")
+    for each in every(managers):
+        eventually("served", lambda t=each: https(managers, "c.local", "c.crt", t).status == 200)  # type: ignore[misc]
     before = proxies(managers)
-    managers.manager.docker("service", "update", "--force", "--detach", "stickyproxy_proxy")
-
-    def all_new() -> bool:
-        now = proxies(managers)
-        return not {*now.values()} & {*before.values()}
-
-    eventually("all are new", all_new, within=180)
-    # Each has published nothing before it had read them.
-    assert shown(managers, "c.local") == "secret c.crt"
+    with Load(managers, every(managers), host="c.local", sessions=60, authority=both) as load:
+        load.watch(rounds=2)
+        node.docker("service", "update", "--force", "--detach", "stickyproxy_proxy")
+        eventually(
+            "all are new",
+            lambda: not {*proxies(managers).values()} & {*before.values()},
+            within=180,
+        )
+        load.watch(rounds=2)
+        relabel(managers, "c", ssl_cert="d.crt", ssl_key="d.key")
+        eventually("swapped", lambda: shown(managers, "c.local") == "secret d.crt")
+        load.watch(rounds=2)
+    told.append(f"https while proxies and then the certificate are replaced: {load.report}")
+    assert load.report.failures == []
+    assert https(managers, "c.local", "d.crt").status == 200
 
 
 def test_the_custodian_goes_with_the_stack(managers: Swarm) -> None:
+    """Nobody who is still there makes it anew."""
     assert custodian(managers)
     managers.manager.docker("stack", "rm", "stickyproxy")
-    eventually("no proxy", lambda: not managers.manager.tasks("stickyproxy_proxy"), within=120)
+    mark = "label=com.docker.swarm.service.name=stickyproxy_proxy"
+    eventually(
+        "all proxies are gone",
+        lambda: not any(node.docker("ps", "-q", "--filter", mark) for node in managers.nodes),
+        within=120,
+    )
     assert not custodian(managers)
-    with pytest.raises(CommandError):  # nobody is there to remove it, and nobody needs to
-        managers.manager.docker("service", "inspect", "stickyproxy-secrets")

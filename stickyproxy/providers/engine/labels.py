@@ -119,15 +119,9 @@ _DNS_UNFIT = re.compile("[^A-Za-z0-9_.-]")
 _LISTS = ("hosts", "websocket_endpoints")
 """Labels with several values, by commas."""
 
-_SERVED = (
-    *("ssl_acme", "ssl_cert", "ssl_key", "ssl_only", "ssl_passthrough"),
-    *("ssl_backend", "ssl_backend_server_name", "ssl_backend_tls_verify"),
-)
-"""Labels for TLS that are."""
-
-_IN_THE_CLEAR = ("ssl_only", "ssl_passthrough", "ssl_backend")
-"""Labels without which traffic would be unencrypted, or reach an endpoint that only speaks TLS.
-They keep a service from being published as long as they are not supported."""
+_IN_THE_CLEAR = ("ssl_only", "ssl_passthrough", "ssl_backend", "client_ca", "client_certificates")
+"""Labels without which traffic would be unencrypted, reach an endpoint that only speaks TLS, or
+come from anybody."""
 
 
 # --- parsing --------------------------------------------------------------------------------
@@ -209,7 +203,6 @@ def _parse(
         hosts = None if wrong & {"hosts"} & values.keys() or "hosts" in meant else _hosts(values)
         default = bool({"default_backend"} & {*values, *meant})
         return Declaration(None, (), encrypted, hosts, default), findings
-    findings += _not_served_yet(service, values, options)
     if options.backend_mode == "vip" and options.has_affinity:
         findings.append(_vip_with_affinity(service, values))
     fatal = any(problem.fatal for problem, _ in findings)
@@ -349,19 +342,6 @@ def _explained(
         elif not meant and not _asks_for_encryption(key, value):
             changes = [LabelChange(remove=(PREFIX + key,))]  # then the default applies
         yield _problem(service, PREFIX + key, value, reason, fatal=True), changes
-
-
-def _not_served_yet(
-    service: str, values: Mapping[str, str], options: LabelOptions
-) -> Iterator[Finding]:
-    for key in KNOWN:
-        if key in _SERVED or not key.startswith("ssl_") or not getattr(options, key):
-            continue
-        if key in _IN_THE_CLEAR:
-            reason = "is not served yet: the service is not published, lest it be unencrypted"
-        else:
-            reason = "is not served yet: the service is published without TLS"
-        yield _problem(service, PREFIX + key, values[key], reason, fatal=key in _IN_THE_CLEAR), ()
 
 
 def _asks_for_encryption(key: str, text: str) -> bool:

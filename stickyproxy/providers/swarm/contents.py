@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
 
 from stickyproxy.base.errors import ProviderError
 from stickyproxy.model.snapshot import Problem
 from stickyproxy.providers.swarm.custodian import NAME, custodian_of
-from stickyproxy.providers.swarm.engine import Engine, View
 from stickyproxy.providers.swarm.reader import Reading
+from stickyproxy.providers.swarm.state import Json, ProxyLocation, SwarmState
 
 PATIENCE = 20.0
 """Seconds for which a first snapshot waits for them, and after which it is a problem that they
 cannot be read."""
 
 
+class CustodianAccess(Protocol):
+    """What it takes to ask a custodian: an engine."""
+
+    def read_secrets(self, custodian: Json, secrets: Collection[str]) -> Mapping[str, bytes]:
+        """What is in these secrets, by their ids, as far as it can be had. Raises
+        ProviderError."""
+
+
 class SecretContents:
     """Reads secrets by way of the custodian on this node."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self, engine: CustodianAccess, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         self.known: Mapping[str, bytes] = {}
         """By the id of a secret."""
         self._engine = engine
@@ -28,10 +40,10 @@ class SecretContents:
         self._missing_since = 0.0
         self._why = ""
 
-    def read(self, view: View, secrets: Collection[str]) -> bool:
+    def read(self, state: SwarmState, location: ProxyLocation, secrets: Collection[str]) -> bool:
         """Ask for what is in these secrets, by their ids; True if that told something. Blocks."""
         self._why = f"service {NAME} has no task on this node that has them"
-        custodian = custodian_of(view.state, view.location)
+        custodian = custodian_of(state, location)
         if custodian is None:
             return False
         try:
@@ -47,13 +59,13 @@ class SecretContents:
         self.known = {each: self.known[each] for each in reading.secrets if each in self.known}
         missing = tuple(sorted(reading.secrets[each] for each in reading.unread))
         if missing and not self._missing:
-            self._missing_since = time.monotonic()
+            self._missing_since = self._clock()
         self._missing = missing
 
     @property
     def are_late(self) -> bool:
         """True if some have been missing for long."""
-        return bool(self._missing) and time.monotonic() - self._missing_since >= PATIENCE
+        return bool(self._missing) and self._clock() - self._missing_since >= PATIENCE
 
     @property
     def are_awaited(self) -> bool:

@@ -130,7 +130,7 @@ class SwarmProvider:
         if news is not None:
             self._reading = self._read(news)
         unread = self._reading.unread if self._reading else ()
-        if view is not None and unread and self._contents.read(view, unread):
+        if view and unread and self._contents.read(view.state, view.location, unread):
             news, self._reading = view, self._read(view)
         return news, time.thread_time() - began
 

@@ -219,7 +219,7 @@ class TestLabelsOfReplicas:
     def test_but_not_when_they_ask_for_encryption(self) -> None:
         reader = ContainerReader()
         reader.read(state(proxy(), container("c1", composed())))
-        found = reader.read(state(proxy(), container("c2", composed(ssl_only="true"))))
+        found = reader.read(state(proxy(), container("c2", composed(ssl_only="ture"))))
         assert found.services == ()
         assert found.problems[0].fatal
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stickyproxy.model.snapshot import Problem
-from stickyproxy.model.tls import UpstreamTls
+from stickyproxy.model.tls import ClientAuth, UpstreamTls
 from stickyproxy.providers.engine.labels import (
     KNOWN,
     PREFIX,
@@ -21,6 +21,7 @@ from stickyproxy.providers.engine.labels import (
     on_containers,
     parse_service,
 )
+from tests.certificates import make_ca
 from tests.specs import service_spec
 
 
@@ -201,14 +202,32 @@ class TestTlsToEndpoints:
         assert [problem.remedy for problem in found.problems] == [""]
 
 
-class TestNotServedYet:
-    @pytest.mark.parametrize("label", ["ssl_only"])
-    def test_a_service_that_would_go_in_the_clear_is_not_published(self, label: str) -> None:
-        found = declared(**{label: "true"})
+class TestTlsFromClients:
+    def test_only_over_tls(self) -> None:
+        found = declared(ssl_only="true", hsts="true")
+        assert found.problems == ()
+        assert found.encrypted
+        assert found.options is not None
+        spec = found.options.spec("shop", ())
+        assert (spec.ssl_only, spec.hsts) == (True, "max-age=63072000")
+
+    def test_client_certificates(self) -> None:
+        ca = make_ca().pem
+        found = declared(client_ca=ca, client_certificates="Optional")
+        assert found.problems == ()
+        assert found.options is not None
+        auth = found.options.spec("shop", ()).client_auth
+        assert auth == ClientAuth(ca.strip(), required=False)
+
+    @pytest.mark.parametrize("text", ["/etc/ca.pem", "-----BEGIN CERTIFICATE-----", ""])
+    def test_a_label_names_no_file(self, text: str) -> None:
+        """Nor is the service published to anybody, as it was meant for some."""
+        found = declared(client_ca=text)
         assert found.options is None
+        assert found.encrypted
         [problem] = found.problems
-        assert problem.label == PREFIX + label
-        assert problem.reason.startswith("is not served yet")
+        assert "write the text itself" in problem.reason
+        assert problem.remedy == ""
 
     def test_certificates_are_served(self) -> None:
         found = declared(ssl_cert="cert", ssl_key="key")
@@ -338,7 +357,7 @@ class TestHints:
     @pytest.mark.parametrize(
         ("bad", "change"),
         [
-            ({"hsts": "true"}, "--label-rm com.docker.lb.hsts"),
+            ({"hots": "true"}, "--label-rm com.docker.lb.hots"),
             ({"context_root": "app"}, "--label-add com.docker.lb.context_root=/app"),
             ({"ip_hash": "yes"}, "--label-add com.docker.lb.ip_hash=true"),
             ({"ip_hash": "Off"}, "--label-add com.docker.lb.ip_hash=false"),
@@ -372,7 +391,7 @@ class TestHints:
         assert problem.remedy == f"docker service update {change} shop"
 
     def test_a_host_is_not_made_of_yes_or_no(self) -> None:
-        assert hinted({PREFIX + "hsts": "true", PREFIX + "port": "80"}) == []
+        assert hinted({PREFIX + "hots": "true", PREFIX + "port": "80"}) == []
 
     @pytest.mark.parametrize("label", ["ssl_only", "ssl_onyl"])
     def test_nobody_is_told_to_do_without_encryption(self, label: str) -> None:

@@ -353,7 +353,6 @@ class TestLastGood:
     @pytest.mark.parametrize(
         "bad",
         [
-            {"ssl_only": "true"},
             {"ssl_passthrough": "true", "port": "80a"},
             {"ssl_backend": "ture"},
             {"ssl_backend": "true", "port": "80a"},
@@ -490,7 +489,7 @@ class TestLastGoodOfTheEngine:
         assert [endpoint.address for endpoint in found.endpoints] == ["10.0.1.1:80"]
         assert [said.fatal for said in snapshot.problems] == [True]
 
-    @pytest.mark.parametrize("marks", [{}, labels(port="x"), labels(ssl_only="true")])
+    @pytest.mark.parametrize("marks", [{}, labels(port="x"), labels(ssl_only="ture")])
     def test_may_be_none(self, marks: dict[str, str]) -> None:
         shop = updated(service(marks=marks), service(marks=labels(port="80a")))
         assert read(listing([shop], [task()])).snapshot.services == ()
