@@ -21,7 +21,8 @@ SERVERS_READY := $(SERVERS_VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help demo swarm swarm-cost test test-swarm test-tls fuzz fuzz-parsers lint fmt docs bench \
-	bench-affinity bench-pick bench-connects bench-hostile bench-stopping bench-rolling clean
+	bench-affinity bench-pick bench-connects bench-hostile bench-stopping bench-rolling \
+	bench-failing clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -114,6 +115,9 @@ bench-stopping: $(SERVERS_READY) ## what servers do with connections when they s
 
 bench-rolling: $(SERVERS_READY) ## what fails while they are replaced behind stickyproxy (10 minutes)
 	$(SERVERS_VENV)/bin/python -m bench.rolling $(if $(QUICK),--rounds 1) $(ARGS)
+
+bench-failing: $(BENCH_READY) ## what a failing replica costs, next to HAProxy and Traefik (5 minutes)
+	$(BENCH_VENV)/bin/python -m bench.failing $(ARGS)
 
 clean: ## remove everything that make created
 	rm -rf $(VENV) $(BENCH_VENV) $(SERVERS_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build \

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from cryptography import x509
 
-from bench import affinity, goals, handshakes, results
+from bench import affinity, failing, goals, handshakes, results
 from bench.affinity import Findings, Share
 from bench.apps import App
 from bench.browser import Browser, parse_answer, sessions
@@ -287,3 +287,28 @@ class TestAffinityReport:
         text = affinity.markdown(found, [], 9)
         assert f"| {affinity.COLUMNS['grow']} | 0 | 33 |" in text
         assert "- nobody: absent: not installed" in text
+
+
+class TestFailingReplica:
+    @staticmethod
+    def requests(*parts: tuple[float, float, str]) -> list[failing.Request]:
+        """One each second: (from, until, who responds)."""
+        return [
+            failing.Request(float(second), body)
+            for start, end, body in parts
+            for second in range(int(start), int(end))
+        ]
+
+    def test_leaves_and_returns(self) -> None:
+        end = failing.FAILS
+        found = failing.found(
+            self.requests((-3, 0, "e4"), (0, 6, ""), (6, end + 4, "e1"), (end + 4, end + 20, "e4")),
+            "e4",
+        )
+        assert found == failing.Finding(requests=50, failed=6, left=5.0, back=4.0)
+        assert failing.cell(found) == "6 / 5.0 s / 4.0 s"
+
+    def test_neither(self) -> None:
+        end = failing.FAILS
+        found = failing.found(self.requests((0, end, ""), (end, end + 20, "e1")), "e4")
+        assert failing.cell(found) == "30 / not in 30 s / not in 20 s"

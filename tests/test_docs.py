@@ -226,6 +226,23 @@ def test_the_config_that_is_wrong_is_wrong_as_shown() -> None:
     assert shown.splitlines()[1:] == str(raised.value).splitlines()
 
 
+def refused() -> list[tuple[str, str]]:
+    """(a line of a service, what is said of it) as the page on health has them."""
+    found = rows(section(TEXT["docs/concepts/health.md"], "What is refused"))
+    return [(written.strip("`"), said.strip("`")) for written, said in found if "=" in written]
+
+
+@pytest.mark.parametrize(("written", "said"), refused())
+def test_what_is_refused_is_refused_as_shown(written: str, said: str) -> None:
+    line, alone, _ = written.partition("`, and no ")
+    key = line.partition(" =")[0]
+    path = "" if alone or key == "healthcheck_path" else 'healthcheck_path = "/"'
+    text = f'[[services]]\nname = "shop"\nhosts = ["shop.local"]\n{line}\n{path}\n'
+    with pytest.raises(ConfigError) as raised:
+        parse(text, "config.toml")
+    assert str(raised.value) == f"config.toml: services[0] (shop).{key}: {said}"
+
+
 # --- commands -------------------------------------------------------------------------------------
 
 

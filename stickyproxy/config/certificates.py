@@ -3,14 +3,14 @@
 Pure, and the one place where a certificate is judged, wherever it comes from: files, secrets, ACME.
 What OpenSSL or every client would refuse raises ValueError with a sentence that says what is wrong
 and what to do; what only some clients refuse becomes the certificate's ``caveat``. Dates are no
-reason to refuse one: an expired certificate tells clients and monitoring more than a self-made
-one does. ``dates`` judges them.
+reason to refuse one, and are judged in ``config.validity``: an expired certificate tells clients
+and monitoring more than a self-made one does.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -25,18 +25,12 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 
 from stickyproxy.base.addresses import canonical_host
 from stickyproxy.base.text import shown
+from stickyproxy.config.validity import SELF_MADE
 from stickyproxy.model.tls import Certificate
-
-SELF_MADE = "stickyproxy default certificate"
-"""The name and the subject of the certificate that stickyproxy makes for want of another."""
 
 LARGEST = 1 << 18
 """Bytes of a PEM file; more is a wrong file."""
 
-_DAY = 24 * 3600.0
-_NOTICE = 21 * _DAY
-"""How long before its end a certificate ought to have been renewed, if a third of its lifetime is
-not less."""
 _LIFETIME = 397
 """Days for which a self-made certificate is valid: the most that browsers accept of any."""
 _RSA_BITS = 2048
@@ -96,47 +90,6 @@ def make_certificate(
         caveat=caveat,
         challenge=challenge,
     )
-
-
-def covers(hosts: Collection[str], name: str) -> bool:
-    """True if a certificate for ``hosts`` is one for the host ``name`` (RFC 6125 section 6.4.3): a
-    wildcard stands for one label. ``*.example.com`` as a name means all names of one label."""
-    return name in hosts or "*." + name.partition(".")[2] in hosts
-
-
-# --- dates ----------------------------------------------------------------------------------
-
-
-def is_valid(certificate: Certificate, now: float) -> bool:
-    """True if clients whose clock says ``now`` (Unix time in seconds) accept its dates."""
-    return certificate.begins <= now and (not certificate.expires or now < certificate.expires)
-
-
-def needs_renewal(certificate: Certificate, now: float) -> bool:
-    """True if it expires in 21 days or less, or in a third of its lifetime if that is shorter; so
-    too if it has expired."""
-    if not certificate.expires:
-        return False
-    notice = min(_NOTICE, (certificate.expires - certificate.begins) / 3)
-    return now >= certificate.expires - notice
-
-
-def dates(certificate: Certificate, now: float) -> str:
-    """What is wrong with its dates, as a sentence; empty: nothing."""
-    if now < certificate.begins:
-        return (
-            f"is not valid before {_written(certificate.begins)}, and clients refuse it until "
-            "then: check the clock of this machine, or wait"
-        )
-    if not needs_renewal(certificate, now):
-        return ""
-    if now < certificate.expires:
-        return f"expires at {_written(certificate.expires)}: renew it"
-    return f"expired at {_written(certificate.expires)}, and clients refuse it: renew it"
-
-
-def _written(time: float) -> str:
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 # --- the self-made one ----------------------------------------------------------------------

@@ -325,7 +325,7 @@ class _Place(BaseModel):
     @field_validator("*")
     @classmethod
     def _is_not_passed_through(cls, value: object, info: ValidationInfo) -> object:
-        asked = value not in (False, None, "/", ())
+        asked = value not in (False, None, "", "/", ())
         if asked and info.field_name in _OF_REQUESTS and info.data.get("ssl_passthrough"):
             raise ValueError(
                 "cannot be combined with ssl_passthrough, which leaves TLS, and all requests in "

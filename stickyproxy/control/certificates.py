@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from typing import Any
 
-from stickyproxy.config.certificates import SELF_MADE, covers, dates, is_valid
+from stickyproxy.config.validity import SELF_MADE, covers, dates, is_valid
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.model.tls import Certificate

@@ -17,15 +17,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from stickyproxy.base.text import shown
-from stickyproxy.config.certificates import (
-    LARGEST,
-    dates,
-    is_valid,
-    make_certificate,
-    needs_renewal,
-    self_made,
-)
+from stickyproxy.config.certificates import LARGEST, make_certificate, self_made
 from stickyproxy.config.settings import CertificateFiles
+from stickyproxy.config.validity import dates, is_valid, needs_renewal
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.model.tls import Certificate
 from stickyproxy.providers.threads import CallThreads

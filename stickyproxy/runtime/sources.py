@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 from stickyproxy.config.settings import Config
 from stickyproxy.control.reload import ConfigFile, Reloader
 from stickyproxy.model.snapshot import Snapshot
-from stickyproxy.providers.certificates import CertificatesProvider
 from stickyproxy.providers.controller import ControllerProvider
 from stickyproxy.providers.static import StaticProvider
 
 if TYPE_CHECKING:
     from stickyproxy.providers.acme.provider import AcmeProvider
+    from stickyproxy.providers.certificates import CertificatesProvider
 
 log = logging.getLogger("stickyproxy")
 
@@ -135,6 +135,18 @@ def with_acme(
     return seen_by_acme, acme
 
 
+def _certificates(settings: Config, publish: Publish) -> CertificatesProvider | None:
+    if not has_tls(settings):
+        if settings.certificates:
+            log.warning("[[certificates]] has no effect: no listener has tls")
+        return None
+    # Only here: who speaks in the clear alone need not load what certificates are read with.
+    from stickyproxy.providers.certificates import CertificatesProvider  # noqa: PLC0415
+
+    makes_default = settings.proxy.default_certificate
+    return CertificatesProvider(settings.certificates, publish, makes_default=makes_default)
+
+
 def names(settings: Config) -> tuple[str, ...]:
     """Names of the providers that a configuration asks for, except the static one."""
     asked = {
@@ -189,15 +201,7 @@ class Sources:
         self._settled = settled
         publish, acme = with_acme(settings, publish, settled)
         self._static = StaticProvider(settings.services, publish)
-        self._certificates = (
-            CertificatesProvider(
-                settings.certificates, publish, makes_default=settings.proxy.default_certificate
-            )
-            if has_tls(settings)
-            else None
-        )
-        if settings.certificates and self._certificates is None:
-            log.warning("[[certificates]] has no effect: no listener has tls")
+        self._certificates = _certificates(settings, publish)
         of_file: list[Provider] = [self._static]
         if self._certificates is not None:
             of_file.append(self._certificates)

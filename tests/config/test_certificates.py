@@ -16,15 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stickyproxy.config import certificates
-from stickyproxy.config.certificates import (
-    SELF_MADE,
-    covers,
-    dates,
-    is_valid,
-    make_certificate,
-    needs_renewal,
-    self_made,
-)
+from stickyproxy.config.certificates import make_certificate, self_made
+from stickyproxy.config.validity import SELF_MADE, covers, dates, is_valid, needs_renewal
 from stickyproxy.model.tls import Certificate
 from tests.certificates import make_ca, make_key, pem_of_key
 from tests.certificates import make_certificate as issue

@@ -17,9 +17,11 @@ from stickyproxy.dataplane.upstream.asking import Asker
 from stickyproxy.dataplane.upstream.pool import Upstreams
 from stickyproxy.model.health import Checks
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.model.tls import UpstreamTls
 from tests.conftest import MakeClient, MakeEndpoint, RunningProxy, StartProxy, service
 from tests.connector.running import RunningConnector
 from tests.control.test_health import dump, eventually
+from tests.dataplane.upstream.test_tls import OTHER_CA, VERIFIED, context
 from tests.running import InProcessProxy
 from tests.scripted import EndpointConnection, answering, get, ok, respond
 
@@ -264,6 +266,21 @@ class TestTheRequest:
         with RunningConnector(tmp_path):
             await peer.wait_requests(2)
         assert checker.outages == {}
+        await checker.stop()
+
+    async def test_over_tls(self, endpoint: MakeEndpoint) -> None:
+        """As requests are: a certificate that does not pass is a check that fails."""
+        peer = await endpoint(tls=context())
+        checker = Checker(partial(Asker, upstreams("/nowhere")), lambda: None)
+        declared = service(peer, tls=VERIFIED, checks=QUICK)
+        checker.use([declared])
+        await peer.wait_requests(2)
+        assert checker.outages == {}
+        checker.use([replace(declared, tls=UpstreamTls(verify=True, ca=OTHER_CA.pem))])
+        await eventually(lambda: bool(checker.outages))
+        [problem] = checker.problems()
+        assert "certificate" in problem.reason
+        assert f"https://{peer.address}/up" in problem.remedy
         await checker.stop()
 
 

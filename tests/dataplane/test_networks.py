@@ -20,16 +20,19 @@ from stickyproxy.base.pem import load_chain
 from stickyproxy.connector import wire
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.outcome import Outcome
+from stickyproxy.dataplane.passthrough import INTERNAL_ERROR
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
 from stickyproxy.model.snapshot import Snapshot
-from stickyproxy.model.tls import UpstreamTls
+from stickyproxy.model.timeouts import Timeouts
+from stickyproxy.model.tls import ListenerTls, UpstreamTls
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
 from tests.certificates import make_ca, make_certificate
 from tests.conftest import MakeClient, MakeEndpoint
 from tests.connector.running import NETWORK, RunningConnector
 from tests.connector.test_client import ScriptedConnector
+from tests.passing import HELLO, serving
 from tests.scripted import EndpointConnection, Response, ScriptedEndpoint, get, ok
 from tests.specs import service_spec
 
@@ -50,9 +53,10 @@ class Plane:
         )
         self.port = 0
 
-    async def start(self, *services: ServiceSpec) -> None:
+    async def start(self, *services: ServiceSpec, tls: ListenerTls | None = None) -> None:
         """Listen, and serve these services."""
-        self.listeners = await Listeners.open([ListenerSpec(Address("127.0.0.1", 0))])
+        spec = ListenerSpec(Address("127.0.0.1", 0), tls=tls)
+        self.listeners = await Listeners.open([spec])
         self.plane.start()
         self.serve(*services)
         self.plane.accept_on(self.listeners.shares[0])
@@ -74,9 +78,11 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Makes data planes; at the end stops them."""
     async with AsyncExitStack() as stack:
 
-        async def make(*services: ServiceSpec, connect_timeout: float = 20.0) -> Plane:
+        async def make(
+            *services: ServiceSpec, connect_timeout: float = 20.0, tls: ListenerTls | None = None
+        ) -> Plane:
             plane = Plane(tmp_path, connect_timeout)
-            await plane.start(*services)
+            await plane.start(*services, tls=tls)
             stack.push_async_callback(plane.stop)
             return plane
 
@@ -121,6 +127,27 @@ class TestThroughAConnector:
             assert peer.connections == 1, "it is kept like any other"
             connector.end(signal.SIGKILL)
             await peer.wait_open(0)  # who made it is gone, and so it is
+
+    async def test_tls_that_is_passed_through(self, tmp_path: Path, start: Start) -> None:
+        async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"%d" % len(await reader.read(-1)))
+
+        async with serving(count) as port:
+            spec = EndpointSpec("one", f"127.0.0.1:{port}", network=NETWORK)
+            service = replace(service_spec("demo", ("demo.local",), (spec,)), ssl_passthrough=True)
+            with RunningConnector(tmp_path):
+                plane = await start(service, tls=ListenerTls())
+                reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
+                writer.write(HELLO + b"!")
+                writer.write_eof()
+                assert await reader.read(-1) == b"%d" % (len(HELLO) + 1)
+                writer.close()
+            # Who would make another one has ended.
+            plane.serve(replace(service, timeouts=Timeouts(connect=0.5)))
+            reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
+            writer.write(HELLO)
+            assert await reader.read(-1) == INTERNAL_ERROR
+            writer.close()
 
     async def test_over_tls(
         self, tmp_path: Path, start: Start, client: MakeClient, endpoint: MakeEndpoint

@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
 from stickyproxy.model.tls import ListenerTls
 from tests.certificates import client_context, make_ca, make_certificate, write_pem
-from tests.hellos import hello_of
+from tests.hellos import hello_of, records
 from tests.passing import HELLO, Serve, reset, serving
 from tests.running import InProcessProxy
 from tests.specs import service_spec
@@ -75,10 +76,19 @@ class Start:
         """The port of an endpoint."""
         return await self._stack.enter_async_context(serving(serve, context))
 
-    async def proxy(self, *services: ServiceSpec, **settings: Any) -> Passing:
+    def closed_port(self) -> int:
+        """A port that is taken, but nobody listens on it."""
+        sock = self._stack.enter_context(socket.socket())
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+    async def proxy(
+        self, *services: ServiceSpec, proxy_protocol: bool = False, **settings: Any
+    ) -> Passing:
         """A proxy for these services."""
         listeners = (
-            ListenerSpec(Address("127.0.0.1", 0), tls=ListenerTls()),
+            ListenerSpec(Address("127.0.0.1", 0), tls=ListenerTls(), proxy_protocol=proxy_protocol),
             ListenerSpec(Address(CLEAR_HOST, 0)),
         )
         proxy = InProcessProxy(services, listeners=listeners, **settings)
@@ -108,7 +118,7 @@ def authority(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    async with AsyncExitStack() as stack, asyncio.timeout(60):
+    async with AsyncExitStack() as stack:
         yield Start(stack)
 
 
@@ -173,6 +183,30 @@ class TestTls:
         assert received == sent
         writer.close()
         assert await passing.outcome() is Outcome.PASSED
+
+    async def test_a_session_of_tls_1_2_is_resumed(
+        self, start: Start, authority: Authority, tmp_path: Path
+    ) -> None:
+        """Each endpoint knows only its own sessions: a client comes back to the same one."""
+        others = [Authority(tmp_path) for _ in range(3)]
+        ports = [await start.endpoint(echo, each.server) for each in others]
+        passing = await start.proxy(passed(*ports))
+        context = client_context()
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_TICKET
+
+        def resumed(local: str) -> bool:
+            session = None
+            for _ in range(2):
+                sock = socket.create_connection(("127.0.0.1", passing.port), 20, (local, 0))
+                connection = context.wrap_socket(
+                    sock, server_hostname="demo.local", session=session
+                )
+                session, reused = connection.session, connection.session_reused
+                connection.unwrap().close()  # otherwise the session is not kept
+            return bool(reused)
+
+        assert all([await asyncio.to_thread(resumed, f"127.0.0.{n}") for n in range(2, 12)])
 
     async def test_curl(self, start: Start, authority: Authority) -> None:
         async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -372,13 +406,6 @@ class TestSilence:
         writer.close()
 
 
-def closed_port() -> int:
-    """A port where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
-
-
 class TestWhereTo:
     async def test_a_client_keeps_its_endpoint_on_every_proxy(self, start: Start) -> None:
         ports = [await start.endpoint(saying(b"%d" % number)) for number in range(5)]
@@ -397,9 +424,28 @@ class TestWhereTo:
         assert by_first == [await reached(first, local) for local in clients]
         assert len(set(by_first)) > 1
 
+    async def test_the_client_is_who_a_trusted_proxy_says(self, start: Start) -> None:
+        ports = [await start.endpoint(saying(b"%d" % number)) for number in range(5)]
+        trusted = (ip_network("127.0.0.0/8"),)
+        passing = await start.proxy(passed(*ports), trusted_proxies=trusted, proxy_protocol=True)
+
+        async def reached(address: str) -> bytes:
+            reader, writer = await passing.connect()
+            header = f"PROXY TCP4 {address} 192.0.2.1 50000 443\r\n".encode()
+            writer.write(header + HELLO + ASK)
+            word = await whole(reader)
+            writer.close()
+            assert (await passing.ended.get()).client_address == address
+            return word
+
+        clients = [f"198.51.100.{number}" for number in range(20)]
+        words = [await reached(address) for address in clients]
+        assert words == [await reached(address) for address in clients]
+        assert len(set(words)) > 1
+
     async def test_another_endpoint_if_one_takes_no_connections(self, start: Start) -> None:
         port = await start.endpoint(saying(b"here"))
-        passing = await start.proxy(passed(port, *[closed_port() for _ in range(3)]))
+        passing = await start.proxy(passed(port, *[start.closed_port() for _ in range(3)]))
         for number in range(2, 12):
             reader, writer = await passing.connect(local=f"127.0.0.{number}")
             writer.write(HELLO + ASK)
@@ -408,13 +454,12 @@ class TestWhereTo:
             await passing.outcome()
 
     @pytest.mark.parametrize(
-        ("ports", "outcome"),
-        [([], Outcome.NO_ENDPOINT), ([closed_port(), closed_port()], Outcome.RETRIES_SPENT)],
+        ("count", "outcome"), [(0, Outcome.NO_ENDPOINT), (2, Outcome.RETRIES_SPENT)]
     )
     async def test_nobody_there(
-        self, start: Start, ports: list[int], outcome: Outcome, caplog: pytest.LogCaptureFixture
+        self, start: Start, count: int, outcome: Outcome, caplog: pytest.LogCaptureFixture
     ) -> None:
-        passing = await start.proxy(passed(*ports))
+        passing = await start.proxy(passed(*[start.closed_port() for _ in range(count)]))
         for _ in range(3):
             reader, writer = await passing.connect()
             writer.write(HELLO)
@@ -481,6 +526,55 @@ class TestStopping:
         assert await reader.readexactly(3) == b"bye"
         writer.close()
         busy[1].close()
+
+
+def descriptors() -> int:
+    """How many are open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+class TestLeavingNothing:
+    async def leave(self, passing: Passing, stage: int) -> None:
+        """A client that is gone at a stage: without having waited; without having read; with much
+        under way to both sides; with its own side ended."""
+        reader, writer = await passing.connect()
+        writer.write(HELLO)
+        if stage >= 1:
+            await reader.readexactly(1)
+        if stage >= 2:
+            writer.write(bytes(300_000))
+        if stage >= 3:
+            writer.write_eof()
+        reset(writer)
+
+    @pytest.mark.parametrize("stage", range(4))
+    async def test_clients_that_are_gone(self, start: Start, stage: int) -> None:
+        passing = await start.proxy(passed(await start.endpoint(echo)), handshake_timeout=5.0)
+        before = descriptors()
+        tasks = asyncio.all_tasks()
+        for _ in range(20):
+            await self.leave(passing, stage)
+        arrived = await passing.connect()  # whoever came before has been accepted, too
+        arrived[1].write(HELLO)
+        await arrived[0].readexactly(len(HELLO))
+        arrived[1].close()
+        async with asyncio.timeout(30):
+            while len(passing.passthrough):
+                await passing.ended.get()
+            while descriptors() > before or asyncio.all_tasks() - tasks:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    async def test_a_hello_byte_by_byte(self, start: Start) -> None:
+        """In records of one byte each, too."""
+        passing = await start.proxy(passed(await start.endpoint(echo)))
+        reader, writer = await passing.connect()
+        hello = records(HELLO[5:], 1)
+        for byte in hello:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0)
+        assert await reader.readexactly(len(hello)) == hello
+        writer.close()
+        assert await passing.outcome() is Outcome.PASSED
 
 
 class TestRequests:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from stickyproxy.config.certificates import SELF_MADE
 from stickyproxy.config.settings import CertificateFiles
+from stickyproxy.config.validity import SELF_MADE
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.model.tls import Certificate
 from stickyproxy.providers.certificates import CertificatesProvider, Known, examined, read

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
 from stickyproxy.base.addresses import Address
-from stickyproxy.config.certificates import SELF_MADE
 from stickyproxy.config.settings import CertificateFiles, Config
+from stickyproxy.config.validity import SELF_MADE
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
@@ -21,6 +24,7 @@ from stickyproxy.model.tls import Certificate, ListenerTls
 from stickyproxy.runtime.app import App
 from stickyproxy.runtime.supervisor import Supervisor
 from tests.certificates import client_context, make_ca, make_certificate
+from tests.cli.test_main import programs
 from tests.conftest import MakeClient, MakeEndpoint, service
 from tests.scripted import get
 from tests.tls import TlsClient
@@ -54,8 +58,8 @@ async def start(request: pytest.FixtureRequest) -> AsyncIterator[Start]:
         yield make
 
 
-def write(folder: Path, certificate: Certificate) -> CertificateFiles:
-    files = CertificateFiles(f"{folder}/shop.pem", f"{folder}/shop.key")
+def write(folder: Path, certificate: Certificate, name: str = "shop") -> CertificateFiles:
+    files = CertificateFiles(f"{folder}/{name}.pem", f"{folder}/{name}.key")
     for path, text in ((files.cert, certificate.chain), (files.key, certificate.key)):
         Path(path).write_text(text)
         Path(path).chmod(0o600)
@@ -124,3 +128,73 @@ async def test_one_that_is_refused_leaves_the_port_open(
         await TlsClient.over(await client(port), client_context(CA), HOST)
     connection = await TlsClient.over(await client(port), client_context(), HOST)
     assert shown_to(connection).subject.rfc4514_string() == f"CN={SELF_MADE}"
+
+
+def configuration(folder: Path, *names: str) -> str:
+    """Two hosts, and the certificates of these names."""
+    tables = [
+        f'[[certificates]]\ncert = "{folder}/{x}.pem"\nkey = "{folder}/{x}.key"' for x in names
+    ]
+    return "\n".join(
+        [
+            '[[listeners]]\naddress = "127.0.0.1:0"\ntls = true',
+            "[proxy]\nworkers = 2",
+            f'[admin]\naddress = "unix:{folder}/admin.sock"',
+            '[access_log]\nformat = "off"',
+            '[[services]]\nname = "s"\nhosts = ["a.example", "b.example"]',
+            *tables,
+        ]
+    )
+
+
+async def test_what_an_administrator_sees(client: MakeClient, tmp_path: Path) -> None:
+    """A certificate is added by a reload; then a renewal goes wrong, and is put right."""
+    first, second = (make_certificate([f"{name}.example"], CA) for name in "ab")
+    write(tmp_path, first, "a")
+    files = write(tmp_path, second, "b")
+    config = tmp_path / "config.toml"
+    config.write_text(configuration(tmp_path, "a"))
+    async with programs() as run:
+
+        async def services() -> tuple[int, str]:
+            asked = await run("services", "--admin", f"unix:{tmp_path}/admin.sock")
+            return await asked.ended(), asked.out.text
+
+        async def shown() -> str:
+            connection = await TlsClient.over(await client(port), client_context(), "b.example")
+            return shown_to(connection).subject.rfc4514_string()
+
+        proxy = await run("serve", "--config", config)
+        port = await proxy.listening()
+        assert await shown() == f"CN={SELF_MADE}"
+        status, text = await services()
+        assert (status, "warning    no certificate is for b.example: " in text) == (0, True)
+
+        config.write_text(configuration(tmp_path, "a", "b"))
+        await proxy.err.says("configuration reloaded")
+        assert await shown() == "CN=b.example"
+        status, text = await services()
+        assert (status, "warning" in text) == (0, False)
+
+        write(tmp_path, replace(second, key=first.key), "b")
+        await proxy.err.says(f"ERROR certificate {files.cert}: the key does not fit")
+        assert await shown() == "CN=b.example"
+        status, text = await services()
+        assert status == 3
+        assert f"(certificate {files.cert}): refused\n  error      the key does not fit" in text
+
+        write(tmp_path, second, "b")
+        await proxy.err.says(f"resolved: certificate {files.cert}: the key does not fit")
+        assert (await services())[0] == 0
+        await proxy.stop()
+    assert "KEY" not in proxy.err.text + proxy.out.text
+
+
+def test_workers_do_not_load_what_certificates_are_read_with() -> None:
+    """They start sooner, and are smaller."""
+    program = (
+        "import sys, stickyproxy.runtime.worker; "
+        "print(*sorted({'cryptography', 'pydantic', 'docker'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert found.stdout.split() == []

@@ -23,7 +23,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from stickyproxy.config.certificates import covers, dates, is_valid, make_certificate
+from stickyproxy.config.certificates import make_certificate
+from stickyproxy.config.validity import covers, dates, is_valid
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Problem
 from stickyproxy.model.tls import Certificate
