@@ -321,6 +321,7 @@ def test_interlocks_stack_file(planes: Swarm) -> None:
 
 def test_interlocks_page_on_passthrough(planes: Swarm) -> None:
     node = planes.manager
+    node.docker("service", "rm", "after", "conf")  # they are on the network
     eventually("network rm", lambda: node.docker("network", "rm", "demo"), within=SOON)
     eventually(
         "its name is free",
@@ -342,7 +343,6 @@ def _stack_removed(swarm: Swarm) -> str:
 
 def test_nothing_is_left(planes: Swarm) -> None:
     node = planes.manager
-    node.docker("service", "rm", "conf")
     began = time.monotonic()
     # At first its secrets are in use, and so is its network: Docker says so, and removes the rest.
     eventually("stack rm", lambda: "Nothing found" in _stack_removed(planes), within=SOON)
