@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from stickyproxy.config.settings import AcmeSettings
 from stickyproxy.model.service import ServiceSpec
@@ -21,7 +23,7 @@ from stickyproxy.providers.acme.holdings import Holding, Pause, decoded, encoded
 from stickyproxy.providers.acme.keys import renewal_id
 from stickyproxy.providers.acme.provider import ORDERS, AcmeProvider
 from stickyproxy.providers.acme.storage import DirectoryStore
-from tests.acme.authorities import TIMEOUT, Identity, free_port
+from tests.acme.authorities import TIMEOUT, Identity
 from tests.certificates import make_ca, make_certificate
 
 
@@ -30,35 +32,65 @@ def services(*names: str) -> Snapshot:
     return Snapshot("static", found)
 
 
+@dataclass(frozen=True)
+class Said:
+    """A response of the authority."""
+
+    status: int
+    body: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+
 class Refusing:
-    """An authority that issues nothing."""
+    """An authority that issues nothing. It has threads of its own, as its clients have."""
 
     def __init__(self, folder: Path) -> None:
         self.identity = Identity(folder)
-        self.port = free_port()
-        self.url = f"https://127.0.0.1:{self.port}"
         self.asked: list[str] = []
         self.ordered: list[dict[str, Any]] = []
-        self.answer: Callable[[str], web.Response] = lambda _: web.Response(status=503)
+        self.answer: Callable[[str], Said] = lambda _: Said(503)
         """To an order."""
         self.window: dict[str, str] | None = None
         """When certificates are to be renewed (RFC 9773)."""
-        self._runner: web.AppRunner | None = None
+        authority = self
 
-    async def start(self) -> None:
-        app = web.Application()
-        app.router.add_route("*", "/{path}", self._serve)
-        app.router.add_route("*", "/{path}/{more}", self._serve)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
-        await self._runner.setup()
+        class Handler(BaseHTTPRequestHandler):
+            def respond(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                said = authority.says(self.path, body)
+                text = json.dumps(said.body).encode()
+                self.send_response(said.status)
+                self.send_header("Replay-Nonce", "bm9uY2U")
+                self.send_header("Content-Type", "application/json")
+                for name, value in said.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(text)
+
+            do_GET = do_HEAD = do_POST = respond  # noqa: N815  # as http.server wants it
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
         tls = self.identity.server_context()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=tls).start()
+        self._server.socket = tls.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        self.url = f"https://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
 
-    async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+    def stop(self) -> None:
+        """End it."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
 
     def settings(self, folder: Path) -> AcmeSettings:
+        """What leads to it."""
         return AcmeSettings(
             f"{self.url}/directory",
             str(folder / "store"),
@@ -66,45 +98,39 @@ class Refusing:
             ca_file=str(self.identity.certificate),
         )
 
-    async def _serve(self, request: web.Request) -> web.Response:
-        path = request.match_info["path"]
-        self.asked.append(request.path)
-        match path:
+    def says(self, path: str, body: bytes) -> Said:
+        """The response to a request."""
+        self.asked.append(path)
+        match path.split("/")[1]:
             case "directory":
-                names = ("newNonce", "newAccount", "newOrder")
-                found = {name: f"{self.url}/{name}" for name in names}
-                if self.window is not None:
-                    found["renewalInfo"] = f"{self.url}/renewalInfo"
-                return web.json_response(found)
+                names = ["newNonce", "newAccount", "newOrder"]
+                names += ["renewalInfo"] if self.window is not None else []
+                return Said(200, {name: f"{self.url}/{name}" for name in names})
             case "renewalInfo":
                 said = {"suggestedWindow": self.window, "explanationURL": "https://why.example"}
-                return web.json_response(said, headers={"Retry-After": "3600"})
+                return Said(200, said, {"Retry-After": "3600"})
             case "newAccount":
-                said = {"status": "valid"}
-                headers = {"Location": f"{self.url}/account", "Replay-Nonce": "bm9uY2U"}
-                return web.json_response(said, status=201, headers=headers)
+                return Said(201, {"status": "valid"}, {"Location": f"{self.url}/account"})
             case "newOrder":
-                payload = (await request.json())["payload"]
+                payload = json.loads(body)["payload"]
                 self.ordered.append(json.loads(base64.urlsafe_b64decode(payload + "==")))
                 return self.answer(self.ordered[-1]["identifiers"][0]["value"])
-        return web.Response(headers={"Replay-Nonce": "bm9uY2U"})
+        return Said(200)
 
 
-def problem(kind: str, detail: str, status: int = 429, retry_after: int = 0) -> web.Response:
+def problem(kind: str, detail: str, status: int = 429, retry_after: int = 0) -> Said:
     """An error of ACME."""
-    headers = {"Replay-Nonce": "bm9uY2U"}
-    if retry_after:
-        headers["Retry-After"] = str(retry_after)
+    headers = {"Retry-After": str(retry_after)} if retry_after else {}
     said = {"type": f"urn:ietf:params:acme:error:{kind}", "detail": detail}
-    return web.json_response(said, status=status, headers=headers)
+    return Said(status, said, headers)
 
 
 @pytest.fixture
-async def authority(tmp_path: Path) -> AsyncIterator[Refusing]:
+def authority(tmp_path: Path) -> Iterator[Refusing]:
+    """One that runs."""
     made = Refusing(tmp_path)
-    await made.start()
     yield made
-    await made.stop()
+    made.stop()
 
 
 class Process:
@@ -162,10 +188,10 @@ async def test_one_that_is_out_of_order_is_left_alone(
     authority: Refusing, process: Callable[[], Process], tmp_path: Path
 ) -> None:
     """Not asked once for each service, nor by the next process."""
-    authority.answer = lambda _: web.Response(status=503, headers={"Retry-After": "3600"})
+    authority.answer = lambda _: problem("", "we are closed", 503, retry_after=3600)
     first = process()
     first.provider.see(services(*MANY))
-    await first.says(*(f"service {name}:" for name in MANY), "answers 503 Service Unavailable")
+    await first.says(*(f"service {name}:" for name in MANY), "refuses: we are closed")
     await first.end()
     assert 1 <= len(authority.ordered) <= ORDERS
     [path] = (tmp_path / "store").glob("pause-*.json")
@@ -173,7 +199,7 @@ async def test_one_that_is_out_of_order_is_left_alone(
     count = len(authority.asked)
     second = process()
     second.provider.see(services(*MANY))
-    await second.says("service s29:", "answers 503 Service Unavailable")
+    await second.says("service s29:", "refuses: we are closed")
     second.provider.see(services(*MANY, "one-more"))
     await second.says("service one-more:")
     assert len(authority.asked) == count

@@ -82,6 +82,8 @@ class _NotingNetwork(ClientNetwork):
         agent = build_info.server_info()
         super().__init__(key, account, alg=jwa.ES256, user_agent=agent, timeout=TIMEOUT)
         self.retry_after = 0.0
+        self.out_of_order = False
+        """It said 5xx."""
         self.session.hooks["response"].append(self._note)
 
     def post(self, *args: Any, **options: Any) -> Response:
@@ -96,6 +98,7 @@ class _NotingNetwork(ClientNetwork):
 
     def _note(self, response: Response, **_: Any) -> None:
         self.retry_after = 0.0 if response.ok else _seconds(response.headers.get("Retry-After"))
+        self.out_of_order = response.status_code >= 500
 
 
 def _moment(text: str) -> float:
@@ -333,7 +336,8 @@ class Order:
                 message = f"{url} refuses: {_said(error)}"
                 raise OrderFailed(message, retry_after=pause, all_after=0.0) from error
             case messages.Error():
-                whole = pause if of_all or error.code in _OF_ALL else None
+                general = of_all or self._network.out_of_order or error.code in _OF_ALL
+                whole = pause if general else None
                 message = f"{url} refuses: {_said(error)}"
                 raise OrderFailed(message, retry_after=pause, all_after=whole) from error
             case errors.TimeoutError():
