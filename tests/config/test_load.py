@@ -124,6 +124,9 @@ class TestExample:
             keys["hash_cookie"] = '"user"'
         if key.startswith("ssl_backend_"):
             keys["ssl_backend"] = "true"
+        if key == "ssl_backend_ca":
+            (tmp_path / "ca.pem").write_text(make_ca().pem)
+            keys |= {key: f'"{tmp_path}/ca.pem"', "ssl_backend_tls_verify": "true"}
         if key.startswith("healthcheck_"):
             keys["healthcheck_path"] = '"/up"'
         assert problems(service(**keys)) == {}
@@ -549,6 +552,14 @@ class TestTlsToEndpoints:
         [(place, said)] = problems(self.text(files, "{}", **others)).items()
         assert place == "services[0] (shop).tls"
         assert reason in said
+
+    def test_the_authority_beside_ssl_backend(self, files: Path) -> None:
+        keys = {"ssl_backend": "true", "ssl_backend_tls_verify": "true"}
+        config = parse(service(**keys, ssl_backend_ca=f'"{files}/ca.pem"'))
+        [shop] = config.services
+        assert shop.tls is not None
+        assert shop.tls.ca.count("-----BEGIN CERTIFICATE-----") == 2
+        assert config.files == (f"{files}/ca.pem",)
 
     def test_of_the_proxy(self, files: Path) -> None:
         config = parse(f'[proxy]\nupstream_ca = "{files}/ca.pem"')
