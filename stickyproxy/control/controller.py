@@ -166,29 +166,30 @@ def _joined(parts: Iterable[Snapshot]) -> Snapshot:
     return first
 
 
+_HELD_BACK = (
+    "is not handed out by the controller over http, where its key could be read on the way: write "
+    "https:// instead of http:// in url of [providers.controller]"
+)
+
+
 def without_keys(snapshot: Snapshot) -> Snapshot:
-    """What of a snapshot may travel in the clear, with a problem that says what is missing; the
-    very same if nothing is."""
+    """What of a snapshot may travel in the clear, with problems that say what is missing; the very
+    same if nothing is."""
     services = tuple(_without_key(service) for service in snapshot.services)
-    held_back = [f"the certificate {each.name}" for each in snapshot.certificates]
-    held_back += [
-        f"the client certificate of service {service.name}"
-        for service, public in zip(snapshot.services, services, strict=True)
+    pairs = zip(snapshot.services, services, strict=True)
+    problems = [
+        Problem(service.name, f"its client certificate {_HELD_BACK}", fatal=True)
+        for service, public in pairs
         if public is not service
     ]
-    if not held_back:
+    if snapshot.certificates:
+        first, *others = snapshot.certificates
+        more = f" (and {len(others)} more)" if others else ""
+        problems.append(Problem("", f"{_HELD_BACK}{more}", certificate=first.name, fatal=True))
+    if not problems:
         return snapshot
-    count = f" and {len(held_back) - 1} more" if len(held_back) > 1 else ""
-    reason = (
-        f"the controller does not hand out {held_back[0]}{count} over http, where keys could be "
-        "read on the way: write https:// instead of http:// in url of [providers.controller]"
-    )
-    return replace(
-        snapshot,
-        services=services,
-        certificates=(),
-        problems=(*snapshot.problems, Problem("(certificates)", reason, fatal=True)),
-    )
+    problems = [*snapshot.problems, *problems]
+    return replace(snapshot, services=services, certificates=(), problems=tuple(problems))
 
 
 def _without_key(service: ServiceSpec) -> ServiceSpec:

@@ -239,13 +239,12 @@ class TestTls:
         found = await follow(stack, plane.url).next()
         assert [service.hosts for service in found.services] == [("a.local",)]
         assert found.certificates == ()
-        [problem] = found.problems
-        assert problem.fatal
-        assert problem.reason == (
-            "the controller does not hand out the certificate secret web.crt and 1 more over http, "
-            "where keys could be read on the way: write https:// instead of http:// in url of "
-            "[providers.controller]"
-        )
+        assert {each.fatal for each in found.problems} == {True}
+        assert [str(each) for each in found.problems] == [
+            f"{what} is not handed out by the controller over http, where its key could be read on "
+            "the way: write https:// instead of http:// in url of [providers.controller]"
+            for what in ("service a: its client certificate", "certificate secret web.crt:")
+        ]
         async with aiohttp.ClientSession() as session:
             _, version, body = await ask(session, plane)
         assert b"private key" not in body

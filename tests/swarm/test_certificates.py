@@ -321,6 +321,7 @@ def test_interlocks_stack_file(planes: Swarm) -> None:
 
 def test_interlocks_page_on_passthrough(planes: Swarm) -> None:
     node = planes.manager
+    node.docker("service", "rm", "after", "conf")  # they are on the network
     eventually("network rm", lambda: node.docker("network", "rm", "demo"), within=SOON)
     eventually(
         "its name is free",
@@ -342,7 +343,6 @@ def _stack_removed(swarm: Swarm) -> str:
 
 def test_nothing_is_left(planes: Swarm) -> None:
     node = planes.manager
-    node.docker("service", "rm", "conf")
     began = time.monotonic()
     # At first its secrets are in use, and so is its network: Docker says so, and removes the rest.
     eventually("stack rm", lambda: "Nothing found" in _stack_removed(planes), within=SOON)
@@ -413,8 +413,9 @@ def test_a_proxy_that_is_replaced_has_them_from_the_start(managers: Swarm) -> No
     make(managers, "d", "c.local")
     both = node.directory / "both.pem"
     both.write_text("".join((node.directory / f"{name}.crt").read_text() for name in "cd"))
-    labels = ("hosts=c.local", "port=8080", "ssl_cert=c.crt", "ssl_key=c.key")
-    create_demo(node, *labels, name="c", replicas=2)
+    labels = ("hosts=c.local", "port=8080", "sticky_session_cookie=session")
+    named = ("ssl_cert=c.crt", "ssl_key=c.key")
+    create_demo(node, *labels, *named, name="c", replicas=2)
     eventually("it listens", lambda: ready(managers, "c", 2))
     eventually("shown", lambda: shown(managers, "c.local") == "secret c.crt")
     for each in every(managers):
@@ -434,6 +435,7 @@ def test_a_proxy_that_is_replaced_has_them_from_the_start(managers: Swarm) -> No
         load.watch(rounds=2)
     told.append(f"https while proxies and then the certificate are replaced: {load.report}")
     assert load.report.failures == []
+    assert load.report.moves == []
     assert https(managers, "c.local", "d.crt").status == 200
 
 

@@ -128,7 +128,7 @@ class CertificateReader:
         self._shown = shown
         self._made = {pair: self._made[pair] for pair in sources.pairs & self._made.keys()}
         return CertificateReading(
-            tuple(dict.fromkeys(certificates)),
+            tuple(sorted(set(certificates), key=lambda each: (each.name, each.hosts))),
             tuple(problems),
             sources.needed,
             frozenset(sources.needed.keys() - contents.keys()),

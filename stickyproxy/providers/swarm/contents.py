@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
+from stickyproxy.base.backoff import Backoff
 from stickyproxy.base.errors import ProviderError
 from stickyproxy.model.snapshot import Problem
 from stickyproxy.providers.swarm.custodian import NAME, custodian_of
@@ -15,6 +16,10 @@ from stickyproxy.providers.swarm.state import Json, ProxyLocation, SwarmState
 PATIENCE = 20.0
 """Seconds for which a first snapshot waits for them, and after which it is a problem that they
 cannot be read."""
+
+RETRY = (0.5, 30.0)
+"""Seconds before it is asked again after it could not be, which may hold up listings: the first
+time, and at most."""
 
 
 class CustodianAccess(Protocol):
@@ -39,9 +44,14 @@ class SecretContents:
         """Names of those that are needed and not known."""
         self._missing_since = 0.0
         self._why = ""
+        self._backoff = Backoff(*RETRY)
+        self._due = 0.0
+        """When the custodian may be asked again, after it could not be."""
 
     def read(self, state: SwarmState, location: ProxyLocation, secrets: Collection[str]) -> bool:
         """Ask for what is in these secrets, by their ids; True if that told something. Blocks."""
+        if self._clock() < self._due:
+            return False
         self._why = f"service {NAME} has no task on this node that has them"
         custodian = custodian_of(state, location)
         if custodian is None:
@@ -50,7 +60,9 @@ class SecretContents:
             found = self._engine.read_secrets(custodian, secrets)
         except ProviderError as error:
             self._why = str(error)
+            self._due = self._clock() + self._backoff.next()
             return False
+        self._backoff.reset()
         self.known = {**self.known, **found}
         return bool(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -39,6 +39,9 @@ log = logging.getLogger("stickyproxy")
 
 _DESIRED = {"desired-state": ["running", "ready", "accepted"]}
 """Tasks that run, or are to."""
+
+_FRAME_HEADER = 8
+"""Bytes."""
 
 _AT_ONCE = 200
 """Secrets that one command is asked for: what it prints is held in memory."""
@@ -300,12 +303,33 @@ def _shown_by(client: APIClient, container: str, secrets: Sequence[str]) -> dict
     found: dict[str, bytes] = {}
     for number in range(0, len(secrets), _AT_ONCE):
         show = ["custodian", "--show", *secrets[number : number + _AT_ONCE]]
-        command = client.exec_create(container, [*entry, *show])["Id"]
-        printed = client.exec_start(command)
+        command = client.exec_create(container, [*entry, *show], stderr=False)["Id"]
+        printed = _output_of(client, command)
         if status := client.exec_inspect(command)["ExitCode"]:
             raise ValueError(f"stickyproxy custodian --show: exit status {status}")
         found |= contents(printed.decode("ascii", "replace"))
     return found
+
+
+def _output_of(client: APIClient, command: str) -> bytes:
+    """Start a command, and what it prints until it ends. Not by the SDK's own call, which would
+    wait for ever for one that hangs."""
+    response = client.post(
+        f"{client.base_url}/v{client.api_version}/exec/{command}/start",
+        json={"Detach": False, "Tty": False},
+        timeout=ENGINE_TIMEOUT,
+    )
+    client._raise_for_status(response)
+    return b"".join(payloads(response.content))
+
+
+def payloads(stream: bytes) -> Iterator[bytes]:
+    """What is in the frames of a command's output: each has a header of 8 bytes that ends in its
+    length (docs.docker.com/engine/api, "Stream format")."""
+    while len(stream) >= _FRAME_HEADER:
+        end = _FRAME_HEADER + int.from_bytes(stream[4:_FRAME_HEADER])
+        yield stream[_FRAME_HEADER:end]
+        stream = stream[end:]
 
 
 def _is_plugged(client: APIClient, container: str, network: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from stickyproxy.base.errors import ProviderError
 from stickyproxy.model.snapshot import Snapshot
-from stickyproxy.providers.swarm.contents import PATIENCE, SecretContents
+from stickyproxy.providers.swarm.contents import PATIENCE, RETRY, SecretContents
 from stickyproxy.providers.swarm.custodian import custodian_spec
 from stickyproxy.providers.swarm.reader import Reading
 from stickyproxy.providers.swarm.state import Json, ProxyLocation
@@ -86,6 +86,19 @@ def test_they_are_awaited_for_a_while_and_then_it_is_said_why() -> None:
     assert "(a): exec is forbidden" in custodian.contents.problems("proxy")[0].reason
     custodian.need()
     assert custodian.contents.problems("proxy") == ()
+
+
+def test_one_that_cannot_be_asked_is_left_alone_for_a_while() -> None:
+    """Asking may take seconds, in which nothing is listed."""
+    custodian = Custodian()
+    custodian.has = {"id-a": b"1"}
+    custodian.need("a")
+    custodian.trouble = "it hangs"
+    custodian.ask("id-a")
+    custodian.trouble = ""
+    assert not custodian.ask("id-a")
+    custodian.now += RETRY[0]
+    assert custodian.ask("id-a")
 
 
 def test_the_next_one_is_awaited_anew() -> None:

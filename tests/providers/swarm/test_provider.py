@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stickyproxy.base.errors import ProviderError
 from stickyproxy.config.settings import SwarmSettings
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.providers.engine.client import BACKOFF, explained
 from stickyproxy.providers.engine.events import EventWatch
-from stickyproxy.providers.swarm.engine import Engine, list_once
+from stickyproxy.providers.swarm.engine import Engine, list_once, payloads
 from stickyproxy.providers.swarm.provider import SwarmProvider
 
 
@@ -76,6 +78,16 @@ class TestEventWatch:
                 watch.stop()
                 stream.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
                 assert stream.recv(1) == b""
+
+
+class TestOutputOfACommand:
+    def test_frames(self) -> None:
+        one, two = b"\x01\0\0\0\0\0\0\x03abc", b"\x01\0\0\0\0\0\x01\x00" + b"d" * 256
+        assert b"".join(payloads(one + two)) == b"abc" + b"d" * 256
+
+    @given(stream=st.binary(max_size=40))
+    def test_anything_ends(self, stream: bytes) -> None:
+        assert len(b"".join(payloads(stream))) <= len(stream)
 
 
 class TestWithoutAnEngine:
