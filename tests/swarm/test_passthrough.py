@@ -116,20 +116,23 @@ def test_in_the_clear_clients_are_sent_there(passing: Swarm) -> None:
     assert reply["location"] == f"https://{HOST}/ping"
 
 
+def answering(swarm: Swarm) -> set[str]:
+    """Who answers a client that connects again and again."""
+    return {asked(swarm)["instance"] for _ in range(10)}
+
+
 def test_a_client_keeps_its_task_when_others_come(passing: Swarm) -> None:
-    """Each address has one, and hardly any loses it."""
     first = asked(passing)["instance"]
     passing.manager.docker("service", "scale", "--detach", "demo_demo=3")
     eventually("they listen", lambda: ready(passing, "demo_demo", 3))
-    before = {asked(passing)["instance"] for _ in range(10)}
-    assert len(before) == 1
-    told.append(f"passed through, scaled to three: {(before == {first} and 'stayed') or 'moved'}")
+    # Every process of the proxy finds out by itself, and that they listen a moment later.
+    kept = eventually("it has one", lambda: found if len(found := answering(passing)) == 1 else ())
+    told.append(f"passed through, scaled to three: {'stayed' if kept == {first} else 'moved'}")
 
 
 def test_a_task_that_dies_is_left_out(passing: Swarm) -> None:
     """New connections go elsewhere from the first one on."""
     instance = asked(passing)["instance"]
     passing.manager.docker("kill", instance)
-    others = {asked(passing)["instance"] for _ in range(5)}
-    assert instance not in others
-    assert len(others) <= 2
+    assert instance not in answering(passing)
+    eventually("it has another one", lambda: len(answering(passing)) == 1)
