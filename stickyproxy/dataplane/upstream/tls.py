@@ -6,8 +6,7 @@ TlsLayer    between a connection and its socket
 
 A layer is a protocol to the socket's transport and a transport to the connection, which notices
 nothing of it. The event loop's own TLS would not do: while a client does not keep up it goes on
-reading, and drops what it holds when the endpoint closes; it resumes no sessions; and an idle
-connection takes twice the memory.
+reading, and drops what it holds when the endpoint closes; and it resumes no sessions.
 
 A response that ends with its connection is whole only if the endpoint says so (close_notify), since
 anybody on the way can end a connection. Any other end is told as a failure.

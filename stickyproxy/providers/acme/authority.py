@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
@@ -33,7 +34,10 @@ ORDER_SECONDS = 90.0
 _NONCES = 8
 """How many fresh nonces may be refused (RFC 8555 section 6.5) before a request counts as failed."""
 
-_ERRORS = (errors.Error, josepy_errors.Error, RequestException, OSError, ValueError, KeyError)
+_ERRORS = (
+    *(errors.Error, josepy_errors.Error, RequestException, OSError),
+    *(KeyError, TypeError, ValueError),
+)
 """What the library raises."""
 
 
@@ -78,6 +82,8 @@ class _NotingNetwork(ClientNetwork):
         agent = build_info.server_info()
         super().__init__(key, account, alg=jwa.ES256, user_agent=agent, timeout=TIMEOUT)
         self.retry_after = 0.0
+        self.out_of_order = False
+        """It said 5xx."""
         self.session.hooks["response"].append(self._note)
 
     def post(self, *args: Any, **options: Any) -> Response:
@@ -92,6 +98,12 @@ class _NotingNetwork(ClientNetwork):
 
     def _note(self, response: Response, **_: Any) -> None:
         self.retry_after = 0.0 if response.ok else _seconds(response.headers.get("Retry-After"))
+        self.out_of_order = response.status_code >= 500
+
+
+def _moment(text: str) -> float:
+    """A time as RFC 3339 has it, in Unix time. Raises ValueError."""
+    return datetime.datetime.fromisoformat(text).timestamp()
 
 
 def _seconds(text: str | None) -> float:
@@ -142,56 +154,53 @@ class Order:
         self._order: messages.OrderResource | None = None
         self._to_answer: list[messages.ChallengeBody] = []
         self._private_key = ""
+        self._closed = False
 
     def register(self) -> str:
         """Have an account for our key, a new one or the one that there is; returns its URL."""
-        try:
+        with self._asking(of_all=True):
             self.account = self._register()
             return self.account
-        except _ERRORS as error:
-            self._fail(error, of_all=True)
 
     def begin(self, names: Sequence[str], replaced: str) -> list[ChallengeAnswer]:
         """Order a certificate for these names. Returns what has to be shown to whoever asks for
         tls-alpn-01, before ``finish``. ``replaced``: the chain of the one that it replaces;
         empty: none."""
-        try:
+        with self._asking():
             return self._begin(names, replaced)
-        except _ERRORS as error:
-            self._fail(error)
 
     def finish(self) -> Issued:
         """Have the challenges checked, and fetch the certificate."""
-        try:
+        with self._asking():
             return self._finish()
-        except _ERRORS as error:
-            self._fail(error)
 
     def renewal_window(self, chain: str) -> RenewalWindow | None:
         """When the authority wants this certificate to be renewed; None: it does not say."""
-        try:
-            url = self._client().directory["renewalInfo"]
-        except KeyError:
-            return None
-        except _ERRORS as error:
-            self._fail(error)
-        try:
+        with self._asking():
+            url = self._feature("renewalInfo")
+            if not url:
+                return None
             response = self._network.get(f"{url}/{keys.renewal_id(chain)}")
             said = response.json()
-            window = said["suggestedWindow"]
-            start, end = (
-                datetime.datetime.fromisoformat(window[key]).timestamp() for key in ("start", "end")
-            )
-            explanation = str(said.get("explanationURL", ""))
-            return RenewalWindow(
-                start, end, explanation, _seconds(response.headers.get("Retry-After"))
-            )
-        except (*_ERRORS, TypeError) as error:
-            self._fail(error)
+            start, end = (_moment(said["suggestedWindow"][key]) for key in ("start", "end"))
+            pause = _seconds(response.headers.get("Retry-After"))
+            return RenewalWindow(start, end, str(said.get("explanationURL", "")), pause)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, now and when a method returns that is still under way."""
+        self._closed = True
         self._network.session.close()
+
+    @contextmanager
+    def _asking(self, *, of_all: bool = False) -> Iterator[None]:
+        """Whatever goes wrong becomes OrderFailed; ``of_all``: it is not about names."""
+        try:
+            yield
+        except _ERRORS as error:
+            self._fail(error, of_all=of_all)
+        finally:
+            if self._closed:
+                self._network.session.close()
 
     def _client(self) -> ClientV2:
         if self._directory is None:
@@ -236,7 +245,9 @@ class Order:
         client = self._client()
         self._private_key = keys.new_key(self._settings.key_type)
         csr = crypto_util.make_csr(self._private_key.encode(), domains=list(names))
-        response = self._place(names, self._replaced(client, replaced))
+        # Said to those alone who know what it means.
+        known = replaced and self._feature("renewalInfo") and keys.renewal_id(replaced)
+        response = self._place(names, known or None)
         body = messages.Order.from_json(response.json())
         found = [
             client.poll(messages.AuthorizationResource(uri=url, body=messages.Authorization()))[0]
@@ -272,13 +283,10 @@ class Order:
         new_nonce = self._client().directory["newNonce"]
         return self._network.post(url, said, new_nonce_url=new_nonce)
 
-    def _replaced(self, client: ClientV2, chain: str) -> str | None:
-        """Said to those alone who know what it means."""
-        try:
-            client.directory["renewalInfo"]
-        except KeyError:
-            return None
-        return (chain and keys.renewal_id(chain)) or None
+    def _feature(self, name: str) -> str:
+        """The URL of what not every authority has; empty: this one has not."""
+        found: str = self._client().directory.to_partial_json().get(name, "")
+        return found
 
     def _prepared(
         self, pending: Sequence[messages.AuthorizationResource]
@@ -328,7 +336,8 @@ class Order:
                 message = f"{url} refuses: {_said(error)}"
                 raise OrderFailed(message, retry_after=pause, all_after=0.0) from error
             case messages.Error():
-                whole = pause if of_all or error.code in _OF_ALL else None
+                general = of_all or self._network.out_of_order or error.code in _OF_ALL
+                whole = pause if general else None
                 message = f"{url} refuses: {_said(error)}"
                 raise OrderFailed(message, retry_after=pause, all_after=whole) from error
             case errors.TimeoutError():

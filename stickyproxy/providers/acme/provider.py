@@ -189,8 +189,7 @@ class AcmeProvider:
         for names in due.order[: ORDERS - len(self._orders)]:
             self._begin(names)
         self._ask_when_due(now)
-        often = due.moving and self._store.shared
-        return max(0.05, min(LOOK_OFTEN if often else LOOK, due.wake_at - now))
+        return max(0.05, min(LOOK_OFTEN if due.moving else LOOK, due.wake_at - now))
 
     # --- the store ---
 
@@ -212,7 +211,7 @@ class AcmeProvider:
         except ValueError as error:
             log.warning("acme: what is stored as %s is not used: %s", name, error)
             return None
-        if isinstance(found, Holding) and name != self._name_of("names", found.names):
+        if isinstance(found, Holding) and name != self.record_of(found.names):
             return None  # it is of another authority
         return found
 
@@ -240,9 +239,13 @@ class AcmeProvider:
                 self._pause = kept
         return True
 
+    def record_of(self, names: Names) -> str:
+        """The name of the record of these names."""
+        return self._name_of("names", names)
+
     async def _hold(self, holding: Holding) -> bool:
         """Write a holding. Raises ProviderError."""
-        return await self._write(self._name_of("names", holding.names), holding)
+        return await self._write(self.record_of(holding.names), holding)
 
     async def _tidy(self) -> None:
         """Note what is no longer needed, and remove what has not been needed for long. Raises
@@ -258,7 +261,7 @@ class AcmeProvider:
                 if now - self._unneeded.setdefault(names, now) > UNUSED_AFTER:
                     await self._hold(replace(holding, unused_since=now))
             elif now - unused > KEPT or not holding.holds(now):
-                name = self._name_of("names", names)
+                name = self.record_of(names)
                 await self._storing.run(partial(self._store.remove, name))
                 del self._holdings[names]
                 self._kept.pop(name, None)

@@ -113,15 +113,16 @@ class TestBodies:
             await conn.send(ok(BIG))
 
         proxy = await start_proxy(
-            [service(await endpoint(big))], listeners=[TLS], certificates=[DEMO], client_timeout=1.0
+            [service(await endpoint(big))], listeners=[TLS], certificates=[DEMO], client_timeout=2.0
         )
         connection = await TlsClient.over(await client(proxy.port), client_context(CA))
         await connection.send(get(Connection="close"))
-        await asyncio.sleep(2.5)  # longer than lingering lasts, and than the client timeout
         await connection.response_head()
         total = 0
         while piece := await connection.body_some():
             total += len(piece)
+            if len(BIG) - total < 1 << 20:  # the endpoint is done with it; we are slow
+                await asyncio.sleep(0.1)
         assert total == len(BIG)
         assert await connection.closed() == "eof"
 
@@ -256,8 +257,9 @@ class TestTunnels:
                     "101 Switching Protocols", ("Connection", "Upgrade"), ("Upgrade", "websocket")
                 )
             )
-            while data := await conn.read(1000):
-                await conn.send(data)
+            for _ in range(100):
+                await conn.send(await conn.read(1000))
+            await conn.eof()
 
         proxy = await start_proxy(
             [service(await endpoint(echo))], listeners=[TLS], certificates=[DEMO]
@@ -310,9 +312,12 @@ class TestDraining:
             [service(await endpoint(slow))], listeners=[TLS], certificates=[DEMO]
         )
         busy = await TlsClient.over(await client(proxy.port), client_context(CA))
+        idle = await TlsClient.over(await client(proxy.port), client_context(CA))
         await busy.send(get())
         await asked.wait()
         stopping = asyncio.create_task(proxy.stop())
+        assert await idle.closed() == "eof"  # it has begun
+        idle.close()
         answer.set()
         response = await busy.response()
         assert response.body == b"late"
