@@ -43,14 +43,14 @@ def need(program: str, package: str) -> None:
 
 
 class Identity:
-    """A certificate for 127.0.0.1 that is its own authority, in files."""
+    """A certificate for an address that is its own authority, in files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, at: str = "127.0.0.1") -> None:
         self.certificate, self.key = folder / "https.pem", folder / "https.key"
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an authority for tests")])
         now = datetime.datetime.now(datetime.UTC)
-        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        address = x509.IPAddress(ipaddress.ip_address(at))
         made = (
             x509.CertificateBuilder()
             .subject_name(name)
