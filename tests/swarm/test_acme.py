@@ -37,7 +37,7 @@ class Pebble:
     """Pebble where the clients are."""
 
     def __init__(self, swarm: Swarm) -> None:
-        need("pebble", "pebble")
+        need("pebble")
         self._swarm = swarm
         self._folder = swarm.directory / "pebble"
         self._folder.mkdir()
@@ -144,7 +144,7 @@ class Planes:
 @pytest.fixture(scope="module")
 def planes(archive: Path) -> Iterator[Planes]:
     """The split stack as the guide extends it."""
-    need("pebble", "pebble")
+    need("pebble")
     with Swarm(nodes=2, managers=2) as swarm:
         for node in swarm.nodes:
             images.load(node, archive)
