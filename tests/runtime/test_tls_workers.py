@@ -11,6 +11,7 @@ import pytest
 from tests.certificates import client_context, make_ca, make_certificate
 from tests.cli.test_main import StartProgram, document, programs, service
 from tests.conftest import MakeClient, MakeEndpoint
+from tests.hellos import hello_of
 from tests.scripted import get
 from tests.tls import TlsClient
 
@@ -46,3 +47,33 @@ async def test_every_worker_shows_the_certificate(
 
     assert set(await asyncio.gather(*[ask() for _ in range(30)])) == {b"hello"}
     await program.stop()
+
+
+async def test_nobody_notices_a_successor(
+    endpoint: MakeEndpoint, client: MakeClient, start: StartProgram, tmp_path: Path
+) -> None:
+    """Neither who is idle nor who is about to shake hands."""
+    replica = await endpoint()
+    config = tmp_path / "config.toml"
+    handover = f"handover = '{tmp_path}/handover.sock'"
+    text = document(service("shop", [replica.address]), proxy=[handover])
+    config.write_text(text.replace("[proxy]", "tls = true\n[proxy]"))
+    first = await start("serve", "--config", config)
+    port = await first.listening()
+    idle = await TlsClient.over(await client(port), client_context(), "shop.local")
+    await idle.send(get(host="shop.local"))
+    assert (await idle.response()).header("connection") is None
+    beginning = await client(port)
+    await beginning.send(hello_of(client_context(), "shop.local")[:50])
+    second = await start("serve", "--config", config)
+    await second.listening()
+    await first.err.says("another process has taken over")
+    await idle.send(get(host="shop.local"))
+    response = await idle.response()
+    assert (response.status, response.header("connection")) == (200, b"close")
+    assert await idle.closed() == "eof"
+    new = await TlsClient.over(await client(port), client_context(), "shop.local")
+    await new.send(get(host="shop.local"))
+    assert (await new.response()).body == b"hello"
+    beginning.close()
+    await second.stop()
