@@ -346,6 +346,7 @@ class TestProxyProtocol:
             b"PROXY TCP4 192.0.2.777 198.51.100.1 1 443\r\n",
             b"PROXY TCP4 2001:db8::7 2001:db8::1 1 443\r\n",
             b"PROXY TCP4 192.0.2.7 198.51.100.1 1 65536\r\n",
+            b"PROXY TCP6 fe80::7%a\nX-Evil:\tb 2001:db8::1 1 443\r\n",
             b"PROXY " + b"x" * 200,
             V2 + b"\x31\x11" + struct.pack("!H", 12) + TCP4,
             V2 + b"\x21\x11" + struct.pack("!H", 4) + TCP4,

@@ -136,7 +136,7 @@ class Server:
         """Returns when no handshake is under way. Clients that have not begun theirs have
         ``patience`` seconds for that."""
         if patience <= 0:
-            self._arrivals.shed()
+            self._arrivals.dismiss()
         loop = asyncio.get_running_loop()
         patient_until = loop.time() + patience
         while self._connecting or len(self._arrivals):
@@ -145,7 +145,7 @@ class Server:
             else:
                 await asyncio.sleep(_ROOM_SECONDS)
             if loop.time() >= patient_until:
-                self._arrivals.shed()
+                self._arrivals.dismiss()
 
     # --- accepting ---
 

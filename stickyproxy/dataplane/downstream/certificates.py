@@ -21,7 +21,7 @@ import logging
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from typing import cast
+from typing import Any, cast
 
 from stickyproxy.base.errors import HandshakeRefused
 from stickyproxy.base.pem import load_chain
@@ -43,6 +43,12 @@ _HTTP = ("http/1.1", "http/1.0")
 _SPOKEN = frozenset(name.encode() for name in _HTTP)
 _CHALLENGE = "acme-tls/1"
 _CHALLENGES = (_CHALLENGE.encode(),)
+
+_MAX_ALLOWANCE = 1 << 16
+"""Bytes from a client that may come in a row without data. A record that has come in part, which is
+at most 16 KiB, counts as such until it is whole."""
+_MAX_OVERHEAD = 32
+"""Bytes from a client for each byte of data. With 1 byte in each record there are 23."""
 
 _UNRECOGNIZED_NAME = 112
 _NO_APPLICATION_PROTOCOL = 120
@@ -170,7 +176,7 @@ class _Shown:
 
 
 class _ServerContext(ssl.SSLContext):
-    """One whose failed handshakes end with an alert."""
+    """One whose failed handshakes end with an alert, and whose clients have to say something."""
 
     challenge: bool
 
@@ -186,13 +192,17 @@ class _ServerContext(ssl.SSLContext):
             "_Alerting",
             super().wrap_bio(incoming, outgoing, server_side, server_hostname, session),
         )
-        wrapped.outgoing = outgoing
+        wrapped.incoming, wrapped.outgoing = incoming, outgoing
+        wrapped.allowance = _MAX_ALLOWANCE
         wrapped.send = send_alert.get(None)
         return wrapped
 
 
 class _Alerting(ssl.SSLObject):
+    incoming: ssl.MemoryBIO
     outgoing: ssl.MemoryBIO
+    allowance: int
+    """Bytes that may come without any data in them."""
     send: Callable[[bytes], object] | None
 
     def do_handshake(self) -> None:
@@ -206,6 +216,30 @@ class _Alerting(ssl.SSLObject):
                 send(alert)
             raise
         self.send = None
+
+    def read(  # type: ignore[override]  # it calls the first one "len"
+        self, size: int = 1024, buffer: bytearray | None = None
+    ) -> Any:
+        """OpenSSL takes what is no data without telling anybody. Each KeyUpdate makes new keys and
+        asks for an answer: a client that sent nothing else had the loop for itself, because as long
+        as more is there uvloop goes on reading."""
+        before = self.incoming.pending
+        try:
+            data = super().read(size, buffer)
+        except ssl.SSLWantReadError:
+            if taken := before - self.incoming.pending:
+                self._spend(taken, 0)
+            raise
+        self._spend(before - self.incoming.pending, size if buffer else len(data))
+        return data
+
+    def _spend(self, taken: int, found: int) -> None:
+        """``found`` bytes of data were in ``taken``. Raises SSLError if that was little for too
+        long."""
+        allowance = self.allowance - taken + _MAX_OVERHEAD * found
+        if allowance < 0:
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the client sends records without data")
+        self.allowance = min(allowance, _MAX_ALLOWANCE)
 
 
 def _make_context(

@@ -80,7 +80,8 @@ def _version_1(data: bytes) -> ProxyHeader | None:
             except ValueError:
                 pass
             else:
-                return ProxyHeader(end + 2, ends)
+                if "%" not in ends.client + ends.local:  # a zone may be anything, line feeds too
+                    return ProxyHeader(end + 2, ends)
     raise BadProxyHeader("its PROXY header is malformed")
 
 
