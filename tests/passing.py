@@ -14,6 +14,9 @@ from tests.hellos import hello_of
 HELLO = hello_of(ssl.create_default_context(), "demo.local")
 """For connections whose two ends say what they like after it."""
 
+ALERT = b"\x15\x03\x03\x00\x02\x02\x50"
+"""A record of TLS: the fatal alert internal_error."""
+
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 

@@ -415,6 +415,7 @@ class ServiceOptions(_PlaceAndPolicy):
     ssl_backend: Boolean = False
     ssl_backend_server_name: ServerName | None = None
     ssl_backend_tls_verify: Boolean = False
+    ssl_backend_ca: Annotated[pem.PemFile, PlainValidator(pem.ca_text)] | None = None
     eject_after_5xx: Annotated[int, PlainValidator(partial(watching.count, 0, 1000))] = 0
     max_ejected: Annotated[str, PlainValidator(watching.percentage)] = "50%"
     healthcheck_path: Annotated[str, PlainValidator(watching.check_path)] | None = None
@@ -444,6 +445,18 @@ class ServiceOptions(_PlaceAndPolicy):
             raise ValueError(
                 "needs a name that the certificates of endpoints are for, and no host is one: set "
                 "ssl_backend_server_name"
+            )
+        return value
+
+    @field_validator("ssl_backend_ca")
+    @classmethod
+    def _needs_verification(
+        cls, value: pem.PemFile | None, info: ValidationInfo
+    ) -> pem.PemFile | None:
+        if value is not None and info.data.get("ssl_backend_tls_verify") is False:
+            raise ValueError(
+                "has no meaning without ssl_backend_tls_verify: set that to true, or remove this "
+                "key"
             )
         return value
 
@@ -492,7 +505,8 @@ class ServiceOptions(_PlaceAndPolicy):
         if not self.ssl_backend:
             return None
         name = self.ssl_backend_server_name or _name_among(self.hosts)
-        return UpstreamTls(verify=self.ssl_backend_tls_verify, server_name=name)
+        ca = self.ssl_backend_ca.text if self.ssl_backend_ca else ""
+        return UpstreamTls(verify=self.ssl_backend_tls_verify, ca=ca, server_name=name)
 
     def ejection(self) -> Ejection | None:
         """None: as by default."""

@@ -229,6 +229,7 @@ class _ServiceTable(ServiceOptions):
     name: Annotated[str, PlainValidator(values.service_name)]
     endpoints: tuple[Annotated[EndpointSpec, PlainValidator(values.endpoint)], ...] = ()
     client_ca: Annotated[pem.PemFile, PlainValidator(pem.ca_file)] | None = None
+    ssl_backend_ca: Annotated[pem.PemFile, PlainValidator(pem.ca_file)] | None = None
     tls: _UpstreamTlsTable | None = None
 
     @field_validator("tls")
@@ -254,7 +255,7 @@ class _ServiceTable(ServiceOptions):
     @property
     def files(self) -> tuple[str, ...]:
         """Those that were read."""
-        ca = () if self.client_ca is None else (self.client_ca.path,)
+        ca = (each.path for each in (self.client_ca, self.ssl_backend_ca) if each is not None)
         return (*ca, *(self.tls.files if self.tls else ()))
 
 

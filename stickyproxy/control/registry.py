@@ -177,8 +177,10 @@ class Registry:
         found += report.client_auths(services)
         if self._clear_only:
             found += report.without_tls(services)
-        if self._has_tls and not self.awaited:
-            found += certificates.mismatches(snapshots)
+        if not self.awaited:
+            found += report.not_ordered(services, _thumbprints(snapshots))
+            if self._has_tls:
+                found += certificates.mismatches(snapshots)
         new, before = dict.fromkeys(found), dict.fromkeys(self.problems)
         for problem in new:
             if problem not in before:

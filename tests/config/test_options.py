@@ -26,6 +26,7 @@ from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import UpstreamTls
 from stickyproxy.routing.balancers import OPTIONS, policy_for
+from tests.certificates import make_ca
 from tests.specs import asked, service_spec
 
 KEYS = list(ServiceOptions.model_fields)
@@ -183,6 +184,7 @@ class TestWhatIsAccepted:
         published |= {"eject_after_5xx", "max_ejected"}
         published |= {"client_ca", "client_certificates"}
         published |= {"ssl_backend", "ssl_backend_server_name", "ssl_backend_tls_verify"}
+        published |= {"ssl_backend_ca"}
         assert published | set(OPTIONS) == set(KEYS) - {"port"}
         assert published.isdisjoint(OPTIONS)
 
@@ -215,6 +217,13 @@ class TestWhatIsAccepted:
     def test_tls_to_endpoints(self, options: dict[str, object], tls: UpstreamTls | None) -> None:
         assert spec(**options).tls == tls
 
+    def test_the_authority_of_endpoints_as_text(self) -> None:
+        """As a label has it."""
+        text = make_ca().pem
+        asked = {"ssl_backend": "true", "ssl_backend_tls_verify": "true"}
+        tls = spec(**asked, ssl_backend_ca=f"  comment\n{text}  ").tls
+        assert tls == UpstreamTls(verify=True, ca=text.strip(), server_name="demo.local")
+
     @pytest.mark.parametrize(
         ("options", "key", "reason"),
         [
@@ -245,6 +254,16 @@ class TestWhatIsAccepted:
                 "is not text",
             ),
             ({"ssl_backend": "yess"}, "ssl_backend", "neither true nor false"),
+            (
+                {"ssl_backend": True, "ssl_backend_ca": make_ca().pem},
+                "ssl_backend_ca",
+                "without ssl_backend_tls_verify",
+            ),
+            (
+                {"ssl_backend": True, "ssl_backend_tls_verify": True, "ssl_backend_ca": "/ca.pem"},
+                "ssl_backend_ca",
+                "write the text itself",
+            ),
         ],
     )
     def test_tls_to_endpoints_that_cannot_be(

@@ -533,3 +533,52 @@ class TestCodec:
     def test_anything_else_is_refused(self, data: bytes) -> None:
         with pytest.raises(ValueError, match="not a snapshot"):
             codec.decode(data)
+
+
+class TestSeveralProviders:
+    async def test_are_one_snapshot_when_all_have_spoken(self) -> None:
+        """What one of them has not said yet must not look like emptiness."""
+        controller = Controller(TOKEN, awaits=("swarm", "acme"))
+        plane = Plane()
+        plane.controller = controller
+        plane.server = ControlServer(controller.make_app(), server_context(TOKEN))
+        await plane.start()
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(plane.server.stop)
+            follower = follow(stack, plane.safe_url)
+            controller.publish(snapshot("a"))
+            issued = Snapshot("acme", (), certificates=(CERTIFICATE,), acme_thumbprints=("thumb",))
+            controller.publish(issued)
+            found = await follower.next()
+            assert names(found) == ["a"]
+            assert found.realm == "realm-1"
+            assert found.certificates == (CERTIFICATE,)
+            assert found.acme_thumbprints == ("thumb",)
+            controller.publish(snapshot("a", "b"))
+            found = await follower.next()
+            assert (names(found), found.certificates) == (["a", "b"], (CERTIFICATE,))
+
+
+class TestDelivery:
+    async def test_is_complete_when_every_proxy_has_asked_for_what_comes_after(
+        self, plane: Plane, stack: AsyncExitStack
+    ) -> None:
+        plane.controller.publish(snapshot("a"))
+        followers = [follow(stack, plane.safe_url) for _ in range(3)]
+        for follower in followers:
+            await follower.next()
+        plane.controller.publish(snapshot("a", "b"))
+        await plane.controller.delivered(20)
+        assert [names(each.published.get_nowait()) for each in followers] == [["a", "b"]] * 3
+
+    async def test_is_not_waited_for_if_nobody_follows(self, plane: Plane) -> None:
+        plane.controller.publish(snapshot("a"))
+        await plane.controller.delivered(1e6)
+
+    async def test_is_not_waited_for_without_end(self, plane: Plane) -> None:
+        plane.controller.publish(snapshot("a"))
+        url = f"{plane.url}/v1/snapshot?proxy=deaf"
+        headers = {"Authorization": f"Bearer {TOKEN.decode()}"}
+        async with aiohttp.ClientSession(headers=headers) as session, session.get(url) as response:
+            assert response.status == 200
+        await plane.controller.delivered(0.1)

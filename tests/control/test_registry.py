@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -31,7 +32,7 @@ def service(name: str, task: str = "t1") -> ServiceSpec:
 
 
 class Scene:
-    def __init__(self, secret: bytes | None = None) -> None:
+    def __init__(self, secret: bytes | None = None, awaits: Sequence[str] = ()) -> None:
         self.holder = Holder()
         upstreams = Upstreams(
             connect_timeout=1,
@@ -43,7 +44,7 @@ class Scene:
             ca="",
             descriptors=Descriptors(),
         )
-        self.registry = Registry(self.holder, upstreams, secret)
+        self.registry = Registry(self.holder, upstreams, secret, awaits=awaits)
 
     def publish(self, provider: str, *services: ServiceSpec, realm: str = "") -> None:
         self.registry.publish(Snapshot(provider, services, realm=realm))
@@ -119,3 +120,15 @@ class TestProblems:
         table = scene.holder.table
         scene.registry.publish(Snapshot("swarm", (service("a"),), (self.BAD,)))
         assert scene.holder.table is table
+
+    def test_a_certificate_that_nobody_orders(self) -> None:
+        """Nothing is said before it is known who does."""
+        awaiting = Scene(awaits=("controller",))
+        asking = replace(service("a"), acme=True)
+        awaiting.publish("static", asking)
+        assert not awaiting.registry.problems
+        awaiting.publish("controller")
+        [problem] = awaiting.registry.problems
+        assert "nobody orders one: write [acme]" in problem.reason
+        awaiting.registry.publish(Snapshot("acme", (), acme_thumbprints=("x",)))
+        assert not awaiting.registry.problems

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from stickyproxy.dataplane.descriptors import Descriptors
+from tests.certificates import client_context
 from tests.cli.test_main import StartProgram, document, programs, service
 from tests.conftest import MakeEndpoint
 from tests.scripted import EndpointConnection, RawClient, get, ok
+from tests.tls import TlsClient
 
 DESCRIPTORS = 80
 CLIENTS = 200
@@ -88,6 +90,48 @@ class TestOutOfDescriptors:
                 await user.send(get(host="shop.local"))
                 assert (await user.response()).status == 200
             await program.err.says(r"Too many open files: closed \d+ idle connections")
+        await program.stop()
+        assert "cannot accept" not in program.err.text
+
+    async def test_idle_clients_over_tls_make_room(
+        self, endpoint: MakeEndpoint, start: StartProgram, tmp_path: Path
+    ) -> None:
+        """At once: not when they have taken leave, too."""
+        replica = await endpoint()
+        config = tmp_path / "config.toml"
+        text = document(service("shop", [replica.address]))
+        config.write_text(text.replace("[proxy]", "tls = true\n[proxy]"))
+        program = await start("serve", "--config", config)
+        port = await program.listening()
+        limit_descriptors(program.process.pid)
+        context = client_context()
+        async with AsyncExitStack() as stack:
+            for _ in range(CLIENTS):
+                raw = await stack.enter_async_context(await RawClient.connect(port))
+                user = await TlsClient.over(raw, context, "shop.local")
+                await user.send(get(host="shop.local"))
+                assert (await user.response()).status == 200
+            await program.err.says(r"Too many open files: closed \d+ idle connections")
+        await program.stop()
+        assert "cannot accept" not in program.err.text
+
+    async def test_stalled_handshakes_make_room(
+        self, endpoint: MakeEndpoint, start: StartProgram, tmp_path: Path
+    ) -> None:
+        replica = await endpoint()
+        config = tmp_path / "config.toml"
+        text = document(service("shop", [replica.address]))
+        config.write_text(text.replace("[proxy]", "tls = true\n[proxy]"))
+        program = await start("serve", "--config", config)
+        port = await program.listening()
+        limit_descriptors(program.process.pid)
+        async with AsyncExitStack() as stack:
+            for _ in range(CLIENTS):
+                await stack.enter_async_context(await RawClient.connect(port))
+            raw = await stack.enter_async_context(await RawClient.connect(port))
+            user = await TlsClient.over(raw, client_context(), "shop.local")
+            await user.send(get(host="shop.local"))
+            assert (await user.response()).status == 200
         await program.stop()
         assert "cannot accept" not in program.err.text
 

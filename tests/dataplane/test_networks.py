@@ -20,7 +20,6 @@ from stickyproxy.base.pem import load_chain
 from stickyproxy.connector import wire
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.outcome import Outcome
-from stickyproxy.dataplane.passthrough import INTERNAL_ERROR
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
@@ -32,7 +31,7 @@ from tests.certificates import make_ca, make_certificate
 from tests.conftest import MakeClient, MakeEndpoint
 from tests.connector.running import NETWORK, RunningConnector
 from tests.connector.test_client import ScriptedConnector
-from tests.passing import HELLO, serving
+from tests.passing import ALERT, HELLO, serving
 from tests.scripted import EndpointConnection, Response, ScriptedEndpoint, get, ok
 from tests.specs import service_spec
 
@@ -146,7 +145,7 @@ class TestThroughAConnector:
             plane.serve(replace(service, timeouts=Timeouts(connect=0.5)))
             reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
             writer.write(HELLO)
-            assert await reader.read(-1) == INTERNAL_ERROR
+            assert await reader.read(-1) == ALERT
             writer.close()
 
     async def test_over_tls(

@@ -17,14 +17,14 @@ import pytest
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.dataplane.outcome import Outcome
-from stickyproxy.dataplane.passthrough import INTERNAL_ERROR, Passage
+from stickyproxy.dataplane.passthrough import Passage
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
 from stickyproxy.model.tls import ListenerTls
 from tests.certificates import client_context, make_ca, make_certificate, write_pem
 from tests.hellos import hello_of, records
-from tests.passing import HELLO, Serve, reset, serving
+from tests.passing import ALERT, HELLO, Serve, reset, serving
 from tests.running import InProcessProxy
 from tests.specs import service_spec
 
@@ -463,7 +463,7 @@ class TestWhereTo:
         for _ in range(3):
             reader, writer = await passing.connect()
             writer.write(HELLO)
-            assert await whole(reader) == INTERNAL_ERROR
+            assert await whole(reader) == ALERT
             writer.close()
             assert await passing.outcome() is outcome
         assert 1 <= len([each for each in caplog.records if "service demo" in each.message]) < 3

@@ -13,7 +13,7 @@ import pytest
 
 from tests.swarm import images
 from tests.swarm.engine import Swarm, eventually, run
-from tests.swarm.images import CHECKOUT, DEMO_IMAGE
+from tests.swarm.images import DEMO_IMAGE
 from tests.swarm.stage import Reply, ask, deploy, ready, told
 
 COMPOSE = f"""\
@@ -68,11 +68,11 @@ HOST = "app.example.org"
 
 @pytest.fixture(scope="module")
 def passing(archive: Path) -> Iterator[Swarm]:
-    """One node with the stack, its port 443, and what was typed."""
+    """One node with the stack, and what was typed."""
     with Swarm() as swarm:
         node = swarm.manager
         images.load(node, archive)
-        deploy(swarm, _with_port_443(node.directory))
+        deploy(swarm)
         (node.directory / "docker-compose.yml").write_text(COMPOSE)
         began = time.monotonic()
         node.shell(TYPED)
@@ -80,21 +80,6 @@ def passing(archive: Path) -> Iterator[Swarm]:
         eventually("it is passed through", lambda: asked(swarm))
         told.append(f"passed through {time.monotonic() - began:.2f} s after it was typed")
         yield swarm
-
-
-def _with_port_443(directory: Path) -> Path:
-    """The project's own stack, with TLS on a second port if it has none yet."""
-    stack = (CHECKOUT / "deploy" / "stack.yml").read_text()
-    config = (CHECKOUT / "deploy" / "config.toml").read_text()
-    if "443" not in stack:
-        port = "      - target: 80\n        published: 80\n        mode: host\n"
-        assert port in stack
-        stack = stack.replace(port, port + port.replace("80", "443"))
-        config += '\n[[listeners]]\naddress = "0.0.0.0:443"\ntls = true\n'
-    (directory / "config.toml").write_text(config)
-    path = directory / "stack.yml"
-    path.write_text(stack)
-    return path
 
 
 def asked(swarm: Swarm, *options: str, interface: str | None = None) -> dict[str, Any]:
@@ -131,20 +116,23 @@ def test_in_the_clear_clients_are_sent_there(passing: Swarm) -> None:
     assert reply["location"] == f"https://{HOST}/ping"
 
 
+def answering(swarm: Swarm) -> set[str]:
+    """Who answers a client that connects again and again."""
+    return {asked(swarm)["instance"] for _ in range(10)}
+
+
 def test_a_client_keeps_its_task_when_others_come(passing: Swarm) -> None:
-    """Each address has one, and hardly any loses it."""
     first = asked(passing)["instance"]
     passing.manager.docker("service", "scale", "--detach", "demo_demo=3")
     eventually("they listen", lambda: ready(passing, "demo_demo", 3))
-    before = {asked(passing)["instance"] for _ in range(10)}
-    assert len(before) == 1
-    told.append(f"passed through, scaled to three: {(before == {first} and 'stayed') or 'moved'}")
+    # Every process of the proxy finds out by itself, and that they listen a moment later.
+    kept = eventually("it has one", lambda: found if len(found := answering(passing)) == 1 else ())
+    told.append(f"passed through, scaled to three: {'stayed' if kept == {first} else 'moved'}")
 
 
 def test_a_task_that_dies_is_left_out(passing: Swarm) -> None:
     """New connections go elsewhere from the first one on."""
     instance = asked(passing)["instance"]
     passing.manager.docker("kill", instance)
-    others = {asked(passing)["instance"] for _ in range(5)}
-    assert instance not in others
-    assert len(others) <= 2
+    assert instance not in answering(passing)
+    eventually("it has another one", lambda: len(answering(passing)) == 1)

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Coroutine, Iterable
-from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
+from stickyproxy.base import sockets
 from stickyproxy.base.errors import HandshakeRefused
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.arrivals import Arrival, Arrivals
@@ -136,7 +136,7 @@ class Server:
         """Returns when no handshake is under way. Clients that have not begun theirs have
         ``patience`` seconds for that."""
         if patience <= 0:
-            self._arrivals.shed()
+            self._arrivals.dismiss()
         loop = asyncio.get_running_loop()
         patient_until = loop.time() + patience
         while self._connecting or len(self._arrivals):
@@ -145,7 +145,7 @@ class Server:
             else:
                 await asyncio.sleep(_ROOM_SECONDS)
             if loop.time() >= patient_until:
-                self._arrivals.shed()
+                self._arrivals.dismiss()
 
     # --- accepting ---
 
@@ -180,7 +180,7 @@ class Server:
             serve = self._admission.refuse_clear()
             self._begin(self._connect(sock, self._clients_of(arrival, serve)))
         else:
-            _alert(sock, _UNEXPECTED_MESSAGE)
+            sockets.close_with_alert(sock, _UNEXPECTED_MESSAGE)
             self._lost(arrival, arrival.refusal)
 
     def _lost(self, arrival: Arrival, reason: str) -> None:
@@ -233,7 +233,7 @@ class Server:
                 ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
             )
         except HandshakeRefused as refused:
-            _alert(sock, refused.alert)
+            sockets.close_with_alert(sock, refused.alert)
             self._lost(arrival, str(refused))
         except OSError as error:  # an SSLError is one, too
             sock.close()
@@ -266,13 +266,3 @@ class _Challenged(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
-
-
-def _alert(sock: socket.socket, alert: int) -> None:
-    """Close with a fatal alert (RFC 8446 section 6), in the clear because nothing else was agreed
-    upon. What has come is read first: closing with bytes unread would take the alert with it."""
-    with suppress(OSError):
-        sock.recv(1 << 16)
-        sock.send(bytes((21, 3, 3, 0, 2, 2, alert)))
-        sock.shutdown(socket.SHUT_WR)
-    sock.close()

@@ -117,21 +117,30 @@ class Arrivals:
         self._look(arrival)
 
     def shed(self) -> int:
-        """Close those that have sent nothing yet; returns how many."""
-        silent = [each for each in self._waiting.values() if not each.seen]
-        for arrival in silent:
-            self._forget(arrival)
-            arrival.sock.close()
-        return len(silent)
+        """Close the older half of those that have sent nothing yet: what the others send may be on
+        its way. Returns how many."""
+        silent = self._silent()
+        return self._close(silent[: len(silent) // 2])
+
+    def dismiss(self) -> None:
+        """Close all that have sent nothing yet."""
+        self._close(self._silent())
 
     def close(self) -> None:
         """Close all."""
-        for arrival in list(self._waiting.values()):
-            self._forget(arrival)
-            arrival.sock.close()
+        self._close(list(self._waiting.values()))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _silent(self) -> list[Arrival]:
+        return [each for each in self._waiting.values() if not each.seen]
+
+    def _close(self, arrivals: list[Arrival]) -> int:
+        for arrival in arrivals:
+            self._forget(arrival)
+            arrival.sock.close()
+        return len(arrivals)
 
     # --- what has come ---
 

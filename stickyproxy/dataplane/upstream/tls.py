@@ -50,7 +50,7 @@ class Contexts:
 
     def of(self, tls: UpstreamTls) -> ssl.SSLContext:
         """The same one for all server names. Raises ssl.SSLError and ValueError, if a PEM text is
-        not what it should be."""
+        not what it should be, and OSError for lack of descriptors."""
         tls = replace(tls, server_name="")
         context = self._made.get(tls)
         if context is None:
@@ -93,7 +93,7 @@ class Identity:
         self._session: ssl.SSLSession | None = None
 
     def begin(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
-        """Our end of a connection. Raises ssl.SSLError, ValueError."""
+        """Our end of a connection. Raises OSError, ssl.SSLError, ValueError."""
         if self._context is None:
             self._context = self._contexts.of(self._tls)
         return self._context.wrap_bio(
@@ -210,7 +210,7 @@ class TlsLayer(asyncio.Transport, asyncio.Protocol):
         self._raw = cast("asyncio.Transport", transport)
         try:
             self._tls = self._identity.begin(self._incoming, self._outgoing)
-        except (ssl.SSLError, ValueError) as error:
+        except (OSError, ValueError) as error:  # OpenSSL's are OSErrors
             self._give_up(str(error))
         else:
             self._shake_hands()

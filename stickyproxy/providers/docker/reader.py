@@ -74,7 +74,7 @@ class ContainerReader:
         odd = tuple(labels.lookalikes(name, newest.labels))
         ours = [each for each in running if declared[each.id] is not None]
         now = next((found for each in ours if (found := declared[each.id])), None)
-        if now is None or now.encrypted:
+        if now is None or (now.encrypted and not _is_passed(self._last_good.get(name))):
             self._last_good.pop(name, None)
         if now is None:
             return _Replicas(problems=odd)
@@ -99,11 +99,11 @@ class ContainerReader:
         self, name: str, now: Declaration, declared: Iterable[Declaration | None]
     ) -> LabelOptions | None:
         """What older containers say, else what was said when it was last good."""
-        if now.encrypted:
-            return None
         good = next((each.options for each in declared if each and each.options), None)
         earlier = good or self._last_good.get(name)
-        return None if earlier is None else now.still_named(earlier)
+        if earlier is None or (now.encrypted and not _is_passed(earlier)):
+            return None
+        return now.still_named(earlier)
 
     def _is_ours(self, options: LabelOptions) -> bool:
         ours = self._service_cluster
@@ -113,6 +113,22 @@ class ContainerReader:
 def _declared(container: Container) -> Declaration | None:
     ports = {each.target for each in container.ports}
     return labels.parse_service(container.service, container.labels, ports, relabel)
+
+
+def _is_passed(options: LabelOptions | None) -> bool:
+    """Whether nothing is ever served in the clear by these."""
+    return options is not None and options.ssl_passthrough
+
+
+def _fits(own: Declaration, options: LabelOptions) -> bool:
+    """Whether a container may be served as its service's newest one says: it speaks TLS where that
+    does, and is not served in the clear if it does not want to be."""
+    asked = own.options
+    if asked is None:
+        return not own.encrypted
+    spoken = asked.ssl_passthrough, asked.ssl_backend
+    same = spoken == (options.ssl_passthrough, options.ssl_backend)
+    return same and (options.ssl_only or not asked.ssl_only)
 
 
 def _endpoints(
@@ -127,7 +143,7 @@ def _endpoints(
     problems: dict[Problem, None] = {}
     for container in containers:
         own = declared[container.id]
-        if container.health or own is None or own.encrypted:
+        if container.health or own is None or not _fits(own, options):
             continue
         address = address_of(container, own.options or options, state)
         if isinstance(address, Problem):

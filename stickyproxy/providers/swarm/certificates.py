@@ -29,7 +29,8 @@ from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Problem
 from stickyproxy.model.tls import Certificate
 from stickyproxy.providers.engine.labels import PREFIX
-from stickyproxy.providers.swarm.state import Json, SwarmState
+from stickyproxy.providers.swarm.connectors import STACK
+from stickyproxy.providers.swarm.state import Json, SwarmState, labels_of
 
 CERT = PREFIX + "ssl_cert"
 KEY = PREFIX + "ssl_key"
@@ -229,10 +230,9 @@ def named_by(services: Iterable[Json]) -> tuple[str, ...]:
     update."""
     found: set[str] = set()
     for service in services:
-        for spec in (service.get("Spec"), service.get("PreviousSpec")):
-            marks = (spec or {}).get("Labels") or {}
-            names = {marks[label].strip() for label in (CERT, KEY) if marks.get(label)}
-            stack = marks.get("com.docker.stack.namespace")
+        for marks in (labels_of(service), labels_of({"Spec": service.get("PreviousSpec")})):
+            names = {str(marks[label]).strip() for label in (CERT, KEY) if label in marks}
+            stack = marks.get(STACK)
             found |= names | ({f"{stack}_{name}" for name in names} if stack else set())
     return tuple(sorted(found - {""}))
 

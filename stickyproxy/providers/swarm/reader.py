@@ -120,7 +120,9 @@ class SwarmReader:
         ports = published_ports(service)
         declared = _declared(name, marks, ports)
         odd = _near_misses(name, spec, marks)
-        if declared is None or declared.encrypted:
+        if declared is None or (
+            declared.encrypted and not _is_passed(self._last_good.get(service["ID"]))
+        ):
             self._last_good.pop(service["ID"], None)
         if declared is None:
             return _Found(problems=odd)
@@ -133,7 +135,9 @@ class SwarmReader:
         networks = {way.network}
         if options is not None and not way.blocked:
             self._last_good[service["ID"]] = options
-        elif not declared.encrypted and (earlier := self._earlier(service, declared, ports)):
+        elif (earlier := self._earlier(service, declared, ports)) and (
+            _is_passed(earlier) or not declared.encrypted
+        ):
             other = swarm.way_to(service, earlier, ports)
             if options is None or other.hurdle < way.hurdle:
                 options, way = earlier, other
@@ -225,6 +229,11 @@ def _request(service: Json, spec: ServiceSpec, options: LabelOptions) -> Certifi
 def _with_spec(request: CertificateRequest | None, spec: ServiceSpec) -> CertificateRequest | None:
     """With the hosts that its service got."""
     return None if request is None else replace(request, spec=spec)
+
+
+def _is_passed(options: LabelOptions | None) -> bool:
+    """Whether nothing is ever served in the clear by these."""
+    return options is not None and options.ssl_passthrough
 
 
 def _declared(

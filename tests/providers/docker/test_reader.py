@@ -231,6 +231,30 @@ class TestLabelsOfReplicas:
         )
         assert [each.id for each in only.endpoints] == ["c2"]
 
+    @pytest.mark.parametrize("label", ["ssl_passthrough", "ssl_backend", "ssl_only"])
+    def test_encryption_that_can_be_had_is_served(self, label: str) -> None:
+        asked = composed(**{label: "true"})
+        only = spec(proxy(), container("c1", asked, created=1), container("c2", asked, created=2))
+        assert [each.id for each in only.endpoints] == ["c1", "c2"]
+
+    @pytest.mark.parametrize("label", ["ssl_passthrough", "ssl_backend"])
+    def test_an_older_one_that_speaks_no_tls_is_not_sent_any(self, label: str) -> None:
+        only = spec(
+            proxy(),
+            container("c1", composed(), created=1),
+            container("c2", composed(**{label: "true"}), created=2),
+        )
+        assert [each.id for each in only.endpoints] == ["c2"]
+
+    def test_what_is_passed_through_stays_so_by_its_last_good_labels(self) -> None:
+        reader = ContainerReader()
+        good, bad = (composed(ssl_passthrough="true", port=port) for port in ("443", "44e"))
+        reader.read(state(proxy(), container("c1", good)))
+        for _ in range(2):
+            found = reader.read(state(proxy(), container("c2", bad)))
+            [only] = found.services
+            assert only.ssl_passthrough
+
     def test_without_labels_it_is_published_no_more(self) -> None:
         reader = ContainerReader()
         reader.read(state(proxy(), container("c1", composed())))

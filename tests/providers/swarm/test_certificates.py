@@ -117,6 +117,14 @@ class TestGood:
             *("shop_web.crt", "shop_web.key", "web.crt", "web.key"),
         )
 
+    def test_names_of_before_the_last_update(self) -> None:
+        service_now = asking({"ssl_cert": "old.crt"}, ssl_cert=" new.crt ", ssl_key="")
+        assert named_by([service_now]) == ("new.crt", "old.crt")
+
+    @pytest.mark.parametrize("spec", [None, [], "x", {}, {"Labels": None}, {"Labels": ["x"]}])
+    def test_odd_services_name_nothing(self, spec: object) -> None:
+        assert named_by([{"ID": "x", "Spec": spec, "PreviousSpec": spec}]) == ()
+
     def test_a_secret_goes_before_a_config(self, swarm: Swarm) -> None:
         swarm.put(GOOD)
         swarm.configs["web.crt"] = issued("other.local").chain

@@ -372,6 +372,19 @@ class TestLastGood:
         wrong = updated(secret, service(marks=labels(port="80a")))
         assert reader.read(listing([wrong], [task()]), ANYWHERE).snapshot.services == ()
 
+    def test_what_was_passed_through_stays_so(self) -> None:
+        """Nothing of it goes in the clear, whatever is wrong now."""
+        reader = SwarmReader()
+        passed = service(marks=labels(ssl_passthrough="true"))
+        reader.read(listing([passed], [task()]), ANYWHERE)
+        wrong = updated(passed, service(marks=labels(ssl_passthrough="true", port="80a")))
+        for each in (reader, reader, SwarmReader()):
+            snapshot = each.read(listing([wrong], [task()]), ANYWHERE).snapshot
+            [shop] = snapshot.services
+            assert shop.ssl_passthrough
+            assert shop.endpoints
+            assert [said.fatal for said in snapshot.problems] == [True]
+
     def test_encryption_that_is_not_asked_for_hinders_nothing(self) -> None:
         bad = updated(service(), service(marks=labels(port="80a", ssl_only="false")))
         assert read(listing([bad], [task()])).snapshot.services != ()
