@@ -224,13 +224,15 @@ class _Alerting(ssl.SSLObject):
         asks for an answer: a client that sent nothing else had the loop for itself, because as long
         as more is there uvloop goes on reading."""
         before = self.incoming.pending
+        data: Any
         try:
             data = super().read(size, buffer)
         except ssl.SSLWantReadError:
             if taken := before - self.incoming.pending:
                 self._spend(taken, 0)
             raise
-        self._spend(before - self.incoming.pending, size if buffer else len(data))
+        found = len(data) if buffer is None else data
+        self._spend(before - self.incoming.pending, found)
         return data
 
     def _spend(self, taken: int, found: int) -> None:
