@@ -293,9 +293,12 @@ class Arena:
         directory = self._directory / re.sub(r"\W+", "-", contender.name)
         variant = contender.variant
         command = None
-        if variant.swaps:
+        if variant.swaps or variant.rotates:
+            kind, number = (
+                ("swaps", variant.swaps) if variant.swaps else ("rotates", variant.rotates)
+            )
             config = str(directory / "config.toml")
-            command = [sys.executable, "-m", "bench.runner", "swaps", config, str(variant.swaps)]
+            command = [sys.executable, "-m", "bench.runner", kind, config, str(number)]
         # the last endpoint comes and goes, and is not one of those with sessions
         count = ENDPOINTS + 1 if variant.swaps else ENDPOINTS
         extra = _more_services(variant.services, self._targets)

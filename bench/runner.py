@@ -4,6 +4,9 @@
 changes each time: one service that is under load gains or loses an endpoint, and so does one of
 the others.
 
+``rotates FILE SECONDS``: serve a configuration and replace the files of one certificate after the
+other, one each so many seconds.
+
 ``tasks FILE``: publish services as the Swarm provider does, with endpoints that have an identity
 of their own besides their address (``peers/stickyproxy-tasks.toml``); SIGHUP publishes anew.
 """
@@ -22,6 +25,7 @@ from typing import Any
 
 import uvloop
 
+from bench.certificates import write_certificate
 from stickyproxy.base.addresses import Address
 from stickyproxy.config.load import load
 from stickyproxy.config.options import ServiceOptions
@@ -55,6 +59,23 @@ async def _keep_swapping(app: App, swaps_per_second: float) -> None:
                 changed[number] = replace(services[number], endpoints=fewer)
         app.registry.publish(Snapshot("static", tuple(changed)))
         await asyncio.sleep(1 / swaps_per_second)
+
+
+async def rotate(path: Path, seconds: float) -> None:
+    """Serve; the files of certificates are replaced in turn, but for the first."""
+    several = [Path(table["cert"]) for table in _read(path)["certificates"]][1:]
+    app = App.from_file(path)
+    app.handle_signals()
+    await app.start()
+    rotating = asyncio.create_task(_keep_rotating(several, seconds), name="rotating")
+    await app.run_until_signalled()
+    rotating.cancel()
+
+
+async def _keep_rotating(several: list[Path], seconds: float) -> None:
+    for certificate in itertools.cycle(several):
+        await asyncio.sleep(seconds)
+        write_certificate(certificate.parent, [certificate.stem])
 
 
 async def serve_tasks(path: Path) -> None:
@@ -96,7 +117,10 @@ def _service(name: str, table: dict[str, Any]) -> ServiceSpec:
 def main() -> None:
     kind, path, *rest = sys.argv[1:]
     serve: Coroutine[object, object, None]
-    serve = swap(Path(path), float(rest[0])) if kind == "swaps" else serve_tasks(Path(path))
+    if kind == "tasks":
+        serve = serve_tasks(Path(path))
+    else:
+        serve = (swap if kind == "swaps" else rotate)(Path(path), float(rest[0]))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve)
 

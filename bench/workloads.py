@@ -17,6 +17,8 @@ class Variant:
     """How many of the services get requests."""
     certificates: int = 1
     """How many of the services have a certificate of their own: the first is in every table."""
+    rotates: float = 0
+    """Seconds after which the files of another certificate are replaced; 0: none ever is."""
     swaps: float = 0
     """How often in a second the routing table is replaced."""
 
@@ -180,5 +182,16 @@ WORKLOADS = (
                 "1,000 certificates, load on all", services=1000, certificates=1000, loaded=1000
             ),
         ),
+    ),
+    Workload(
+        "tls-rotation",
+        "116 B over TLS, one of 1,000 certificates replaced every 3 s",
+        "connections must not notice",
+        tls=True,
+        variants=(
+            Variant("1,000 certificates", services=1000, certificates=1000),
+            Variant("1,000, one replaced", services=1000, certificates=1000, rotates=3.0),
+        ),
+        least_seconds=7,
     ),
 )

@@ -17,14 +17,17 @@ issued without a client certificate is worth anything where one is required.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, cast
 
 from stickyproxy.base.errors import HandshakeRefused
 from stickyproxy.base.pem import load_chain
+from stickyproxy.dataplane.turns import Turns
 from stickyproxy.model.tls import Certificate, ClientAuth
 
 log = logging.getLogger("stickyproxy")
@@ -44,6 +47,8 @@ _SPOKEN = frozenset(name.encode() for name in _HTTP)
 _CHALLENGE = "acme-tls/1"
 _CHALLENGES = (_CHALLENGE.encode(),)
 
+PER_TURN = 64
+"""Records taken in a turn of the loop. Whole ones are fewer in what is read at once."""
 _MAX_ALLOWANCE = 1 << 16
 """Bytes from a client that may come in a row without data. A record that has come in part, which is
 at most 16 KiB, counts as such until it is whole."""
@@ -200,6 +205,8 @@ class _ServerContext(ssl.SSLContext):
         )
         wrapped.incoming, wrapped.outgoing = incoming, outgoing
         wrapped.allowance = _MAX_ALLOWANCE
+        wrapped.records_left = PER_TURN
+        wrapped.share_used = None
         wrapped.send = send_alert.get(None)
         return wrapped
 
@@ -210,6 +217,11 @@ class _Alerting(ssl.SSLObject):
     allowance: int
     """Bytes that may come without any data in them."""
     send: Callable[[bytes], object] | None
+    records_left: int
+    """How many may be taken in this turn of the loop."""
+    share_used: Callable[[], object] | None
+    """Called when it has taken its share; whoever sets it sees that it reads on. None: there are no
+    shares."""
 
     def do_handshake(self) -> None:
         try:
@@ -226,17 +238,26 @@ class _Alerting(ssl.SSLObject):
     def read(  # type: ignore[override]  # it calls the first one "len"
         self, size: int = 1024, buffer: bytearray | None = None
     ) -> Any:
-        """OpenSSL takes what is no data without telling anybody. Each KeyUpdate makes new keys and
-        asks for an answer: a client that sent nothing else had the loop for itself, because as long
-        as more is there uvloop goes on reading."""
+        """uvloop reads on as long as more comes, 8 MiB in a turn of the loop, which a client can
+        fill with the smallest of records. So there is no more than a share of them at a time. And
+        OpenSSL takes what is no data without telling anybody: each KeyUpdate makes new keys and an
+        answer."""
+        if not self.records_left:
+            raise ssl.SSLWantReadError
         before = self.incoming.pending
+        data: Any
         try:
             data = super().read(size, buffer)
         except ssl.SSLWantReadError:
+            self.records_left = PER_TURN
             if taken := before - self.incoming.pending:
                 self._spend(taken, 0)
             raise
-        self._spend(before - self.incoming.pending, size if buffer else len(data))
+        self._spend(before - self.incoming.pending, len(data) if buffer is None else data)
+        if self.share_used is not None:
+            self.records_left -= 1
+            if not self.records_left:
+                self.share_used()
         return data
 
     def _spend(self, taken: int, found: int) -> None:
@@ -246,6 +267,18 @@ class _Alerting(ssl.SSLObject):
         if allowance < 0:
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the client sends records without data")
         self.allowance = min(allowance, _MAX_ALLOWANCE)
+
+
+def share_turns(connection: _Alerting, transport: asyncio.Transport, turns: Turns) -> None:
+    """Have a connection take its turns, which reads more records than its share."""
+
+    def go_on() -> None:
+        connection.records_left = PER_TURN
+        if transport.is_reading() and not transport.is_closing():
+            transport.pause_reading()
+            transport.resume_reading()  # which makes uvloop see what has come
+
+    connection.share_used = partial(turns.wait, go_on)
 
 
 def _make_context(

@@ -25,6 +25,7 @@ from stickyproxy.base import sockets
 from stickyproxy.base.errors import BadRequest
 from stickyproxy.dataplane.downstream.ahead import ReadAhead
 from stickyproxy.dataplane.downstream.body import ENOUGH, RequestBody
+from stickyproxy.dataplane.downstream.certificates import share_turns
 from stickyproxy.dataplane.downstream.context import LINGER_SECONDS, Context
 from stickyproxy.dataplane.downstream.heads import (
     HeadReader,
@@ -146,6 +147,11 @@ class ClientConnection(RequestHandler):
         self._ahead.transport = self.transport
         if secure:
             _limit_buffers(transport)
+            share_turns(
+                transport.get_extra_info("ssl_object"),
+                cast("asyncio.Transport", transport),
+                self._context.turns,
+            )
         self._server.connection_made(self, cast("asyncio.Transport", transport))
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -15,7 +15,7 @@ from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.tls import ListenerTls
 from tests.certificates import client_context, make_ca, make_certificate
 from tests.conftest import MakeClient, MakeEndpoint, StartProxy, service
-from tests.scripted import post
+from tests.scripted import get, post
 from tests.tls import TlsClient
 
 CA = make_ca()
@@ -49,6 +49,15 @@ def flood(port: int) -> int:
     return sent
 
 
+def _one_byte_each(connection: TlsClient, data: bytes) -> bytes:
+    """The records, encrypted."""
+    records = []
+    for at in range(len(data)):
+        connection.tls.write(data[at : at + 1])
+        records.append(connection._outgoing.read())
+    return b"".join(records)
+
+
 async def test_key_updates_without_end(start_proxy: StartProxy) -> None:
     default = make_certificate([], CA, name="default", default=True)
     proxy = await start_proxy([], listeners=[TLS], certificates=[default])
@@ -65,11 +74,23 @@ async def test_a_byte_in_each_record_is_data(
     context.minimum_version = context.maximum_version = version
     connection = await TlsClient.over(await client(proxy.port), context)
     body = b"x" * 20_000  # with their records half a megabyte
-    await connection.send(post(body)[: -len(body)])
-    records = []
-    for at in range(len(body)):
-        connection.tls.write(body[at : at + 1])
-        records.append(connection._outgoing.read())
-    await connection.send_raw(b"".join(records))
+    await connection.send_raw(_one_byte_each(connection, post(body)))
     assert (await connection.response()).status == 200
     assert peer.requests[0].body == body
+
+
+async def test_others_do_not_wait_for_many_small_records(
+    endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient
+) -> None:
+    peer = await endpoint()
+    proxy = await start_proxy([service(peer)], listeners=[TLS], certificates=[DEMO])
+    other = await TlsClient.over(await client(proxy.port), client_context(CA))
+    busy = await TlsClient.over(await client(proxy.port), client_context(CA))
+    body = b"x" * 10_000
+    records = _one_byte_each(busy, post(body))
+    await busy.send_raw(records)
+    await other.send(get("/other"))
+    assert (await other.response()).body == b"hello"
+    assert [request.target for request in peer.requests] == [b"/other"]
+    assert (await busy.response()).status == 200
+    assert peer.requests[1].body == body
