@@ -31,6 +31,7 @@ from stickyproxy.dataplane.downstream.clienthello import ClientHello
 from stickyproxy.dataplane.downstream.proxy_protocol import Ends
 from stickyproxy.dataplane.exchange import Proxy
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
+from stickyproxy.dataplane.turns import MUCH, Turns
 from stickyproxy.dataplane.upstream.connection import State, UpstreamConnection
 from stickyproxy.dataplane.upstream.pool import Pool
 from stickyproxy.routing.endpoint import Endpoint, Pick
@@ -51,6 +52,7 @@ class Passthrough:
     def __init__(
         self,
         proxy: Proxy,
+        turns: Turns,
         descriptors: Descriptors,
         client_timeout: float,
         finished: Callable[[Passage], None] | None = None,
@@ -58,6 +60,7 @@ class Passthrough:
         """``client_timeout``: seconds that a client may take nothing of what is left for it.
         ``finished`` is called once for every connection that has ended."""
         self.proxy = proxy
+        self.turns = turns
         self.client_timeout = client_timeout
         self.finished = finished
         self._passages: set[Passage] = set()
@@ -121,10 +124,12 @@ class Passage(asyncio.Protocol):
     __slots__ = (
         "_client_ended",
         "_endpoint_ended",
+        "_endpoint_slow",
         "_home",
         "_opening",
         "_sock",
         "_transport",
+        "_turn_comes",
         "_upstream",
         "attempts",
         "bytes_down",
@@ -155,6 +160,10 @@ class Passage(asyncio.Protocol):
         """The endpoint's; None before it is there and when it is gone."""
         self._client_ended = False
         self._endpoint_ended = False
+        self._endpoint_slow = False
+        """It does not keep up with the client."""
+        self._turn_comes = False
+        """``_go_on`` will be called when it is our turn; until then the client is not read."""
         self.server_name = server_name
         self.client_address = client_address
         self.service = ""
@@ -283,6 +292,26 @@ class Passage(asyncio.Protocol):
         self.bytes_up += len(data)
         if self._upstream is not None:
             self._upstream.send_body(data)
+        if len(data) > MUCH:
+            self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        """Others come first."""
+        transport = self._transport
+        if transport is not None and not (self._turn_comes or transport.is_closing()):
+            if not self._endpoint_slow:
+                transport.pause_reading()
+            self._turn_comes = True
+            self._home.turns.wait(self._go_on)
+
+    def _go_on(self) -> None:
+        self._turn_comes = False
+        if not self._endpoint_slow:
+            self._read_client()
+
+    def _read_client(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         self._client_ended = True
@@ -338,12 +367,15 @@ class Passage(asyncio.Protocol):
             self._end(outcome_of(error, head_sent=True))
 
     def pause_client(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
+        self._endpoint_slow = True
+        transport = self._transport
+        if transport is not None and not (self._turn_comes or transport.is_closing()):
+            transport.pause_reading()
 
     def resume_client(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._endpoint_slow = False
+        if not self._turn_comes:
+            self._read_client()
 
     # --- the end ---
 

@@ -15,6 +15,9 @@ from collections.abc import Callable
 
 PER_TURN = 8
 """How many of those waiting are served in a turn of the loop."""
+MUCH = 1 << 17
+"""Bytes after whose reading a tunnel waits for its next turn. The loop reads on by itself, 32 times
+256,000 bytes, as long as it gets as much as it asks for."""
 
 
 class Turns:

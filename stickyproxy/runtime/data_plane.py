@@ -110,6 +110,7 @@ class DataPlane:
         )
         self.passthrough = Passthrough(
             self.proxy,
+            turns,
             descriptors,
             proxy.client_timeout,
             None if self._access_log is None else self._access_log.write,

@@ -18,6 +18,7 @@ import pytest
 from stickyproxy.base.addresses import Address
 from stickyproxy.dataplane.outcome import Outcome
 from stickyproxy.dataplane.passthrough import Passage
+from stickyproxy.dataplane.turns import MUCH
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.settings import AccessLogSettings
@@ -531,6 +532,25 @@ class TestStopping:
 def descriptors() -> int:
     """How many are open."""
     return len(os.listdir("/proc/self/fd"))
+
+
+async def test_a_client_takes_a_share_of_a_turn(start: Start) -> None:
+    """Who has much to say would be read on and on, and others would wait."""
+    passing = await start.proxy(passed(await start.endpoint(echo)))
+    reader, writer = await passing.connect()
+    writer.write(HELLO)
+    await reader.readexactly(len(HELLO))
+    [passage] = passing.passthrough._passages
+    transport = passage._transport
+    assert transport is not None
+    passage.data_received(bytes(MUCH + 1))
+    assert not transport.is_reading()
+    passage.pause_client()  # the endpoint is slow, too
+    passage.resume_client()
+    assert not transport.is_reading()
+    await reader.readexactly(MUCH + 1)
+    assert transport.is_reading()
+    writer.close()
 
 
 class TestLeavingNothing:

@@ -7,7 +7,7 @@ import math
 import socket
 from typing import Any
 
-from stickyproxy.dataplane.turns import Turns
+from stickyproxy.dataplane.turns import MUCH, Turns
 from stickyproxy.dataplane.upstream.connection import SweepLimits, UpstreamConnection
 from stickyproxy.semantics.response import ResponseHead
 
@@ -135,3 +135,23 @@ async def test_a_closed_tunnel_does_not_wait_for_ever_for_an_endpoint_that_takes
         connection.sweep(limits)
         async with asyncio.timeout(1):
             await home.lost.wait()
+
+
+async def test_a_tunnel_takes_a_share_of_a_turn() -> None:
+    """Who has much to say would be read on and on, and others would wait."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        transport, connection = await asyncio.get_running_loop().create_connection(
+            lambda: UpstreamConnection(Home()), sock=ours
+        )
+        connection.switch(Tunnel())
+        connection.data_received(bytes(MUCH))
+        assert transport.is_reading()
+        connection.data_received(bytes(MUCH + 1))
+        assert not transport.is_reading()
+        connection.pause_reading()  # the client is slow, too
+        connection.resume_reading()
+        assert not transport.is_reading()
+        await asyncio.sleep(0)
+        assert transport.is_reading()
+        transport.abort()

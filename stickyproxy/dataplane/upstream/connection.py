@@ -22,7 +22,7 @@ from stickyproxy.base.errors import (
     UpstreamProtocolError,
     UpstreamTimeout,
 )
-from stickyproxy.dataplane.turns import Turns
+from stickyproxy.dataplane.turns import MUCH, Turns
 from stickyproxy.dataplane.upstream.http1 import Expect, Receiver, ResponseReader
 
 _HEAD, _NOTHING = Expect.HEAD, Expect.NOTHING
@@ -226,7 +226,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_sweeps = 0
         if self._reader.pending:
             self._wait_for_turn()
-        elif not self.transport.is_closing():
+        elif not (self._turn_comes or self.transport.is_closing()):
             self.transport.resume_reading()
 
     # --- a tunnel ---
@@ -327,6 +327,9 @@ class UpstreamConnection(asyncio.Protocol):
     def _take_unasked(self, data: bytes) -> None:
         if self._tunnel is not None:
             self._tunnel.from_upstream(data)
+            if len(data) > MUCH and not self.transport.is_closing():
+                self.transport.pause_reading()
+                self._wait_for_turn()
         else:
             # RFC 9112 section 9.2: an unsolicited response. Whatever it is, the next request
             # on this connection must not get it.
@@ -344,7 +347,11 @@ class UpstreamConnection(asyncio.Protocol):
         failed meanwhile."""
         self._turn_comes = False
         receiver, reader = self.receiver, self._reader
-        if receiver is None or self._client_slow:
+        if self._client_slow:
+            return
+        if receiver is None:
+            if self._tunnel is not None and not self.transport.is_closing():
+                self.transport.resume_reading()
             return
         try:
             reader.resume(receiver)
