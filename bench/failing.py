@@ -258,7 +258,7 @@ async def play(way: Way, contenders: Sequence[Contender], directory: Path) -> li
 def markdown(table: dict[str, dict[str, Finding | None]], lines: Sequence[str]) -> str:
     """The results for people."""
     ways = next(iter(table.values()))
-    head = " | ".join(f"{way}: failed / left after / back after" for way in ways)
+    head = " | ".join(f"{way}: failed / last one after / back after" for way in ways)
     rows = [
         " | ".join([name, *("-" if each is None else cell(each) for each in by_way.values())])
         for name, by_way in table.items()

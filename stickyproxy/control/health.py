@@ -161,7 +161,7 @@ class Health:
 
     def _share_allows(self, endpoint: Endpoint) -> bool:
         return all(
-            out + 1 <= int(total * endpoint.ejection.share)
+            out + 1 <= total * endpoint.ejection.share + 1e-9  # 29 of 100 are 29 %
             for out, total in (
                 _out_of(cluster, endpoint.service)
                 for cluster in self._proxy.table.clusters_of(endpoint)

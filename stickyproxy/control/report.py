@@ -216,6 +216,8 @@ def without_tls(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
     for service in services:
         if service.ssl_only:
             label, reason = "ssl_only", "redirects clients to https"
+        elif service.ssl_passthrough:
+            label, reason = "ssl_passthrough", "leaves TLS to its endpoints"
         elif service.client_auth is not None and service.client_auth.required:
             label, reason = "client_ca", "asks clients for certificates"
         else:

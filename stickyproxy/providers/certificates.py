@@ -29,6 +29,10 @@ log = logging.getLogger("stickyproxy")
 WATCH_SECONDS = 1.0
 """How often files are looked at. They must look the same twice before they are read."""
 
+PATIENCE = 3.0
+"""Seconds that reading may take before a start or a reload goes on without: the file system may be
+one that does not respond."""
+
 Look = tuple[tuple[int, ...] | None, ...]
 """What files look like; None for one that is not there. The time of the last change of a file's
 permissions is in it, too."""
@@ -48,15 +52,17 @@ class CertificatesProvider:
         *,
         makes_default: bool = True,
         interval: float = WATCH_SECONDS,
+        patience: float = PATIENCE,
     ) -> None:
         """``makes_default``: make a certificate where none is for everybody. ``interval``: seconds
-        from one look to the next."""
+        from one look to the next; ``patience``: how long ``use`` waits for files, in seconds."""
         self.ready = asyncio.Event()
         """Set when the certificates have been published."""
         self._files = files
         self._publish = publish
         self._makes_default = makes_default
         self._interval = interval
+        self._patience = patience
         self._known: dict[CertificateFiles, Known] = {}
         self._own: Certificate | None = None
         """The self-made one; None: it has not been needed yet."""
@@ -80,7 +86,14 @@ class CertificatesProvider:
     async def use(self, files: Sequence[CertificateFiles]) -> None:
         """Publish these from now on, by what the files are now."""
         self._files = files
-        await self._read(at_once=True)
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._read(at_once=True)
+        except TimeoutError:
+            log.warning(
+                "files of certificates are not read in time: see whether their file system responds"
+            )
+            self._tell(time.time())
         self.ready.set()
 
     async def _read(self, *, at_once: bool) -> None:

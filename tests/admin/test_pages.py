@@ -232,6 +232,15 @@ class TestConflicts:
         other = ServiceSpec("other", ("*.local",), ssl_passthrough=True)
         assert list(report.conflicts([SHOP, other])) == [], "the more specific name decides"
 
+    def test_nothing_to_pass_through(self) -> None:
+        passed = ServiceSpec("tls", ("b.local",), ssl_passthrough=True)
+        [problem] = report.without_tls([SHOP, passed])
+        assert (problem.service, problem.label) == ("tls", "ssl_passthrough")
+        assert problem.reason == (
+            "leaves TLS to its endpoints, but no listener speaks TLS: give one of [[listeners]] "
+            "tls = true"
+        )
+
     def test_two_that_are_passed_through(self) -> None:
         services = [ServiceSpec(name, ("a.local",), ssl_passthrough=True) for name in "ab"]
         [problem] = report.conflicts(services)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ssl
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
@@ -166,6 +167,22 @@ def test_an_encrypted_key() -> None:
 def test_a_weak_key() -> None:
     made = issue(["shop.example"], ROOT, key=make_key(rsa_bits=1024))
     assert "too weak: RSA of 1024 bits" in refusal(made.chain, made.key)
+
+
+def test_an_rsa_key_whose_numbers_do_not_fit_together() -> None:
+    """The public half is as it should be, so that only signing would show it."""
+    key = make_key(rsa_bits=2048)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    made = issue(["shop.example"], ROOT, key=key)
+    assert read(made.chain, made.key).key == made.key
+    der = base64.b64decode("".join(made.key.splitlines()[1:-1]))
+    for name in ("p", "q", "d", "dmp1", "dmq1", "iqmp"):
+        number: int = getattr(key.private_numbers(), name)
+        size = (number.bit_length() + 7) // 8
+        before, after = (each.to_bytes(size, "big") for each in (number, number ^ 2))
+        changed = base64.encodebytes(der.replace(before, after)).decode()
+        pem = f"-----BEGIN PRIVATE KEY-----\n{changed}-----END PRIVATE KEY-----\n"
+        assert refusal(made.chain, pem).startswith("the key cannot be read ("), name
 
 
 def test_a_curve_that_clients_do_not_know() -> None:

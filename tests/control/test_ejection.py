@@ -17,7 +17,7 @@ from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.pool import Upstreams
 from stickyproxy.model.health import Ejection
-from stickyproxy.model.service import ServiceSpec
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.budget import PER_SECOND, QUIET, SHARE
 from stickyproxy.routing.endpoint import Endpoint, EndpointState
@@ -224,6 +224,18 @@ class TestNotTooMany:
         proxy = await start_proxy([service(*peers, ejection=Ejection(after_5xx=2, share=share))])
         await statuses(await client(proxy.port), 30)
         assert len(outages(proxy)) == out
+
+    @pytest.mark.parametrize("percent", [29, 50, 57, 58])
+    async def test_a_share_is_not_less_for_how_numbers_are_written(
+        self, site: Site, percent: int
+    ) -> None:
+        peers = tuple(EndpointSpec(f"{n}", f"10.0.0.1:{8000 + n}") for n in range(100))
+        declared = ServiceSpec("demo", ("demo.local",), peers)
+        site.publish(replace(declared, ejection=Ejection(share=percent / 100)))
+        [cluster] = site.holder.table.clusters()
+        for endpoint in cluster.endpoints:
+            site.health.responses_failed(endpoint, "it was asked to fail")
+        assert len(site.health.outages) == percent
 
     async def test_those_that_take_no_connections_count_and_are_not_spared(
         self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient

@@ -51,9 +51,11 @@ async def in_the_clear(client: MakeClient, port: int, data: bytes) -> Response:
     return await connection.response()
 
 
-async def asked(client: RawClient, context: ssl.SSLContext) -> Response:
+async def asked(
+    client: RawClient, context: ssl.SSLContext, *, session: ssl.SSLSession | None = None
+) -> Response:
     """With TLS 1.3 a client is told only after its handshake that it may not come."""
-    connection = await TlsClient.over(client, context)
+    connection = await TlsClient.over(client, context, session=session)
     await connection.send(get())
     return await connection.response()
 
@@ -267,6 +269,30 @@ class TestClientCertificates:
         assert (await over_tls(client, proxy.port, bare, name="other.local")).status == 200
         sneaking = await over_tls(client, proxy.port, get(), name="other.local")
         assert sneaking.status == 421
+
+    @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+    async def test_a_session_of_another_host_does_not_do_instead(
+        self,
+        endpoint: MakeEndpoint,
+        start_proxy: StartProxy,
+        client: MakeClient,
+        version: ssl.TLSVersion,
+    ) -> None:
+        """Both hosts have the same certificate. A ticket would be as good as a certificate."""
+        proxy, peer = await self.start(endpoint, start_proxy)
+        context = client_context(CA)
+        context.maximum_version = version
+        other = await TlsClient.over(await client(proxy.port), context, "other.local")
+        await other.send(get(host="other.local"))
+        assert (await other.response()).status == 200
+        again = await TlsClient.over(
+            await client(proxy.port), context, "other.local", session=other.tls.session
+        )
+        assert again.tls.session_reused
+        served = len(peer.requests)
+        with pytest.raises(ssl.SSLError, match=r"(?i)alert|certificate.required"):
+            await asked(await client(proxy.port), context, session=other.tls.session)
+        assert len(peer.requests) == served
 
     async def test_nobody_else_says_so(
         self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient

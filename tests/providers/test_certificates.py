@@ -228,6 +228,18 @@ class TestTheDefault:
         assert "names no host" in problem.reason
 
 
+async def test_files_that_take_too_long_hold_nothing_up(tmp_path: Path) -> None:
+    """Clients get the default certificate meanwhile."""
+    published = Published()
+    provider = CertificatesProvider([write(tmp_path, OLD)], published, interval=0.005, patience=0.0)
+    task = asyncio.create_task(provider.run())
+    await published.until(lambda: bool(published.snapshots) and published.keys == [OLD.key])
+    assert provider.ready.is_set()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [each.name for each in published.snapshots[0].certificates] == [SELF_MADE]
+
+
 class TestWhatIsKept:
     def test_the_valid_one_when_the_new_one_is_not(self, tmp_path: Path) -> None:
         expired = make_certificate(["shop.example"], ROOT, expires=datetime.now(UTC) - DAY)

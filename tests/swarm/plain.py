@@ -55,8 +55,9 @@ class Plain:
             )
         try:
             eventually(f"{self._name} begins", lambda: self._ready in self.log[begun:], within=30)
-        except BaseException:
+        except BaseException as error:
             self.kill()
+            error.add_note(self.log[begun:][-3000:])
             raise
 
     def kill(self) -> None:

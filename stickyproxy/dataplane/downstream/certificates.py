@@ -55,6 +55,10 @@ at most 16 KiB, counts as such until it is whole."""
 _MAX_OVERHEAD = 32
 """Bytes from a client for each byte of data. With 1 byte in each record there are 23."""
 
+_WAYS = 16
+"""Ways of asking clients for certificates that one certificate of ours is kept ready for: those of
+the past are not told from those of the present."""
+
 _UNRECOGNIZED_NAME = 112
 _NO_APPLICATION_PROTOCOL = 120
 _INTERNAL_ERROR = 80
@@ -164,6 +168,8 @@ class _Shown:
         """Raises HandshakeRefused."""
         context = self._contexts.get(client_auth)
         if context is None:
+            if len(self._contexts) >= _WAYS:
+                self._contexts.clear()
             context = self._contexts[client_auth] = self._load(client_auth)
         return context
 

@@ -340,6 +340,7 @@ def _host(address: str) -> str:
 _ALERT = re.compile("(?:TLSV1|TLSV13|SSLV3)_(?:ALERT_)?")
 _OPENSSL = {
     "WRONG_VERSION_NUMBER": "what it sent is not TLS",
+    "RECORD_LAYER_FAILURE": "what it sent is not TLS",  # OpenSSL 3.2
     "UNSUPPORTED_PROTOCOL": "it speaks none newer than TLS 1.1",
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
@@ -202,6 +202,14 @@ class Order:
             if self._closed:
                 self._network.session.close()
 
+    def _checks(self) -> Iterator[str]:
+        """What has become of checks that the authority would try again; nothing if it does not
+        answer."""
+        order = self._order
+        with suppress(*_ERRORS):
+            for known in () if order is None else order.authorizations:
+                yield from _failed_checks(self._client().poll(known)[0])
+
     def _client(self) -> ClientV2:
         if self._directory is None:
             self._directory = ClientV2.get_directory(self._settings.directory, self._network)
@@ -324,7 +332,8 @@ class Order:
             case OrderFailed():
                 raise error
             case errors.ValidationError():
-                failed = "; ".join(_failed_checks(error)) or "it does not say what"
+                found = (said for each in error.failed_authzrs for said in _failed_checks(each))
+                failed = "; ".join(found) or "it does not say what"
                 raise OrderFailed(
                     f"{url} could not check {failed}: {_REMEDIES[self._settings.challenge]}",
                     retry_after=pause,
@@ -341,7 +350,8 @@ class Order:
                 message = f"{url} refuses: {_said(error)}"
                 raise OrderFailed(message, retry_after=pause, all_after=whole) from error
             case errors.TimeoutError():
-                raise OrderFailed(f"{url} has not issued within {ORDER_SECONDS:g} s") from error
+                message = f"{url} has not issued within {ORDER_SECONDS:g} s"
+                raise OrderFailed("; ".join((message, *self._checks()))) from error
             case errors.ClientError(args=[Response() as response, *_]):
                 message = f"{url} answers {response.status_code} {response.reason}"
                 raise OrderFailed(message, all_after=pause) from error
@@ -396,11 +406,10 @@ def _token(challenge: messages.ChallengeBody) -> str:
     return str(_raw(challenge)["token"])
 
 
-def _failed_checks(error: errors.ValidationError) -> Iterator[str]:
-    for authorization in error.failed_authzrs:
-        for challenge in authorization.body.challenges:
-            if challenge.error is not None:
-                yield f"{authorization.body.identifier.value} failed: {_said(challenge.error)}"
+def _failed_checks(authorization: messages.AuthorizationResource) -> Iterator[str]:
+    for challenge in authorization.body.challenges:
+        if challenge.error is not None:
+            yield f"{authorization.body.identifier.value} failed: {_said(challenge.error)}"
 
 
 def _said(error: messages.Error) -> str:

@@ -161,6 +161,8 @@ class AcmeProvider:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            closing = asyncio.create_task(self._storing.run(self._store.close), name="acme storage")
+            await asyncio.wait((closing,), timeout=1)
             self._storing.stop()
             self._calls.stop()
 

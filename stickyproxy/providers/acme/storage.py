@@ -44,6 +44,9 @@ class Store(Protocol):
     def remove(self, name: str) -> None:
         """Remove a record."""
 
+    def close(self) -> None:
+        """Let go of whatever is open; raises nothing."""
+
 
 class DirectoryStore:
     """Files in a directory, for the processes of one machine."""
@@ -79,6 +82,9 @@ class DirectoryStore:
         """Remove a record."""
         with self._explained(), self._locked(), suppress(FileNotFoundError):
             (self._path / f"{name}.json").unlink()
+
+    def close(self) -> None:
+        """There is nothing open."""
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

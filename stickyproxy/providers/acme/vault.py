@@ -80,6 +80,12 @@ class SwarmStore:
             for config in self._versions(name).values():
                 self._swarm().remove(config)
 
+    def close(self) -> None:
+        """Close the connections."""
+        configs, self._configs = self._configs, None
+        if configs is not None:
+            configs.close()
+
     def _latest(self) -> dict[str, tuple[int, dict[str, Any]]]:
         """(version, config) of each record."""
         latest: dict[str, tuple[int, dict[str, Any]]] = {}
@@ -125,9 +131,7 @@ class SwarmStore:
         try:
             yield
         except ERRORS as error:
-            configs, self._configs = self._configs, None
-            if configs is not None:
-                configs.close()
+            self.close()
             raise ProviderError(explained(self._settings.endpoint, error)) from error
 
 

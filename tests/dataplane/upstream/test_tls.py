@@ -863,5 +863,8 @@ class TestContexts:
         del made
         assert len(contexts._made) == 0
 
-    def test_least_version(self) -> None:
-        assert Contexts().of(UNVERIFIED).minimum_version is ssl.TLSVersion.TLSv1_2
+    @pytest.mark.parametrize("tls", [UNVERIFIED, VERIFIED])
+    def test_what_is_never_spoken(self, tls: UpstreamTls) -> None:
+        made = Contexts().of(tls)
+        assert made.minimum_version is ssl.TLSVersion.TLSv1_2
+        assert made.options & ssl.OP_NO_RENEGOTIATION
