@@ -307,7 +307,9 @@ class Arena:
         if self._certificate:
             asked.append("tls")
             values = self._certificate.values()
-            extra += _more_certificates(variant.certificates, directory / "certificates")
+            extra += _more_certificates(
+                variant.certificates, directory.with_suffix(".certificates")
+            )
         running = RunningProxy(
             contender.proxy,
             directory,
