@@ -48,7 +48,7 @@ class App:
         if the access log cannot be opened."""
         self._grace_period = settings.proxy.grace_period
         self._stop = asyncio.Event()
-        self._accepts = False
+        self._accepts = asyncio.Event()
         self._plane = DataPlane(plane_settings(settings), rebuilt=self._on_new_table)
         self.proxy = self._plane.proxy
         self.passthrough = self._plane.passthrough
@@ -57,7 +57,9 @@ class App:
         self._server = self._plane.server
         self._listeners = Listeners()
         self._succession = Succession(settings)
-        self._sources = Sources(settings, file, self.registry.publish, review=self.registry.review)
+        self._sources = Sources(
+            settings, file, self.registry.publish, self._settled, review=self.registry.review
+        )
         self._admin = ControlServer(
             pages.make_app(
                 self.registry,
@@ -100,7 +102,7 @@ class App:
             await self.stop(grace=0)
             raise
         self._plane.accept_on(each for share in self._listeners.shares for each in share)
-        self._accepts = True
+        self._accepts.set()
         self._succession.accepting(self._listeners)
         self._sources.watch()
         return self._listeners.names
@@ -145,13 +147,18 @@ class App:
     def _outage_of(self, key: EndpointKey) -> Outage | None:
         return self.outages.get(key)
 
+    async def _settled(self) -> None:
+        """What was published is in force at once, but nobody sees it before connections are
+        accepted."""
+        await self._accepts.wait()
+
     def _unready(self) -> str:
         """Why clients had better go elsewhere; empty: they are welcome."""
         if self._stop.is_set():
             return "it is stopping"
         if reason := waiting_for(self.registry.awaited, self._sources.troubles()):
             return reason
-        return "" if self._accepts else "it does not accept connections yet"
+        return "" if self._accepts.is_set() else "it does not accept connections yet"
 
     def _on_hangup(self) -> None:
         try:

@@ -286,7 +286,9 @@ class Supervisor:
         return next((slot.down[key] for slot in self._slots if key in slot.down), None)
 
     async def _in_step(self) -> None:
-        """Wait until all workers have done what they were told."""
+        """Wait until all workers have done what they were told; at the start, until they accept
+        connections too: an authority that checks a host by ACME must not come too early."""
+        await self._all_accept.wait()
         try:
             async with asyncio.timeout(STRAGGLER_SECONDS):
                 for slot in self._slots:

@@ -24,6 +24,7 @@ from stickyproxy.providers.acme.holdings import Pace
 from stickyproxy.providers.acme.provider import AcmeProvider
 from stickyproxy.providers.acme.storage import DirectoryStore
 from stickyproxy.runtime.app import App
+from stickyproxy.runtime.supervisor import Supervisor
 from tests.acme.authorities import TIMEOUT, Caddy, Pebble, free_port
 from tests.conftest import MakeEndpoint, service
 from tests.scripted import get
@@ -66,19 +67,22 @@ class Site:
         self.apps: list[App] = []
         self._providers: list[asyncio.Task[None]] = []
 
+    def config(self, *services: ServiceSpec, acme: bool = True) -> Config:
+        """Of the proxy."""
+        return Config(
+            listeners=(
+                ListenerSpec(Address("127.0.0.1", self.http_port)),
+                ListenerSpec(Address("127.0.0.1", self.tls_port), ListenerTls()),
+            ),
+            proxy=ProxySettings(workers=1, probe_new_endpoints=False, grace_period=1),
+            access_log=AccessLogSettings(format="off"),
+            services=services,
+            acme=self.settings if acme else None,
+        )
+
     async def proxy(self, *services: ServiceSpec, acme: bool = True) -> App:
         """Start the proxy. Without ``acme``, it orders nothing by itself."""
-        spec = ListenerSpec(Address("127.0.0.1", self.http_port))
-        tls = ListenerSpec(Address("127.0.0.1", self.tls_port), ListenerTls())
-        app = App(
-            Config(
-                listeners=(spec, tls),
-                proxy=ProxySettings(workers=1, probe_new_endpoints=False, grace_period=1),
-                access_log=AccessLogSettings(format="off"),
-                services=services,
-                acme=self.settings if acme else None,
-            )
-        )
+        app = App(self.config(*services, acme=acme))
         self.apps.append(app)
         await app.start()
         return app
@@ -395,3 +399,23 @@ async def test_a_second_opinion(tmp_path: Path, endpoint: MakeEndpoint) -> None:
     finally:
         await app.stop(grace=0)
         await authority.stop()
+
+
+async def test_workers_answer_from_the_start(site: MakeSite) -> None:
+    """The authority is told to look when all of them accept connections, and not before: the first
+    order succeeds, and any worker has the certificate."""
+    place = await site()
+    proxy = Supervisor(place.config(shop()), None, 2)
+    try:
+        await proxy.start()
+        await until(
+            lambda: [
+                each for s in proxy.registry.snapshots() for each in s.certificates if each.hosts
+            ],
+            "a certificate",
+        )
+        assert (place.authority.orders, place.authority.issued) == (1, 1)
+        for _ in range(8):
+            assert b" 503 " in await place.https()
+    finally:
+        await proxy.stop(grace=0)

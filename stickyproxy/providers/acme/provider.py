@@ -210,6 +210,8 @@ class AcmeProvider:
             return None
         try:
             found = decoded(kind, record.data)
+            if isinstance(found, Holding) and found.chain:
+                _certificate(found.names[0], found.chain, found.key)
         except ValueError as error:
             log.warning("acme: what is stored as %s is not used: %s", name, error)
             return None
