@@ -24,6 +24,7 @@ from stickyproxy.providers.acme.keys import renewal_id
 from stickyproxy.providers.acme.provider import ORDERS, AcmeProvider
 from stickyproxy.providers.acme.storage import DirectoryStore
 from tests.acme.authorities import TIMEOUT, Identity
+from tests.acme.test_orders import until
 from tests.certificates import make_ca, make_certificate
 
 
@@ -192,6 +193,13 @@ async def test_one_that_is_out_of_order_is_left_alone(
     first = process()
     first.provider.see(services(*MANY))
     await first.says(*(f"service {name}:" for name in MANY), "refuses: we are closed")
+
+    def is_over() -> bool:
+        """Orders that were under way have failed, too."""
+        kept = [path.read_bytes() for path in (tmp_path / "store").glob("names-*.json")]
+        return not any(decoded(Holding, each).ordered_by for each in kept)
+
+    await until(is_over, "the end of all orders")
     await first.end()
     assert 1 <= len(authority.ordered) <= ORDERS
     [path] = (tmp_path / "store").glob("pause-*.json")

@@ -129,13 +129,21 @@ class TestNewcomers:
         self, endpoint: MakeEndpoint, start_proxy: StartProxy
     ) -> None:
         """One failure is enough, and then one success."""
-        patient = Patient()
-        patient.response = BUSY
-        well, new = await endpoint(), await endpoint(patient)
-        proxy = await start_proxy([service(well, new, checks=replace(QUICK, fall=1000, rise=1000))])
+
+        async def thinks(conn: EndpointConnection) -> None:
+            while await conn.request():
+                await decided.wait()
+                await conn.send(response)
+
+        decided, response = asyncio.Event(), BUSY
+        well, new = await endpoint(), await endpoint(thinks)
+        checks = replace(QUICK, timeout=60.0, fall=1000, rise=1000)
+        proxy = await start_proxy([service(well, new, checks=checks)])
+        await new.wait_requests(1)
         assert " down" not in dump(proxy)
+        decided.set()
         await eventually(lambda: f"{new.address} down" in dump(proxy))
-        patient.response = ok()
+        response = ok()
         await eventually(lambda: " down" not in dump(proxy))
 
     async def test_other_checks_begin_anew(
