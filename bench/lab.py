@@ -95,7 +95,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.lab", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer workloads, short runs")
     parser.add_argument("--seconds", type=int, help="of each run (5; quick: 1)")
-    parser.add_argument("--rounds", type=int, help="runs of each contender (5; quick: 3)")
+    parser.add_argument("--rounds", type=int, help="runs of each contender (5; quick: 2)")
     parser.add_argument(
         "--only",
         nargs="+",
@@ -119,7 +119,7 @@ def _options() -> argparse.Namespace:
     )
     options = parser.parse_args()
     options.seconds = options.seconds or (1 if options.quick else 5)
-    options.rounds = options.rounds or (3 if options.quick else 5)
+    options.rounds = options.rounds or (2 if options.quick else 5)
     return options
 
 

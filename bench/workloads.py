@@ -76,7 +76,6 @@ WORKLOADS = (
         path="/upload",
         upload=64_000,
         connections=16,
-        quick=True,
     ),
     Workload(
         "upload-10m",
@@ -87,7 +86,7 @@ WORKLOADS = (
         connections=4,
     ),
     Workload("1-connection", "116 B, 1 connection", "latency alone", connections=1),
-    Workload("256-connections", "116 B, 256 connections", "fairness", connections=256, quick=True),
+    Workload("256-connections", "116 B, 256 connections", "fairness", connections=256),
     Workload(
         "2000-connections",
         "116 B, 2,000 connections",
@@ -164,9 +163,7 @@ WORKLOADS = (
         tls=True,
         resumed=True,
     ),
-    Workload(
-        "tls-idle", "idle TLS connections", "memory per client", idle=2000, tls=True, quick=True
-    ),
+    Workload("tls-idle", "idle TLS connections", "memory per client", idle=2000, tls=True),
     Workload(
         "tls-certificates",
         "116 B, a full TLS handshake for each request, with 1,000 certificates",
