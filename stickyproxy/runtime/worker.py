@@ -8,6 +8,7 @@ each case after the requests in progress; a second signal ends it at once.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import sys
@@ -139,6 +140,7 @@ class Worker:
 async def _work(sock: socket.socket) -> int:
     channel = await Channel.over(sock)
     begin = await channel.receive()
+    gc.freeze()  # as in ``cli.serve``
     if not isinstance(begin, Begin):
         return 0  # the supervisor ended before it said anything
     logging.basicConfig(
