@@ -152,7 +152,7 @@ class Pebble:
         self._dns, self._pebble = ServerProcess(), ServerProcess()
         self._file = folder / "pebble.json"
         own = {key: value for key, value in settings.items() if not key.isupper()}
-        self._environ = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "5"} | {
+        self._environ = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"} | {
             f"PEBBLE_{key}": str(value) for key, value in settings.items() if key.isupper()
         }
         self._file.write_text(

@@ -64,7 +64,8 @@ class Pebble:
 
     def _start(self, log: str, *command: str | Path) -> subprocess.Popen[bytes]:
         with (self._folder / log).open("wb") as file:
-            environ = {"PEBBLE_VA_NOSLEEP": "1", "PATH": "/usr/bin:/bin"}
+            environ = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
+            environ["PATH"] = "/usr/sbin:/usr/bin:/bin"
             inside = self._swarm.as_client(*command)
             return subprocess.Popen(inside, stdout=file, stderr=file, env=environ)
 
