@@ -97,7 +97,7 @@ class Server:
         descriptors.may_shed(self._arrivals.shed)
         self._listeners: frozenset[Listener] = frozenset()
         """Those we accept on."""
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._connecting: set[asyncio.Task[Any]] = set()
 
     def accept_on(self, listeners: Iterable[Listener]) -> None:
         """Accept connections on these listeners and no others from now on. Their sockets stay
@@ -164,7 +164,7 @@ class Server:
             if looks:
                 self._arrivals.add(sock, address[0] if isinstance(address, tuple) else "", spec)
             else:
-                self._begin(self._connect(sock, make_connection))
+                self._connect(sock, make_connection)
 
     def _known(self, arrival: Arrival) -> None:
         """All is known of it that has to be."""
@@ -174,11 +174,11 @@ class Server:
                 self._begin(self._handshake(arrival, hello))
         elif spec.tls is None:
             serve = self._admission.serve(spec)
-            self._begin(self._connect(sock, self._clients_of(arrival, serve)))
+            self._connect(sock, self._clients_of(arrival, serve))
         elif arrival.speaks_http:
             self.failures.note("it speaks in the clear where TLS is spoken", arrival.ends.client)
             serve = self._admission.refuse_clear()
-            self._begin(self._connect(sock, self._clients_of(arrival, serve)))
+            self._connect(sock, self._clients_of(arrival, serve))
         else:
             sockets.close_with_alert(sock, _UNEXPECTED_MESSAGE)
             self._lost(arrival, arrival.refusal)
@@ -193,19 +193,25 @@ class Server:
 
     # --- the tasks: they last until the connection is there ---
 
-    def _begin(self, connecting: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(connecting, name="accepted")
-        self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
-
-    async def _connect(
+    def _connect(
         self, sock: socket.socket, make_connection: Callable[[], asyncio.BaseProtocol]
     ) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(make_connection, sock)
-        except OSError as error:
-            sock.close()
+        """In the clear. The loop's coroutine is the task's: another one around it would be felt in
+        what a new connection costs."""
+        self._begin(asyncio.get_running_loop().connect_accepted_socket(make_connection, sock))
+
+    def _begin(self, connecting: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(connecting, name="accepted")
+        self._connecting.add(task)
+        task.add_done_callback(self._begun)
+
+    def _begun(self, connecting: asyncio.Task[Any]) -> None:
+        self._connecting.discard(connecting)
+        error = None if connecting.cancelled() else connecting.exception()
+        if isinstance(error, OSError):
             log.debug("a client was gone before it was served: %s", error)
+        elif error is not None:
+            log.error("a connection could not be served", exc_info=error)
 
     async def _handshake(self, arrival: Arrival, hello: ClientHello) -> None:
         """Each takes a signature, which is why no more than a few begin in a turn of the loop."""
