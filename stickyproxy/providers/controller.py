@@ -25,7 +25,6 @@ import aiohttp
 from stickyproxy.base.backoff import Backoff
 from stickyproxy.base.errors import ProviderError
 from stickyproxy.base.files import write_whole
-from stickyproxy.base.token_tls import client_context
 from stickyproxy.config import codec
 from stickyproxy.config.settings import FollowSettings
 from stickyproxy.model.snapshot import Snapshot
@@ -72,6 +71,9 @@ class ControllerProvider:
         headers = {"Authorization": f"Bearer {token}"}
         tls = None
         if self._settings.url.startswith("https://"):
+            # It takes 10 MiB, which a proxy without a controller need not have.
+            from stickyproxy.base.token_tls import client_context  # noqa: PLC0415
+
             tls = await asyncio.to_thread(client_context, self._settings.token)
         async with aiohttp.ClientSession(
             timeout=timeout,

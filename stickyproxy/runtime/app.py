@@ -16,7 +16,6 @@ from pathlib import Path
 from stickyproxy.admin import pages
 from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
-from stickyproxy.base.token_tls import server_context
 from stickyproxy.config.settings import Config
 from stickyproxy.control.checks import Checker
 from stickyproxy.control.controller import Controller
@@ -196,6 +195,9 @@ class ControllerApp:
         self._controller = Controller(settings.controller.token, names(usable))
         publish, acme = with_acme(usable, self._controller.publish, self._controller.delivered)
         self._providers = Providers(usable, publish, acme=acme)
+        # It takes 10 MiB, which only a controller and its proxies need to have.
+        from stickyproxy.base.token_tls import server_context  # noqa: PLC0415
+
         self._server = ControlServer(
             self._controller.make_app(), server_context(settings.controller.token)
         )

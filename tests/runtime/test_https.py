@@ -198,3 +198,9 @@ def test_workers_do_not_load_what_certificates_are_read_with() -> None:
     )
     found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
     assert found.stdout.split() == []
+
+
+def test_nor_does_a_proxy_that_has_none() -> None:
+    program = "import sys, stickyproxy.runtime.app; print('cryptography' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert found.stdout.split() == [b"False"]
