@@ -29,6 +29,15 @@ _TOKEN = re.compile(rb"[A-Za-z0-9_-]{1,256}")
 """A token: base64url (RFC 8555 section 8.1), of a length that no CA exceeds."""
 
 
+def challenge_token(target: bytes) -> bytes | None:
+    """The token of the challenge of http-01 whose answer this target asks for (RFC 8555 section
+    8.3); None: it is for something else, such as what dots and slashes lead to from there."""
+    if not target.startswith(ACME_PATH):
+        return None
+    token = target[len(ACME_PATH) :]
+    return token if _TOKEN.fullmatch(token) else None
+
+
 class Gate:
     """What requests must fulfil before they are forwarded."""
 
@@ -147,11 +156,11 @@ class AcmeAnswers:
 
     def answer(self, host: bytes, target: bytes) -> bytes | None:
         """The key authorization that is asked for; None: the request is the application's."""
-        if not target.startswith(ACME_PATH):
+        token = challenge_token(target)
+        if token is None:
             return None
-        token = target[len(ACME_PATH) :]
         thumbprint = self._thumbprints.get(normalise_host(host) or b"")
-        if thumbprint is None or not _TOKEN.fullmatch(token):
+        if thumbprint is None:
             return None
         return b"%b.%b" % (token, thumbprint)
 
