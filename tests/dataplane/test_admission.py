@@ -107,7 +107,12 @@ class TestRedirects:
         proxy = await start_proxy([spec], listeners=[listener])
         path = "/.well-known/acme-challenge/token"
         assert (await in_the_clear(client, proxy.port, get(path))).body == b"hello"
-        for other in ("/.well-known/x", f"{path}/../../../account", f"{path}%2f..%2f..", f"{path}?x"):
+        for other in (
+            "/.well-known/x",
+            f"{path}/../../../account",
+            f"{path}%2f..%2f..",
+            f"{path}?x",
+        ):
             assert (await in_the_clear(client, proxy.port, get(other))).status == 308
 
     @pytest.mark.parametrize("by", ["listener", "service"])
