@@ -143,6 +143,18 @@ class Route:
         return f"<Route {self.host}{self.root.decode()} -> {self.cluster!r}>"
 
 
+def guard(routes: Sequence[Route]) -> None:
+    """Have routes of one host, longest context root first, ask clients for a certificate as the
+    first one does that asks: the question is one for the host (``RoutingTable.client_auth``), and
+    nobody gets around it by another server name."""
+    gates = [route.gate for route in routes if route.gate is not None]
+    auth = next((gate.client_auth for gate in gates if gate.client_auth is not None), None)
+    for route in routes if auth is not None else ():
+        https_only = route.gate is not None and route.gate.https_only
+        if route.gate is None or route.gate.client_auth is None:
+            route.gate = Gate(https_only=https_only, client_auth=auth)
+
+
 class AcmeAnswers:
     """Answers to challenges of http-01 (RFC 8555 section 8.3), for the hosts that certificates are
     ordered for. The key authorization is made of the token, which the request brings along, and the
