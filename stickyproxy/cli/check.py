@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 
 from stickyproxy.cli.common import Commands, add_config
 from stickyproxy.config.load import load
+from stickyproxy.config.settings import Config
 from stickyproxy.control import certificates, report
 from stickyproxy.control.registry import NoConnections
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
-from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.providers.certificates import examined
 from stickyproxy.routing import builder
 from stickyproxy.routing.endpoint import Endpoint
@@ -43,11 +45,22 @@ def check(options: argparse.Namespace) -> int:
         *report.conflicts(settings.services),
         *found.problems,
         *certificates.problems(snapshots, now),
+        *report.client_auths(settings.services),
+        *_unmet(settings),
         *(certificates.mismatches(snapshots) if has_tls(settings) else ()),
     ]
     for problem in problems:
         print(f"{'error' if problem.fatal else 'warning'}: {problem}", file=sys.stderr)
     return int(any(problem.fatal for problem in problems))
+
+
+def _unmet(settings: Config) -> Iterator[Problem]:
+    """What services ask of TLS that the rest of the file does not give them."""
+    proxy = settings.proxy
+    if not (has_tls(settings) or proxy.trusted_proxies or proxy.trust_unix):
+        yield from report.without_tls(settings.services)
+    if settings.acme is None and settings.follow is None:
+        yield from report.not_ordered(settings.services, ())
 
 
 def _unconnected(service: ServiceSpec, spec: EndpointSpec) -> Endpoint:

@@ -372,6 +372,20 @@ class TestCheck:
         )
         assert "KEY" not in program.out.text + program.err.text
 
+    async def test_what_services_ask_of_tls_in_vain(
+        self, start: StartProgram, tmp_path: Path
+    ) -> None:
+        """No listener speaks it, and nobody orders certificates."""
+        config = tmp_path / "config.toml"
+        asks = ("ssl_only = true", "acme = true")
+        config.write_text(document(service("shop", ["10.0.0.1:80"], *asks)))
+        program = await start("check", "--config", config)
+        assert await program.ended() == 1
+        found = sorted(program.err.text.splitlines())
+        assert [line.partition(":")[0] for line in found] == ["error", "warning"]
+        assert "asks for a certificate by ACME, and nobody orders one" in found[0]
+        assert "no listener speaks TLS" in found[1]
+
     async def test_names_are_printed_as_they_are(self, start: StartProgram, tmp_path: Path) -> None:
         config = tmp_path / "config.toml"
         config.write_text(
