@@ -225,7 +225,7 @@ class TestProblems:
         app = await place.proxy(shop())
         await until(lambda: "no certificate yet" in problems(app), "a problem")
         said = problems(app)
-        assert f"could not check {HOST}" in said
+        assert f"could not check {HOST}: " in said
         assert "connection refused (connection)" in said
         assert "see that these names lead to the proxies, and that port 80 there is open" in said
         assert "the next attempt is at 20" in said

@@ -307,7 +307,8 @@ class TestBadInput:
         assert said[1].startswith("9 more connections")
 
     @pytest.mark.parametrize(
-        ("more", "said"), [(1, "1 more connection was closed"), (2, "2 more connections were closed")]
+        ("more", "said"),
+        [(1, "1 more connection was closed"), (2, "2 more connections were closed")],
     )
     async def test_the_rest_is_counted(
         self, more: int, said: str, caplog: pytest.LogCaptureFixture
