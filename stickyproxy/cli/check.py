@@ -8,6 +8,7 @@ import time
 
 from stickyproxy.cli.common import Commands, add_config
 from stickyproxy.config.load import load
+from stickyproxy.config.settings import Config
 from stickyproxy.control import certificates, report
 from stickyproxy.control.registry import NoConnections
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
@@ -15,6 +16,7 @@ from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.providers.certificates import examined
 from stickyproxy.routing import builder
 from stickyproxy.routing.endpoint import Endpoint
+from stickyproxy.runtime.data_plane import PlaneSettings
 from stickyproxy.runtime.sources import has_tls
 
 
@@ -43,11 +45,18 @@ def check(options: argparse.Namespace) -> int:
         *report.conflicts(settings.services),
         *found.problems,
         *certificates.problems(snapshots, now),
+        *(report.without_tls(settings.services) if _clear_only(settings) else ()),
         *(certificates.mismatches(snapshots) if has_tls(settings) else ()),
     ]
     for problem in problems:
         print(f"{'error' if problem.fatal else 'warning'}: {problem}", file=sys.stderr)
     return int(any(problem.fatal for problem in problems))
+
+
+def _clear_only(settings: Config) -> bool:
+    """Whether the file is that of a proxy which nobody speaks TLS with."""
+    plane = PlaneSettings(settings.proxy, settings.access_log, None, has_tls=has_tls(settings))
+    return plane.clear_only and settings.controller is None
 
 
 def _unconnected(service: ServiceSpec, spec: EndpointSpec) -> Endpoint:
