@@ -17,6 +17,7 @@ from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.providers.certificates import examined
 from stickyproxy.routing import builder
 from stickyproxy.routing.endpoint import Endpoint
+from stickyproxy.runtime.data_plane import PlaneSettings
 from stickyproxy.runtime.sources import has_tls
 
 
@@ -56,8 +57,8 @@ def check(options: argparse.Namespace) -> int:
 
 def _unmet(settings: Config) -> Iterator[Problem]:
     """What services ask of TLS that the rest of the file does not give them."""
-    proxy = settings.proxy
-    if not (has_tls(settings) or proxy.trusted_proxies or proxy.trust_unix):
+    plane = PlaneSettings(settings.proxy, settings.access_log, None, has_tls=has_tls(settings))
+    if plane.clear_only and settings.controller is None:
         yield from report.without_tls(settings.services)
     if settings.acme is None and settings.follow is None:
         yield from report.not_ordered(settings.services, ())
