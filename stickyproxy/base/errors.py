@@ -92,7 +92,7 @@ class InvalidHost(BadRequest):
 
 class NotTls(StickyproxyError):
     """What a client sent first on a TLS listener is no ClientHello; the message says why not, as
-    the end of a sentence about the client."""
+    the end of a sentence about the client, without anything that it sent."""
 
 
 class HandshakeRefused(StickyproxyError):

@@ -108,11 +108,11 @@ def _record_header(data: bytes, at: int) -> int:
     if header and header[0] != _HANDSHAKE:
         raise NotTls("it does not begin with a TLS handshake")
     if len(header) > 1 and header[1] != 3:
-        raise NotTls(f"its records are of version {header[1]}, which is not TLS")
+        raise NotTls("its records are of a version that is not TLS")
     if len(header) == _RECORD_HEADER:
         size = int.from_bytes(header[3:], "big")
         if not 0 < size <= _MAX_RECORD:
-            raise NotTls(f"a record of its handshake has {size} bytes")
+            raise NotTls("a record of its handshake is empty or too long")
     return len(header)
 
 
@@ -125,7 +125,7 @@ def _extensions(data: bytes) -> dict[int, bytes]:
         kind = int.from_bytes(data[at : at + 2], "big")
         content, at = _vector(data, at + 2, 2)
         if kind in found:
-            raise NotTls(f"extension {kind} occurs twice")
+            raise NotTls("one of its extensions occurs twice")
         found[kind] = content
     return found
 

@@ -169,9 +169,9 @@ class TestNotTls:
             (b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10", "does not begin with"),
             (b"\x80\x67\x01\x03\x01", "does not begin with"),
             (b"\x17\x03\x03\x00\x01\x00", "does not begin with"),
-            (b"\x16\x02", "version 2"),
-            (b"\x16\x03\x01\x00\x00", "has 0 bytes"),
-            (b"\x16\x03\x01\x40\x01", "has 16385 bytes"),
+            (b"\x16\x02", "of a version that is not TLS"),
+            (b"\x16\x03\x01\x00\x00", "is empty or too long"),
+            (b"\x16\x03\x01\x40\x01", "is empty or too long"),
             (b"\x16\x03\x01\x00\x05\x02", "no ClientHello"),
         ],
     )
@@ -184,8 +184,8 @@ class TestNotTls:
         ("message", "reason"),
         [
             (message_of(session_id=bytes(33)), "session id is too long"),
-            (message_of(extensions=[(16, b""), (16, b"")]), "extension 16 occurs twice"),
-            (message_of(extensions=[(0, b""), (0, b"")]), "extension 0 occurs twice"),
+            (message_of(extensions=[(16, b""), (16, b"")]), "one of its extensions occurs twice"),
+            (message_of(extensions=[(0, b""), (0, b"")]), "one of its extensions occurs twice"),
             (message_of(rest=b"x"), "something after its extensions"),
             (message_of(rest=None, cut=1), "lengths is too large"),
             (b"\x01\x00\x00\x00", "lengths is too large"),
@@ -205,6 +205,19 @@ class TestNotTls:
     def test_malformed(self, message: bytes, reason: str) -> None:
         with pytest.raises(NotTls, match=reason):
             client_hello(records(message, 1 << 14))
+
+    def test_reasons_are_few(self) -> None:
+        """Each is counted and logged by itself: a client must not be able to make new ones."""
+        twice = [message_of(extensions=[(kind, b""), (kind, b"")]) for kind in (9, 4711)]
+        hellos = [records(message, 1 << 14) for message in twice]
+        hellos += [b"\x16" + bytes([version]) for version in (2, 4, 99)]
+        hellos += [b"\x16\x03\x01" + size.to_bytes(2, "big") for size in (0, 30_000, 65_535)]
+        reasons = set()
+        for hello in hellos:
+            with pytest.raises(NotTls) as refused:
+                client_hello(hello)
+            reasons.add(str(refused.value))
+        assert len(reasons) == 3
 
     def test_names_of_other_types_are_skipped(self) -> None:
         names = b"\x07" + vector(2, b"x") + b"\0" + vector(2, b"A.test.")
