@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import os
 import ssl
-import tempfile
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from stickyproxy.base.pem import load_chain
 
 _SALT = b"stickyproxy: key of the controller, version 1"
 """Another text, another key: both ends have to have the same."""
@@ -41,23 +41,8 @@ def server_context(token: bytes) -> ssl.SSLContext:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    _load(context, pem + _certificate(key).encode())
+    load_chain(context, _certificate(key), pem.decode())
     return context
-
-
-def _load(context: ssl.SSLContext, pem: bytes) -> None:
-    """The ssl module reads keys from files only. This one is in memory where there are such files
-    (memfd_create(2)): nothing is left on a disk, and a container may be read-only."""
-    if hasattr(os, "memfd_create"):
-        with os.fdopen(os.memfd_create("key"), "wb") as file:
-            file.write(pem)
-            file.flush()
-            context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
-    else:
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(pem)
-            file.flush()
-            context.load_cert_chain(file.name)
 
 
 def client_context(token: bytes) -> ssl.SSLContext:

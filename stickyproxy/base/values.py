@@ -163,12 +163,18 @@ def refuse_characters(written: str, refused: str, what: str) -> None:
             )
 
 
-def url_path(value: object) -> str:
-    """The path of a URL. Raises ValueError."""
+def rooted(value: object) -> str:
+    """Text that starts with a slash. Raises ValueError."""
     path = text(value)
     if not path.startswith("/"):
         message = f'{shown(path)} does not start with "/": write {shown("/" + path)}'
         raise Misspelt(message, "/" + path)
+    return path
+
+
+def url_path(value: object) -> str:
+    """The path of a URL. Raises ValueError."""
+    path = rooted(value)
     refuse_characters(path, "?#", "a path")
     return path
 

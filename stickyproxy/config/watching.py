@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from stickyproxy.base.text import Misspelt, shown
-from stickyproxy.base.values import duration, refuse_characters, text
+from stickyproxy.base.values import duration, refuse_characters, rooted, text
 
 LEAST_INTERVAL = 0.1
 """Seconds from one check to the next, at least."""
@@ -17,10 +17,7 @@ _RANGE = re.compile("([0-9]{3})(?: *- *([0-9]{3}))?")
 
 def check_path(value: object) -> str:
     """The target of a check's request. Raises ValueError."""
-    target = text(value)
-    if not target.startswith("/"):
-        message = f'{shown(target)} does not start with "/": write {shown("/" + target)}'
-        raise Misspelt(message, "/" + target)
+    target = rooted(value)
     refuse_characters(target, "#", "the path of a request")
     return target
 
