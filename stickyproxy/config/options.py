@@ -43,9 +43,10 @@ from stickyproxy.base.values import (
     timeout,
     url_path,
 )
-from stickyproxy.config import pem, watching
+from stickyproxy.config import admitting, pem, watching
 from stickyproxy.model.health import DEFAULT_EJECTION, Checks, Ejection
 from stickyproxy.model.service import Drain, EndpointSpec, OptionValue, PolicySpec, ServiceSpec
+from stickyproxy.model.terms import Network, Terms
 from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import ClientAuth, UpstreamTls
 from stickyproxy.routing.balancers import OPTIONS, make_policy
@@ -290,6 +291,9 @@ UrlPath = Annotated[str, PlainValidator(url_path)]
 ContextRoot = Annotated[str, PlainValidator(_context_root)]
 Redirect = Annotated[tuple[str, str], PlainValidator(_redirect)]
 Hosts = Annotated[tuple[HostName, ...], _split_by(",")]
+Networks = Annotated[
+    tuple[Annotated[Network, PlainValidator(admitting.network)], ...], _split_by(",")
+]
 CheckCount = Annotated[int, PlainValidator(partial(watching.count, 1, 100))]
 
 _OF_CHECKS = ("host", "interval", "timeout", "rise", "fall", "status")
@@ -302,6 +306,7 @@ _OF_REQUESTS = frozenset(
         *("websocket_endpoints", "redirects", "hsts", "acme", "client_ca", "client_certificates"),
         *("ssl_cert", "ssl_key", "ssl_acme", "ssl_backend", "tls"),
         *("eject_after_5xx", "healthcheck_path"),
+        *("allow_from", "deny_from", "max_body", "rate_limit"),
         *(name for name, its in OPTIONS.items() if not (its.by_address or its.adjusts)),
     }
 )
@@ -426,6 +431,13 @@ class ServiceOptions(_PlaceAndPolicy):
     healthcheck_fall: CheckCount = 3
     healthcheck_status: Annotated[str, PlainValidator(watching.statuses)] = "200-399"
     slow_start: Annotated[float, PlainValidator(duration)] = 0.0
+    allow_from: Networks = ()
+    deny_from: Networks = ()
+    max_body: Annotated[int, PlainValidator(admitting.size)] | None = None
+    rate_limit: Annotated[str, PlainValidator(admitting.rate)] | None = None
+    rate_limit_burst: Annotated[int, PlainValidator(partial(watching.count, 1, 10**6))] | None = (
+        None
+    )
 
     @field_validator("ssl_backend_server_name", "ssl_backend_tls_verify")
     @classmethod
@@ -482,6 +494,13 @@ class ServiceOptions(_PlaceAndPolicy):
             )
         return value
 
+    @field_validator("rate_limit_burst")
+    @classmethod
+    def _needs_rate_limit(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("rate_limit", "invalid") is None:
+            raise ValueError("has no meaning without rate_limit: set that too, or remove this key")
+        return value
+
     def policy(self) -> PolicySpec | None:
         """The policy that they ask for, if any."""
         values = {name: getattr(self, name) for name in OPTIONS}
@@ -528,6 +547,17 @@ class ServiceOptions(_PlaceAndPolicy):
             status=watching.ranges(self.healthcheck_status),
         )
 
+    def terms(self) -> Terms | None:
+        """Which requests are taken, if not all of them."""
+        written = self.rate_limit
+        own = Terms(
+            allow_from=self.allow_from,
+            deny_from=self.deny_from,
+            max_body=self.max_body,
+            rate=None if written is None else admitting.rate_of(written, self.rate_limit_burst),
+        )
+        return None if own == Terms() else own
+
     def spec(self, name: str, endpoints: Iterable[EndpointSpec]) -> ServiceSpec:
         """The service ``name`` with these options and these endpoints."""
         return ServiceSpec(
@@ -551,6 +581,7 @@ class ServiceOptions(_PlaceAndPolicy):
             ssl_only=self.ssl_only,
             hsts=self.hsts or "",
             client_auth=self.client_auth(),
+            terms=self.terms(),
             tls=self.upstream_tls(),
         )
 

@@ -91,7 +91,7 @@ class GuardedExchange(Exchange):
         assert request is not None
         route = table.match(request.host, request.target)
         if route is not None and route.cluster is not None:
-            own = route.gate.client_auth if route.gate is not None else None
+            own = route.admit.client_auth if route.admit is not None else None
             asked = own or table.client_auth(request.host) or self._of_listener
             if asked != self.stream.peer.client_auth:
                 raise replies.misdirected(request)

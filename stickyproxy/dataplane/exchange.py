@@ -35,8 +35,9 @@ from stickyproxy.dataplane.retry import Attempted, Failures, Verdict, decide
 from stickyproxy.dataplane.tunnel import UpgradeTunnel
 from stickyproxy.dataplane.upstream.connection import UpstreamConnection
 from stickyproxy.dataplane.upstream.pool import Pool
+from stickyproxy.routing.admit import Admit
 from stickyproxy.routing.endpoint import Endpoint, Pick
-from stickyproxy.routing.table import Gate, Route, RoutingTable
+from stickyproxy.routing.table import Route, RoutingTable
 from stickyproxy.semantics.request import UNKNOWN, ClientRequest
 
 _COMPLETE = Outcome.COMPLETE  # looking up a member of an Enum takes its time
@@ -186,7 +187,13 @@ class Exchange:
         if request is None or upstream is None or not self._holds(upstream):
             return  # it has responded already, and does not need the rest
         self._body_sent += len(data)
-        upstream.send_body(b"%x\r\n%b\r\n" % (len(data), data) if request.length < 0 else data)
+        if request.length < 0:
+            most = None if (admit := self._route.admit) is None else admit.max_body
+            if most is not None and self._body_sent > most:
+                self.body_failed(replies.too_large(most))
+                return
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        upstream.send_body(data)
         if upstream.writing_paused:
             self.stream.pause_body()
 
@@ -273,7 +280,7 @@ class Exchange:
         if cluster is None:
             return replies.elsewhere(request, route.redirect, self._proxy.https_port)
         self.service = cluster.name
-        if route.gate is not None and (reply := self._stopped_at(route.gate)) is not None:
+        if route.admit is not None and (reply := self._stopped_by(route.admit)) is not None:
             return reply
         failures = self.failures
         if failures is None:
@@ -290,14 +297,22 @@ class Exchange:
             return pool
         return pool.take(replayable=request.idempotent and not self._body_sent) or pool
 
-    def _stopped_at(self, gate: Gate) -> Reply | None:
+    def _stopped_by(self, admit: Admit) -> Reply | None:
         """The reply to a request that must not pass; None: it may. Raises BadRequest."""
         request = self.request
         assert request is not None
-        if gate.https_only and not (request.secure or replies.is_challenge(request)):
+        if admit.https_only and not (request.secure or replies.is_challenge(request)):
             return replies.to_https(request, self._proxy.https_port)
-        if not gate.admits(self.stream.peer.client_auth):
+        if not admit.accepts(self.stream.peer.client_auth):
             raise replies.misdirected(request)
+        if self.failures is None and (refusal := admit.refuses(request)) is not None:
+            return replies.refused(refusal)
+        if request.length and (most := admit.max_body) is not None:
+            length = request.length
+            if length == UNKNOWN:
+                length = len(self.stream.body_at_hand() or b"")
+            if length > most:
+                raise replies.too_large(most)
         return None
 
     async def _connect(self, pool: Pool) -> None:

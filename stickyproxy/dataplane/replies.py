@@ -18,6 +18,7 @@ from stickyproxy.base.errors import (
     UpstreamTimeout,
 )
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
+from stickyproxy.routing.admit import Denial
 from stickyproxy.routing.table import ACME_PATH
 from stickyproxy.semantics.headers import normalise_host, printable
 from stickyproxy.semantics.request import ClientRequest
@@ -27,11 +28,14 @@ REASONS = {
     302: b"Found",
     308: b"Permanent Redirect",
     400: b"Bad Request",
+    403: b"Forbidden",
     404: b"Not Found",
     405: b"Method Not Allowed",
     408: b"Request Timeout",
+    413: b"Content Too Large",
     414: b"URI Too Long",
     421: b"Misdirected Request",
+    429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
     500: b"Internal Server Error",
     501: b"Not Implemented",
@@ -80,9 +84,23 @@ def _date_line(second: int) -> bytes:
 
 def refusal(error: BadRequest) -> Reply:
     """A request that must not be forwarded."""
-    stalled = error.status == 408
-    outcome = Outcome.CLIENT_STALLED if stalled else Outcome.BAD_REQUEST
+    outcome = _OUTCOMES.get(error.status, Outcome.BAD_REQUEST)
     return Reply(error.status, error.message, outcome, last=True)
+
+
+_OUTCOMES = {408: Outcome.CLIENT_STALLED, 413: Outcome.REFUSED}
+
+
+def refused(refusal: Denial) -> Reply:
+    """The service does not take the request."""
+    after = refusal.retry_after
+    fields = () if after is None else (b"Retry-After: %d" % after,)
+    return Reply(refusal.status, refusal.text, Outcome.REFUSED, fields)
+
+
+def too_large(most: int) -> BadRequest:
+    """``most``: bytes that the service takes."""
+    return BadRequest(413, f"the request body is longer than {most} bytes")
 
 
 def unknown(request: ClientRequest) -> Reply:

@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, Protocol
 
 from stickyproxy.model.health import Checks, Ejection
 from stickyproxy.model.target import Target
+from stickyproxy.model.terms import Terms
 from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import ClientAuth, UpstreamTls
 
@@ -113,6 +114,8 @@ class ServiceSpec:
     """Certificates for its hosts are ordered by ACME."""
     client_auth: ClientAuth | None = None
     """Clients of its hosts are asked for a certificate; None: as the listener says."""
+    terms: Terms | None = None
+    """Which requests it takes; None: all."""
     tls: UpstreamTls | None = None
     """How its endpoints are spoken to; None: in the clear."""
 

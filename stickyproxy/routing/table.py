@@ -2,7 +2,7 @@
 
     RoutingTable   host -> routes, longest context root first
     Route          host + context root -> cluster (or a redirect)
-    Gate           what has to be fulfilled before a request takes a route
+    Admit          what has to be fulfilled before a request takes a route
     Cluster        the live side of the services on a route: endpoints and balancer
     ServerNames    server name (SNI) -> cluster, where TLS is passed through
 
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from stickyproxy.base.errors import InvalidHost
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.tls import ClientAuth
+from stickyproxy.routing.admit import Admit
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts
 from stickyproxy.routing.servernames import ServerNames
@@ -29,41 +30,13 @@ _TOKEN = re.compile(rb"[A-Za-z0-9_-]{1,256}")
 """A token: base64url (RFC 8555 section 8.1), of a length that no CA exceeds."""
 
 
-class Gate:
-    """What requests must fulfil before they are forwarded."""
-
-    __slots__ = ("client_auth", "https_only")
-
-    def __init__(self, *, https_only: bool, client_auth: ClientAuth | None) -> None:
-        self.https_only = https_only
-        """In the clear they are redirected."""
-        self.client_auth = client_auth
-        """Their client must have been asked for a certificate in this way."""
-
-    @classmethod
-    def of(cls, services: Sequence[ServiceSpec]) -> Gate | None:
-        """That of services that share a route; None: there is none. What one of them asks for
-        holds for all of them."""
-        https_only = any(service.ssl_only for service in services)
-        auths = [service.client_auth for service in services if service.client_auth is not None]
-        if not (https_only or auths):
-            return None
-        return cls(https_only=https_only, client_auth=auths[0] if auths else None)
-
-    def admits(self, asked: ClientAuth | None) -> bool:
-        """Whether a client may pass who was ``asked`` for a certificate in this way; None: not at
-        all, which does where none is required."""
-        own = self.client_auth
-        return own is None or own == asked or (asked is None and not own.required)
-
-
 class Route:
     """One context root of one host. ``cluster`` is None for a redirect, and where TLS is passed
     through, which is nothing for requests."""
 
     __slots__ = (
+        "admit",
         "cluster",
-        "gate",
         "host",
         "hsts",
         "redirect",
@@ -76,7 +49,7 @@ class Route:
         """``services``: those that share it; where they differ, the first one counts."""
         service = services[0]
         self.host = host
-        self.gate = Gate.of(services)
+        self.admit = Admit.of(services, cluster.limiters)
         """None: there is nothing to fulfil."""
         hsts = next((each.hsts for each in services if each.hsts), "")
         self.hsts = b"Strict-Transport-Security: " + hsts.encode() if hsts else None
@@ -97,7 +70,7 @@ class Route:
         route = cls.__new__(cls)
         route.host, route.cluster, route.redirect = host, None, destination.encode()
         route.root, route.rewrite, route.websocket_paths = b"/", False, None
-        route.gate = route.hsts = None
+        route.admit = route.hsts = None
         return route
 
     @classmethod
@@ -179,7 +152,8 @@ class RoutingTable:
         """By the part after ``*.``."""
         self._default = default
         self._asks_clients = any(
-            route.gate is not None and route.gate.client_auth is not None for route in self.routes()
+            route.admit is not None and route.admit.client_auth is not None
+            for route in self.routes()
         )
 
     def match(self, host: bytes, target: bytes) -> Route | None:
@@ -204,8 +178,8 @@ class RoutingTable:
             routes = self._hosts.get(host) or self._find(host)
         except InvalidHost:
             return None
-        gates = [route.gate for route in routes if route.gate is not None]
-        return next((gate.client_auth for gate in gates if gate.client_auth is not None), None)
+        admits = [route.admit for route in routes if route.admit is not None]
+        return next((each.client_auth for each in admits if each.client_auth is not None), None)
 
     def _find(self, host: bytes) -> tuple[Route, ...]:
         normal = normalise_host(host)

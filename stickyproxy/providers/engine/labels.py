@@ -119,7 +119,10 @@ _DNS_UNFIT = re.compile("[^A-Za-z0-9_.-]")
 _LISTS = ("hosts", "websocket_endpoints")
 """Labels with several values, by commas."""
 
-_IN_THE_CLEAR = ("ssl_only", "ssl_passthrough", "ssl_backend", "client_ca", "client_certificates")
+_IN_THE_CLEAR = (
+    *("ssl_only", "ssl_passthrough", "ssl_backend", "client_ca", "client_certificates"),
+    *("allow_from", "deny_from"),
+)
 """Labels without which traffic would be unencrypted, reach an endpoint that only speaks TLS, or
 come from anybody."""
 
