@@ -43,7 +43,8 @@ from stickyproxy.base.values import (
     timeout,
     url_path,
 )
-from stickyproxy.config import admitting, pem, watching
+from stickyproxy.config import admitting, editing, pem, watching
+from stickyproxy.model.edits import NO_EDITS, Edits
 from stickyproxy.model.health import DEFAULT_EJECTION, Checks, Ejection
 from stickyproxy.model.service import Drain, EndpointSpec, OptionValue, PolicySpec, ServiceSpec
 from stickyproxy.model.terms import Network, Terms
@@ -294,6 +295,12 @@ Hosts = Annotated[tuple[HostName, ...], _split_by(",")]
 Networks = Annotated[
     tuple[Annotated[Network, PlainValidator(admitting.network)], ...], _split_by(",")
 ]
+FieldLines = Annotated[
+    tuple[Annotated[tuple[str, str], PlainValidator(editing.field_line)], ...], _split_by("\n")
+]
+FieldNames = Annotated[
+    tuple[Annotated[str, PlainValidator(editing.field_name)], ...], _split_by(",")
+]
 CheckCount = Annotated[int, PlainValidator(partial(watching.count, 1, 100))]
 
 _OF_CHECKS = ("host", "interval", "timeout", "rise", "fall", "status")
@@ -307,6 +314,8 @@ _OF_REQUESTS = frozenset(
         *("ssl_cert", "ssl_key", "ssl_acme", "ssl_backend", "tls"),
         *("eject_after_5xx", "healthcheck_path"),
         *("allow_from", "deny_from", "max_body", "rate_limit"),
+        *("request_headers_set", "request_headers_remove"),
+        *("response_headers_set", "response_headers_remove"),
         *(name for name, its in OPTIONS.items() if not (its.by_address or its.adjusts)),
     }
 )
@@ -439,6 +448,11 @@ class ServiceOptions(_PlaceAndPolicy):
         None
     )
 
+    request_headers_set: FieldLines = ()
+    request_headers_remove: FieldNames = ()
+    response_headers_set: FieldLines = ()
+    response_headers_remove: FieldNames = ()
+
     @field_validator("ssl_backend_server_name", "ssl_backend_tls_verify")
     @classmethod
     def _needs_ssl_backend(cls, value: object, info: ValidationInfo) -> object:
@@ -558,6 +572,16 @@ class ServiceOptions(_PlaceAndPolicy):
         )
         return None if own == Terms() else own
 
+    def edits(self) -> Edits | None:
+        """What is done with header fields, if anything."""
+        own = Edits(
+            request_set=self.request_headers_set,
+            request_remove=self.request_headers_remove,
+            response_set=self.response_headers_set,
+            response_remove=self.response_headers_remove,
+        )
+        return None if own == NO_EDITS else own
+
     def spec(self, name: str, endpoints: Iterable[EndpointSpec]) -> ServiceSpec:
         """The service ``name`` with these options and these endpoints."""
         return ServiceSpec(
@@ -582,6 +606,7 @@ class ServiceOptions(_PlaceAndPolicy):
             hsts=self.hsts or "",
             client_auth=self.client_auth(),
             terms=self.terms(),
+            edits=self.edits(),
             tls=self.upstream_tls(),
         )
 

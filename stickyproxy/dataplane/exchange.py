@@ -29,7 +29,7 @@ from stickyproxy.dataplane import replies
 from stickyproxy.dataplane.attempt import Attempt, upstream_lines
 from stickyproxy.dataplane.downstream.ports import ClientStream
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
-from stickyproxy.dataplane.relay import Relay, StrictRelay
+from stickyproxy.dataplane.relay import EditingRelay, Relay
 from stickyproxy.dataplane.replies import REASONS, Reply
 from stickyproxy.dataplane.retry import Attempted, Failures, Verdict, decide
 from stickyproxy.dataplane.tunnel import UpgradeTunnel
@@ -347,16 +347,19 @@ class Exchange:
         self._upstream, self._reused = upstream, reused
         failures, info = self.failures, self._proxy.info
         attempts = failures.attempts if failures else ()
-        if route.hsts is None or not request.secure:
+        edit = route.secure_response_edit if request.secure else route.response_edit
+        if edit is None:
             relay = Relay(self, request, pick, info, attempts)
         else:
-            relay = StrictRelay(self, request, pick, info, attempts, hsts=route.hsts)
+            relay = EditingRelay(self, request, pick, info, attempts, edit=edit)
         self.relay = relay
         if started is not None:
             relay.started = started
         if request.upgrade is not None and not route.may_upgrade(request.target):
             request.upgrade = None
         target = route.rewritten(request.target) if route.rewrite else request.target
+        if route.request_edit is not None:
+            request.edit(route.request_edit)
         head = request.upstream_head(target, self._strips)
         if request.length:
             self._send_with_body(upstream, head, relay, request.length)

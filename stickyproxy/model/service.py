@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol
 
+from stickyproxy.model.edits import Edits
 from stickyproxy.model.health import Checks, Ejection
 from stickyproxy.model.target import Target
 from stickyproxy.model.terms import Terms
@@ -116,6 +117,8 @@ class ServiceSpec:
     """Clients of its hosts are asked for a certificate; None: as the listener says."""
     terms: Terms | None = None
     """Which requests it takes; None: all."""
+    edits: Edits | None = None
+    """Header fields that are set and removed; None: none."""
     tls: UpstreamTls | None = None
     """How its endpoints are spoken to; None: in the clear."""
 

@@ -15,12 +15,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from stickyproxy.base.errors import InvalidHost
+from stickyproxy.model.edits import NO_EDITS
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.tls import ClientAuth
 from stickyproxy.routing.admit import Admit
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts
 from stickyproxy.routing.servernames import ServerNames
+from stickyproxy.semantics.edits import Edit
 from stickyproxy.semantics.headers import normalise_host
 
 ACME_PATH = b"/.well-known/acme-challenge/"
@@ -38,10 +40,12 @@ class Route:
         "admit",
         "cluster",
         "host",
-        "hsts",
         "redirect",
+        "request_edit",
+        "response_edit",
         "rewrite",
         "root",
+        "secure_response_edit",
         "websocket_paths",
     )
 
@@ -52,8 +56,15 @@ class Route:
         self.admit = Admit.of(services, cluster.limiters)
         """None: there is nothing to fulfil."""
         hsts = next((each.hsts for each in services if each.hsts), "")
-        self.hsts = b"Strict-Transport-Security: " + hsts.encode() if hsts else None
-        """The header line for responses over TLS."""
+        edits = service.edits or NO_EDITS
+        self.request_edit = Edit.of(edits.request_set, edits.request_remove)
+        """What is done with the fields of requests; this and the next two: None: nothing."""
+        self.response_edit = Edit.of(edits.response_set, edits.response_remove)
+        """And with those of responses in the clear."""
+        strict = (("Strict-Transport-Security", hsts),) if hsts else ()
+        self.secure_response_edit = Edit.of((*edits.response_set, *strict), edits.response_remove)
+        """And with those of responses over TLS. What the service's options say of TLS counts, and
+        not what its endpoints say: two fields would be one too many (RFC 6797 section 6.1)."""
         self.cluster: Cluster | None = cluster
         self.redirect: bytes | None = None
         self.root = service.context_root.encode()
@@ -70,7 +81,8 @@ class Route:
         route = cls.__new__(cls)
         route.host, route.cluster, route.redirect = host, None, destination.encode()
         route.root, route.rewrite, route.websocket_paths = b"/", False, None
-        route.admit = route.hsts = None
+        route.admit = None
+        route.request_edit = route.response_edit = route.secure_response_edit = None
         return route
 
     @classmethod

@@ -177,12 +177,23 @@ class TestWhatIsAccepted:
         assert options.spec("shop", ()).name == "shop"
 
     def test_options_and_spec_have_the_same_keys(self) -> None:
-        nested = {"policy", "timeouts", "ejection", "checks", "client_auth", "terms", "tls"}
+        nested = {
+            "policy",
+            "timeouts",
+            "ejection",
+            "checks",
+            "client_auth",
+            "terms",
+            "edits",
+            "tls",
+        }
         published = {item.name for item in fields(ServiceSpec)} - {"name", "endpoints", *nested}
         published |= {f"{item.name}_timeout" for item in fields(Timeouts)}
         published |= {f"healthcheck_{item.name}" for item in fields(Checks)}
         published |= {"eject_after_5xx", "max_ejected"}
         published |= {"allow_from", "deny_from", "max_body", "rate_limit", "rate_limit_burst"}
+        for of in ("request", "response"):
+            published |= {f"{of}_headers_set", f"{of}_headers_remove"}
         published |= {"client_ca", "client_certificates"}
         published |= {"ssl_backend", "ssl_backend_server_name", "ssl_backend_tls_verify"}
         published |= {"ssl_backend_ca"}
