@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from ipaddress import ip_interface
 
+from stickyproxy.base.passwords import PasswordHash
 from stickyproxy.base.text import Misspelt, shown
 from stickyproxy.base.values import text
 from stickyproxy.model.terms import Network, Rate
@@ -47,6 +48,16 @@ def size(value: object) -> int:
     if re.fullmatch("[0-9]{1,12}", written):
         raise Misspelt(f'{shown(value)} has no unit: write "{written}B"', f"{written}B")
     raise ValueError(f'{shown(value)} is not a size: write it like "512KiB" or "10MB"')
+
+
+def user(value: object) -> tuple[str, str]:
+    """(name, hash of the password) of ``"name:$scrypt$..."``. Raises ValueError, which shows no
+    hash."""
+    name, colon, written = text(value).strip().partition(":")
+    if not (name and colon and name.isprintable()):
+        raise ValueError('is no user: write "name:hash", as stickyproxy hash-password prints it')
+    PasswordHash.parse(written)
+    return name, written
 
 
 def rate(value: object) -> str:

@@ -295,6 +295,9 @@ Hosts = Annotated[tuple[HostName, ...], _split_by(",")]
 Networks = Annotated[
     tuple[Annotated[Network, PlainValidator(admitting.network)], ...], _split_by(",")
 ]
+Users = Annotated[
+    tuple[Annotated[tuple[str, str], PlainValidator(admitting.user)], ...], _split_by("\n")
+]
 FieldLines = Annotated[
     tuple[Annotated[tuple[str, str], PlainValidator(editing.field_line)], ...], _split_by("\n")
 ]
@@ -313,7 +316,7 @@ _OF_REQUESTS = frozenset(
         *("websocket_endpoints", "redirects", "hsts", "acme", "client_ca", "client_certificates"),
         *("ssl_cert", "ssl_key", "ssl_acme", "ssl_backend", "tls"),
         *("eject_after_5xx", "healthcheck_path"),
-        *("allow_from", "deny_from", "max_body", "rate_limit"),
+        *("allow_from", "deny_from", "max_body", "rate_limit", "basic_auth"),
         *("request_headers_set", "request_headers_remove"),
         *("response_headers_set", "response_headers_remove"),
         *(name for name, its in OPTIONS.items() if not (its.by_address or its.adjusts)),
@@ -448,6 +451,7 @@ class ServiceOptions(_PlaceAndPolicy):
         None
     )
 
+    basic_auth: Users = ()
     request_headers_set: FieldLines = ()
     request_headers_remove: FieldNames = ()
     response_headers_set: FieldLines = ()
@@ -568,6 +572,7 @@ class ServiceOptions(_PlaceAndPolicy):
             allow_from=self.allow_from,
             deny_from=self.deny_from,
             max_body=self.max_body,
+            users=self.basic_auth,
             rate=None if written is None else admitting.rate_of(written, self.rate_limit_burst),
         )
         return None if own == Terms() else own

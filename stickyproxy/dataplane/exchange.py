@@ -28,6 +28,7 @@ from stickyproxy.base.errors import (
 from stickyproxy.dataplane import replies
 from stickyproxy.dataplane.attempt import Attempt, upstream_lines
 from stickyproxy.dataplane.downstream.ports import ClientStream
+from stickyproxy.dataplane.hashing import Hashing
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
 from stickyproxy.dataplane.relay import EditingRelay, Relay
 from stickyproxy.dataplane.replies import REASONS, Reply
@@ -36,6 +37,7 @@ from stickyproxy.dataplane.tunnel import UpgradeTunnel
 from stickyproxy.dataplane.upstream.connection import UpstreamConnection
 from stickyproxy.dataplane.upstream.pool import Pool
 from stickyproxy.routing.admit import Admit
+from stickyproxy.routing.basic_auth import BasicAuth
 from stickyproxy.routing.endpoint import Endpoint, Pick
 from stickyproxy.routing.table import Route, RoutingTable
 from stickyproxy.semantics.request import UNKNOWN, ClientRequest
@@ -56,6 +58,10 @@ def _request_ids() -> Iterator[bytes]:
 
 
 _next_request_id = _request_ids().__next__
+
+
+Step = UpstreamConnection | Pool | Reply | BasicAuth
+"""What ``Exchange._next`` says."""
 
 
 class WatchesEndpoints(Protocol):
@@ -83,6 +89,7 @@ class Proxy:
         self.health: WatchesEndpoints | None = None
         self.on_finish: Callable[[Exchange], None] | None = None
         """Called once for every request that has ended; None: there is no observer."""
+        self.hashing = Hashing()
         self._logged: dict[str, int] = {}
 
     def log_failure(self, service: str, error: Exception) -> None:
@@ -102,6 +109,7 @@ class Exchange:
     ``downstream.ports.StreamHandler`` and ``relay.AwaitsResponse``."""
 
     __slots__ = (
+        "_admitted",
         "_body_sent",
         "_connecting",
         "_proxy",
@@ -141,9 +149,12 @@ class Exchange:
         """The latest attempt's."""
         self._upstream: UpstreamConnection | None = None
         """Where the latest attempt went; None if no connection could be made."""
+        self._admitted = False
+        """Whether the request has passed the checks of its route, each of which is asked once."""
         self._reused = False
         """Whether that connection had been kept alive."""
         self._connecting: asyncio.Task[None] | None = None
+        """What has to be waited for: a connection, or a password that is being checked."""
         self.failures: Failures | None = None
         """The attempts that failed; None: there was none."""
         self._body_sent = 0
@@ -254,18 +265,22 @@ class Exchange:
 
     # --- the walk ---
 
-    def _take(self, step: UpstreamConnection | Pool | Reply) -> None:
+    def _take(self, step: Step) -> None:
         """Take a step."""
         if isinstance(step, UpstreamConnection):
             self._send(step, reused=True)
         elif isinstance(step, Reply):
             self._reply(step)
+        elif isinstance(step, BasicAuth):
+            name = "check a password"
+            self._connecting = self.stream.loop.create_task(self._check_password(step), name=name)
         else:
             name = "connect for a request"
             self._connecting = self.stream.loop.create_task(self._connect(step), name=name)
 
-    def _next(self) -> UpstreamConnection | Pool | Reply:
-        """The next step: send on this connection, connect to this pool's target, or reply.
+    def _next(self) -> Step:
+        """The next step: send on this connection, connect to this pool's target, reply, or find out
+        first whether the client is one of these users.
         Route and endpoint are of one table, the current one: what was tried may be gone from it.
         Raises BadRequest."""
         request = self.request
@@ -280,8 +295,8 @@ class Exchange:
         if cluster is None:
             return replies.elsewhere(request, route.redirect, self._proxy.https_port)
         self.service = cluster.name
-        if route.admit is not None and (reply := self._stopped_by(route.admit)) is not None:
-            return reply
+        if route.admit is not None and (step := self._stopped_by(route.admit)) is not None:
+            return step
         failures = self.failures
         if failures is None:
             cluster.budget.requests += 1
@@ -297,23 +312,51 @@ class Exchange:
             return pool
         return pool.take(replayable=request.idempotent and not self._body_sent) or pool
 
-    def _stopped_by(self, admit: Admit) -> Reply | None:
-        """The reply to a request that must not pass; None: it may. Raises BadRequest."""
+    def _stopped_by(self, admit: Admit) -> Reply | BasicAuth | None:
+        """What comes before a request may pass; None: it may. Raises BadRequest."""
         request = self.request
         assert request is not None
         if admit.https_only and not (request.secure or replies.is_challenge(request)):
             return replies.to_https(request, self._proxy.https_port)
         if not admit.accepts(self.stream.peer.client_auth):
             raise replies.misdirected(request)
-        if self.failures is None and (refusal := admit.refuses(request)) is not None:
-            return replies.refused(refusal)
-        if request.length and (most := admit.max_body) is not None:
+        if not self._admitted:
+            if (denial := admit.refuses(request)) is not None:
+                return replies.refused(denial)
+            self._measure(request, admit.max_body)
+            self._admitted = True
+        return None if admit.users is None else self._stranger(admit.users, request)
+
+    def _measure(self, request: ClientRequest, most: int | None) -> None:
+        """Raises BadRequest if it is known already that the body is longer than ``most``."""
+        if request.length and most is not None:
             length = request.length
             if length == UNKNOWN:
                 length = len(self.stream.body_at_hand() or b"")
             if length > most:
                 raise replies.too_large(most)
-        return None
+
+    def _stranger(self, users: BasicAuth, request: ClientRequest) -> Reply | BasicAuth | None:
+        """What comes before the request of somebody who is not known; None: he is."""
+        credentials = request.header("authorization")
+        if credentials is None:
+            return replies.unauthorised(self.service)
+        if users.knows(credentials):
+            return None
+        return replies.too_many_passwords() if self._proxy.hashing.is_busy else users
+
+    async def _check_password(self, users: BasicAuth) -> None:
+        """Go on, if it is right."""
+        request = self.request
+        assert request is not None
+        try:
+            right = await self._proxy.hashing.check(users, request.header("authorization") or b"")
+            self._connecting = None
+            self._take(self._next() if right else replies.unauthorised(self.service))
+        except BadRequest as refused:
+            self.refuse(refused)
+        except Exception:
+            self._break_off()
 
     async def _connect(self, pool: Pool) -> None:
         """Make a new connection and send the request on it."""

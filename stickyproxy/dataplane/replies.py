@@ -28,6 +28,7 @@ REASONS = {
     302: b"Found",
     308: b"Permanent Redirect",
     400: b"Bad Request",
+    401: b"Unauthorized",
     403: b"Forbidden",
     404: b"Not Found",
     405: b"Method Not Allowed",
@@ -96,6 +97,18 @@ def refused(refusal: Denial) -> Reply:
     after = refusal.retry_after
     fields = () if after is None else (b"Retry-After: %d" % after,)
     return Reply(refusal.status, refusal.text, Outcome.REFUSED, fields)
+
+
+def unauthorised(service: str) -> Reply:
+    """The client has to say who it is (RFC 7617)."""
+    challenge = f'WWW-Authenticate: Basic realm="{service}", charset="UTF-8"'
+    fields = (challenge.encode(),)
+    return Reply(401, f"service {service} asks for a name and a password", Outcome.REFUSED, fields)
+
+
+def too_many_passwords() -> Reply:
+    """There are more to be checked than can be."""
+    return Reply(503, "too many passwords are being checked", Outcome.NO_RESOURCES, _SOON)
 
 
 def too_large(most: int) -> BadRequest:

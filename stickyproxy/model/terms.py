@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
 Network = IPv4Network | IPv6Network
@@ -30,3 +30,5 @@ class Terms:
     """Bytes of a request's body."""
     rate: Rate | None = None
     """Of each client address."""
+    users: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """(name, hash of the password) of those that may ask; empty: anybody."""

@@ -22,6 +22,7 @@ from stickyproxy.base.hashing import address_key
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.terms import Rate, Terms
 from stickyproxy.model.tls import ClientAuth
+from stickyproxy.routing.basic_auth import BasicAuth, basic_auth
 from stickyproxy.routing.endpoint import Request
 from stickyproxy.semantics.forwarded import TrustedProxies
 
@@ -117,7 +118,7 @@ class Admit:
     """What requests for a route must fulfil. What one of the services that share it asks for holds
     for all of them."""
 
-    __slots__ = ("checks", "client_auth", "https_only", "max_body")
+    __slots__ = ("checks", "client_auth", "https_only", "max_body", "users")
 
     def __init__(self, services: Sequence[ServiceSpec], limiters: Limiters) -> None:
         self.https_only = any(service.ssl_only for service in services)
@@ -128,6 +129,11 @@ class Admit:
         """Their client must have been asked for a certificate in this way."""
         self.checks: tuple[Check, ...] = (*_address_checks(services), *limiters.values())
         """In this order: who may not ask at all does not use up anything."""
+        self.users: BasicAuth | None = next(
+            (basic_auth(each.terms.users) for each in services if each.terms and each.terms.users),
+            None,
+        )
+        """Who may ask; None: anybody."""
         sizes = [
             service.terms.max_body
             for service in services
@@ -140,8 +146,9 @@ class Admit:
     def of(cls, services: Sequence[ServiceSpec], limiters: Limiters) -> Admit | None:
         """None: there is nothing to fulfil."""
         admit = cls(services, limiters)
-        asks = admit.https_only or admit.checks or admit.max_body is not None
-        return admit if asks or admit.client_auth is not None else None
+        own = (admit.max_body, admit.client_auth, admit.users)
+        asks = admit.https_only or admit.checks or any(each is not None for each in own)
+        return admit if asks else None
 
     def accepts(self, asked: ClientAuth | None) -> bool:
         """Whether a client may pass who was ``asked`` for a certificate in this way; None: not at

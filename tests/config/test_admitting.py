@@ -6,17 +6,21 @@ from ipaddress import ip_network
 
 import pytest
 
+from stickyproxy.base.passwords import PasswordHash
 from stickyproxy.config import admitting, codec
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.model.terms import Rate, Terms
 from tests.config.test_options import problems, spec
 
+ANNE = f"anne:{PasswordHash.make(b'sesame', log_n=10)}"
+BOB = f"bob:{PasswordHash.make(b'sesame', log_n=11)}"
 TERMS = Terms(
     allow_from=(ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")),
     deny_from=(ip_network("10.6.6.6/32"),),
     max_body=10**7,
     rate=Rate(requests=50, seconds=60, burst=5),
+    users=(("anne", ANNE[5:]), ("bob", BOB[4:])),
 )
 WRITTEN = {
     "allow_from": ["10.0.0.0/8", "2001:db8::/32"],
@@ -24,6 +28,7 @@ WRITTEN = {
     "max_body": "10MB",
     "rate_limit": "50/m",
     "rate_limit_burst": 5,
+    "basic_auth": [ANNE, BOB],
 }
 LABELS = {
     "allow_from": "10.0.0.0/8, 2001:db8::/32",
@@ -31,6 +36,7 @@ LABELS = {
     "max_body": "10 MB",
     "rate_limit": "50 / m",
     "rate_limit_burst": "5",
+    "basic_auth": f"{ANNE}\n{BOB}\n",
 }
 
 
