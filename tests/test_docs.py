@@ -229,7 +229,10 @@ def test_the_config_that_is_wrong_is_wrong_as_shown() -> None:
 REFUSING = ("docs/concepts/health.md", "docs/guides/admission.md")
 """Pages with a table of what is refused."""
 
-NEEDED = {"healthcheck_": 'healthcheck_path = "/"', "rate_limit_": 'rate_limit = "5/s"'}
+NEEDED = {
+    "healthcheck_": 'healthcheck_path = "/"',
+    "rate_limit_": 'rate_limit = "5/s"',
+} | dict.fromkeys(("max_queue", "queue_timeout"), "max_in_flight = 5")
 """By what the keys begin with that mean nothing without it."""
 
 

@@ -47,7 +47,7 @@ from stickyproxy.config import admitting, editing, pem, watching
 from stickyproxy.model.edits import NO_EDITS, Edits
 from stickyproxy.model.health import DEFAULT_EJECTION, Checks, Ejection
 from stickyproxy.model.service import Drain, EndpointSpec, OptionValue, PolicySpec, ServiceSpec
-from stickyproxy.model.terms import Network, Terms
+from stickyproxy.model.terms import InFlight, Network, Terms
 from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import ClientAuth, UpstreamTls
 from stickyproxy.routing.balancers import OPTIONS, make_policy
@@ -316,7 +316,7 @@ _OF_REQUESTS = frozenset(
         *("websocket_endpoints", "redirects", "hsts", "acme", "client_ca", "client_certificates"),
         *("ssl_cert", "ssl_key", "ssl_acme", "ssl_backend", "tls"),
         *("eject_after_5xx", "healthcheck_path"),
-        *("allow_from", "deny_from", "max_body", "rate_limit", "basic_auth"),
+        *("allow_from", "deny_from", "max_body", "rate_limit", "basic_auth", "max_in_flight"),
         *("request_headers_set", "request_headers_remove"),
         *("response_headers_set", "response_headers_remove"),
         *(name for name, its in OPTIONS.items() if not (its.by_address or its.adjusts)),
@@ -452,6 +452,9 @@ class ServiceOptions(_PlaceAndPolicy):
     )
 
     basic_auth: Users = ()
+    max_in_flight: Annotated[int, PlainValidator(partial(watching.count, 1, 10**6))] | None = None
+    max_queue: Annotated[int, PlainValidator(partial(watching.count, 0, 10**6))] = 100
+    queue_timeout: Timeout = 5.0
     request_headers_set: FieldLines = ()
     request_headers_remove: FieldNames = ()
     response_headers_set: FieldLines = ()
@@ -519,6 +522,15 @@ class ServiceOptions(_PlaceAndPolicy):
             raise ValueError("has no meaning without rate_limit: set that too, or remove this key")
         return value
 
+    @field_validator("max_queue", "queue_timeout")
+    @classmethod
+    def _needs_max_in_flight(cls, value: object, info: ValidationInfo) -> object:
+        if "max_in_flight" in info.data and info.data["max_in_flight"] is None:
+            raise ValueError(
+                "has no meaning without max_in_flight: set that too, or remove this key"
+            )
+        return value
+
     def policy(self) -> PolicySpec | None:
         """The policy that they ask for, if any."""
         values = {name: getattr(self, name) for name in OPTIONS}
@@ -572,10 +584,16 @@ class ServiceOptions(_PlaceAndPolicy):
             allow_from=self.allow_from,
             deny_from=self.deny_from,
             max_body=self.max_body,
+            in_flight=self._in_flight(),
             users=self.basic_auth,
             rate=None if written is None else admitting.rate_of(written, self.rate_limit_burst),
         )
         return None if own == Terms() else own
+
+    def _in_flight(self) -> InFlight | None:
+        if self.max_in_flight is None:
+            return None
+        return InFlight(self.max_in_flight, self.max_queue, self.queue_timeout)
 
     def edits(self) -> Edits | None:
         """What is done with header fields, if anything."""

@@ -39,6 +39,7 @@ from stickyproxy.dataplane.upstream.pool import Pool
 from stickyproxy.routing.admit import Admit
 from stickyproxy.routing.basic_auth import BasicAuth
 from stickyproxy.routing.endpoint import Endpoint, Pick
+from stickyproxy.routing.slots import Slots
 from stickyproxy.routing.table import Route, RoutingTable
 from stickyproxy.semantics.request import UNKNOWN, ClientRequest
 
@@ -60,7 +61,7 @@ def _request_ids() -> Iterator[bytes]:
 _next_request_id = _request_ids().__next__
 
 
-Step = UpstreamConnection | Pool | Reply | BasicAuth
+Step = UpstreamConnection | Pool | Reply | BasicAuth | Slots
 """What ``Exchange._next`` says."""
 
 
@@ -115,6 +116,7 @@ class Exchange:
         "_proxy",
         "_reused",
         "_route",
+        "_slots",
         "_strips",
         "_upstream",
         "failures",
@@ -154,7 +156,9 @@ class Exchange:
         self._reused = False
         """Whether that connection had been kept alive."""
         self._connecting: asyncio.Task[None] | None = None
-        """What has to be waited for: a connection, or a password that is being checked."""
+        """What has to be waited for: a connection, a slot, or a password that is being checked."""
+        self._slots: Slots | None = None
+        """Those that one was taken of; None: there are none, or it was given back."""
         self.failures: Failures | None = None
         """The attempts that failed; None: there was none."""
         self._body_sent = 0
@@ -274,13 +278,16 @@ class Exchange:
         elif isinstance(step, BasicAuth):
             name = "check a password"
             self._connecting = self.stream.loop.create_task(self._check_password(step), name=name)
+        elif isinstance(step, Slots):
+            name = "wait for an endpoint"
+            self._connecting = self.stream.loop.create_task(self._wait_for(step), name=name)
         else:
             name = "connect for a request"
             self._connecting = self.stream.loop.create_task(self._connect(step), name=name)
 
     def _next(self) -> Step:
-        """The next step: send on this connection, connect to this pool's target, reply, or find out
-        first whether the client is one of these users.
+        """The next step: send on this connection, connect to this pool's target, reply, find out
+        first whether the client is one of these users, or wait for one of these slots.
         Route and endpoint are of one table, the current one: what was tried may be gone from it.
         Raises BadRequest."""
         request = self.request
@@ -307,7 +314,17 @@ class Exchange:
                 return self._failure(failures.error)
             return replies.no_endpoint(cluster.name)
         self._route, self._strips, self.pick = route, balancer.strips, pick
-        pool: Pool = pick.endpoint.pool  # type: ignore[assignment]
+        if (slots := pick.endpoint.slots) is not None:
+            if not slots.take():
+                return replies.too_busy(cluster.name) if slots.is_crowded else slots
+            self._slots = slots
+        return self._connection_to(pick.endpoint, request)
+
+    def _connection_to(
+        self, endpoint: Endpoint, request: ClientRequest
+    ) -> UpstreamConnection | Pool:
+        failures = self.failures
+        pool: Pool = endpoint.pool  # type: ignore[assignment]
         if failures is not None and failures.ask_anew:
             return pool
         return pool.take(replayable=request.idempotent and not self._body_sent) or pool
@@ -357,6 +374,30 @@ class Exchange:
             self.refuse(refused)
         except Exception:
             self._break_off()
+
+    async def _wait_for(self, slots: Slots) -> None:
+        """Go on with the endpoint that was picked, once it has room."""
+        request, pick = self.request, self.pick
+        assert request is not None
+        assert pick is not None
+        try:
+            try:
+                await slots.wait()
+            except TimeoutError:
+                self._connecting = None
+                self._reply(replies.too_busy(self.service))
+                return
+            self._slots = slots
+            self._connecting = None
+            self._take(self._connection_to(pick.endpoint, request))
+        except Exception:
+            self._break_off()
+
+    def _make_room(self) -> None:
+        """The endpoint does not have the request any more."""
+        if (slots := self._slots) is not None:
+            self._slots = None
+            slots.release()
 
     async def _connect(self, pool: Pool) -> None:
         """Make a new connection and send the request on it."""
@@ -465,6 +506,7 @@ class Exchange:
         request, pick, upstream = self.request, self.pick, self._upstream
         assert request is not None
         assert pick is not None
+        self._make_room()
         failures = self.failures
         if failures is None:
             failures = self.failures = Failures()
@@ -553,5 +595,7 @@ class Exchange:
         """Every request ends here, exactly once."""
         assert self.outcome is None, f"ended twice: {self.outcome} and {outcome}"
         self.outcome = outcome
+        if self._slots is not None:
+            self._make_room()
         if (on_finish := self._proxy.on_finish) is not None:
             on_finish(self)

@@ -111,6 +111,11 @@ def too_many_passwords() -> Reply:
     return Reply(503, "too many passwords are being checked", Outcome.NO_RESOURCES, _SOON)
 
 
+def too_busy(service: str) -> Reply:
+    """Too many requests wait for the endpoint, or this one has waited for too long."""
+    return Reply(503, f"service {service} has too many requests", Outcome.REFUSED, _SOON)
+
+
 def too_large(most: int) -> BadRequest:
     """``most``: bytes that the service takes."""
     return BadRequest(413, f"the request body is longer than {most} bytes")

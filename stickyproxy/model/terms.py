@@ -19,6 +19,17 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
+class InFlight:
+    """Requests that an endpoint has at a time."""
+
+    most: int
+    queue: int
+    """Those that may wait for it."""
+    patience: float
+    """Seconds for which they do."""
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
     """What is refused of a service's requests. By default nothing is."""
 
@@ -30,5 +41,7 @@ class Terms:
     """Bytes of a request's body."""
     rate: Rate | None = None
     """Of each client address."""
+    in_flight: InFlight | None = None
+    """At each endpoint."""
     users: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """(name, hash of the password) of those that may ask; empty: anybody."""

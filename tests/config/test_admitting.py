@@ -10,7 +10,7 @@ from stickyproxy.base.passwords import PasswordHash
 from stickyproxy.config import admitting, codec
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Snapshot
-from stickyproxy.model.terms import Rate, Terms
+from stickyproxy.model.terms import InFlight, Rate, Terms
 from tests.config.test_options import problems, spec
 
 ANNE = f"anne:{PasswordHash.make(b'sesame', log_n=10)}"
@@ -20,6 +20,7 @@ TERMS = Terms(
     deny_from=(ip_network("10.6.6.6/32"),),
     max_body=10**7,
     rate=Rate(requests=50, seconds=60, burst=5),
+    in_flight=InFlight(most=5, queue=10, patience=1.5),
     users=(("anne", ANNE[5:]), ("bob", BOB[4:])),
 )
 WRITTEN = {
@@ -29,6 +30,9 @@ WRITTEN = {
     "rate_limit": "50/m",
     "rate_limit_burst": 5,
     "basic_auth": [ANNE, BOB],
+    "max_in_flight": 5,
+    "max_queue": 10,
+    "queue_timeout": "1500ms",
 }
 LABELS = {
     "allow_from": "10.0.0.0/8, 2001:db8::/32",
@@ -37,6 +41,9 @@ LABELS = {
     "rate_limit": "50 / m",
     "rate_limit_burst": "5",
     "basic_auth": f"{ANNE}\n{BOB}\n",
+    "max_in_flight": "5",
+    "max_queue": "10",
+    "queue_timeout": "1s500ms",
 }
 
 

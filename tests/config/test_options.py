@@ -194,7 +194,7 @@ class TestWhatIsAccepted:
         published |= {"allow_from", "deny_from", "max_body", "rate_limit", "rate_limit_burst"}
         for of in ("request", "response"):
             published |= {f"{of}_headers_set", f"{of}_headers_remove"}
-        published |= {"basic_auth"}
+        published |= {"basic_auth", "max_in_flight", "max_queue", "queue_timeout"}
         published |= {"client_ca", "client_certificates"}
         published |= {"ssl_backend", "ssl_backend_server_name", "ssl_backend_tls_verify"}
         published |= {"ssl_backend_ca"}
