@@ -43,7 +43,7 @@ from stickyproxy.base.values import (
     timeout,
     url_path,
 )
-from stickyproxy.config import admitting, editing, pem, watching
+from stickyproxy.config import admitting, editing, pages, pem, watching
 from stickyproxy.model.edits import NO_EDITS, Edits
 from stickyproxy.model.health import DEFAULT_EJECTION, Checks, Ejection
 from stickyproxy.model.service import Drain, EndpointSpec, OptionValue, PolicySpec, ServiceSpec
@@ -236,11 +236,11 @@ _HSTS_DEFAULT = "max-age=63072000"  # two years, as Mozilla has it
 _HSTS = re.compile(r"max-age=[0-9]{1,10}(; *(includeSubDomains|preload))*", re.IGNORECASE)
 
 
-def _hsts(value: object) -> str:
-    """The value of Strict-Transport-Security (RFC 6797 section 6.1); empty: there is none. Raises
+def _hsts(value: object) -> str | None:
+    """The value of Strict-Transport-Security (RFC 6797 section 6.1); None: there is none. Raises
     ValueError."""
     try:
-        return _HSTS_DEFAULT if boolean(value) else ""
+        return _HSTS_DEFAULT if boolean(value) else None
     except ValueError:
         written = text(value).strip()
     if _HSTS.fullmatch(written):
@@ -316,7 +316,15 @@ _OF_REQUESTS = frozenset(
         *("websocket_endpoints", "redirects", "hsts", "acme", "client_ca", "client_certificates"),
         *("ssl_cert", "ssl_key", "ssl_acme", "ssl_backend", "tls"),
         *("eject_after_5xx", "healthcheck_path"),
-        *("allow_from", "deny_from", "max_body", "rate_limit", "basic_auth", "max_in_flight"),
+        *(
+            "allow_from",
+            "deny_from",
+            "max_body",
+            "rate_limit",
+            "basic_auth",
+            "max_in_flight",
+            "error_page",
+        ),
         *("request_headers_set", "request_headers_remove"),
         *("response_headers_set", "response_headers_remove"),
         *(name for name, its in OPTIONS.items() if not (its.by_address or its.adjusts)),
@@ -420,7 +428,7 @@ class ServiceOptions(_PlaceAndPolicy):
     redirects: Annotated[tuple[Redirect, ...], _split_by(";")] = ()
     drain: Annotated[Drain, PlainValidator(_drain)] = "none"
     ssl_only: Boolean = False
-    hsts: Annotated[str, PlainValidator(_hsts)] | None = None
+    hsts: Annotated[str | None, PlainValidator(_hsts)] = None
     client_ca: Annotated[pem.PemFile, PlainValidator(pem.ca_text)] | None = None
     client_certificates: ClientCertificates | None = None
     acme: Boolean = False
@@ -455,6 +463,7 @@ class ServiceOptions(_PlaceAndPolicy):
     max_in_flight: Annotated[int, PlainValidator(partial(watching.count, 1, 10**6))] | None = None
     max_queue: Annotated[int, PlainValidator(partial(watching.count, 0, 10**6))] = 100
     queue_timeout: Timeout = 5.0
+    error_page: Annotated[pages.PageFile, PlainValidator(pages.page_text)] | None = None
     request_headers_set: FieldLines = ()
     request_headers_remove: FieldNames = ()
     response_headers_set: FieldLines = ()
@@ -630,6 +639,7 @@ class ServiceOptions(_PlaceAndPolicy):
             client_auth=self.client_auth(),
             terms=self.terms(),
             edits=self.edits(),
+            error_page="" if self.error_page is None else self.error_page.text,
             tls=self.upstream_tls(),
         )
 

@@ -15,6 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from stickyproxy.base.errors import (
@@ -133,6 +134,7 @@ class Exchange:
     )
 
     _route: Route
+    """The latest one, if there is a ``service``."""
     _strips: frozenset[bytes]
     """Cookies whose pins the endpoint must not see."""
 
@@ -146,7 +148,7 @@ class Exchange:
         self.service = ""
         """The service asked for."""
         self.pick: Pick | None = None
-        """The latest one; ``_route`` and ``_strips`` are of the same table."""
+        """The latest one; ``_strips`` is of the same table."""
         self.relay: Relay | None = None
         """The latest attempt's."""
         self._upstream: UpstreamConnection | None = None
@@ -301,7 +303,7 @@ class Exchange:
         cluster = route.cluster
         if cluster is None:
             return replies.elsewhere(request, route.redirect, self._proxy.https_port)
-        self.service = cluster.name
+        self.service, self._route = cluster.name, route
         if route.admit is not None and (step := self._stopped_by(route.admit)) is not None:
             return step
         failures = self.failures
@@ -313,7 +315,7 @@ class Exchange:
             if failures is not None:
                 return self._failure(failures.error)
             return replies.no_endpoint(cluster.name)
-        self._route, self._strips, self.pick = route, balancer.strips, pick
+        self._strips, self.pick = balancer.strips, pick
         if (slots := pick.endpoint.slots) is not None:
             if not slots.take():
                 return replies.too_busy(cluster.name) if slots.is_crowded else slots
@@ -558,6 +560,8 @@ class Exchange:
 
     def _reply(self, reply: Reply) -> None:
         """Send a response of our own."""
+        if self.service and reply.status >= 400 and (page := self._route.error_page):
+            reply = replace(reply, page=page)
         self.reply = reply
         request, info, stream = self.request, self._proxy.info, self.stream
         body = reply.body()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
+from html import escape
 
 from stickyproxy.base.errors import (
     BadRequest,
@@ -63,19 +65,35 @@ class Reply:
     end: bytes = b"\n"
     """What follows the text."""
 
+    page: str = ""
+    """HTML that the text becomes a part of; empty: it is sent as it is."""
+
     def body(self) -> bytes:
         """The text, as it is sent."""
+        if self.page:
+            return self._on_page().encode()
         return self.text.encode("ascii", "backslashreplace") + self.end
 
     def head_fields(self, length: int) -> list[bytes]:
         """The header lines, except those about the request. ``length``: bytes of the body."""
         return [
             _date_line(int(time.time())),
-            b"Content-Type: text/plain; charset=utf-8",
+            b"Content-Type: text/%b; charset=utf-8" % (b"html" if self.page else b"plain"),
             b"Content-Length: %d" % length,
             b"X-Content-Type-Options: nosniff",
             *self.fields,
         ]
+
+    def _on_page(self) -> str:
+        said = {
+            "status": str(self.status),
+            "reason": REASONS[self.status].decode(),
+            "message": escape(self.text.encode("ascii", "backslashreplace").decode()),
+        }
+        return _PLACES.sub(lambda place: said[place[1]], self.page)
+
+
+_PLACES = re.compile(r"\{(status|reason|message)\}")
 
 
 @lru_cache(1)

@@ -119,6 +119,8 @@ class ServiceSpec:
     """Which requests it takes; None: all."""
     edits: Edits | None = None
     """Header fields that are set and removed; None: none."""
+    error_page: str = ""
+    """HTML for the proxy's own error responses; empty: one line of plain text."""
     tls: UpstreamTls | None = None
     """How its endpoints are spoken to; None: in the clear."""
 

@@ -39,6 +39,7 @@ class Route:
     __slots__ = (
         "admit",
         "cluster",
+        "error_page",
         "host",
         "redirect",
         "request_edit",
@@ -66,6 +67,8 @@ class Route:
         """And with those of responses over TLS. What the service's options say of TLS counts, and
         not what its endpoints say: two fields would be one too many (RFC 6797 section 6.1)."""
         self.cluster: Cluster | None = cluster
+        self.error_page = service.error_page
+        """Empty: there is none."""
         self.redirect: bytes | None = None
         self.root = service.context_root.encode()
         self.rewrite = service.context_root_rewrite and self.root != b"/"
@@ -81,7 +84,7 @@ class Route:
         route = cls.__new__(cls)
         route.host, route.cluster, route.redirect = host, None, destination.encode()
         route.root, route.rewrite, route.websocket_paths = b"/", False, None
-        route.admit = None
+        route.admit, route.error_page = None, ""
         route.request_edit = route.response_edit = route.secure_response_edit = None
         return route
 

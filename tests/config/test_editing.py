@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stickyproxy.config import codec, editing
 from stickyproxy.model.edits import Edits
@@ -51,6 +53,17 @@ def test_what_means_something_to_the_proxy_is_its_own(kinds: dict[bytes, int]) -
 def test_what_is_its_own_cannot_be_changed(name: str) -> None:
     with pytest.raises(ValueError, match="the proxy's own affair"):
         editing.field_name(name)
+
+
+@given(st.text(max_size=5), st.text(st.sampled_from("a:\r\n \t\0") | st.characters(), max_size=9))
+def test_nothing_else_gets_into_a_head(name: str, value: str) -> None:
+    try:
+        name, value = editing.field_line(f"{name}:{value}")
+    except ValueError:
+        return
+    assert name
+    assert all("!" <= character <= "~" and character != ":" for character in name)
+    assert all(" " <= character <= "~" or character == "\t" for character in value)
 
 
 @pytest.mark.parametrize("line", ["X-A: a\r\nX-B: b", "X-A: a\nb", "X-A: \x00", "X-A: ä"])
