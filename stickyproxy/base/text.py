@@ -17,6 +17,8 @@ class Misspelt(ValueError):
 def shown(value: object) -> str:
     """The value as a message shows it: quoted, escaped, cut short; never more than one line."""
     match value:
+        case str() if "PRIVATE KEY-----" in value:
+            return "a private key"
         case str():
             text = value if len(value) <= 80 else value[:79] + "…"
             quoted = json.dumps(text, ensure_ascii=not text.isprintable())

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 
 from stickyproxy.cli.common import Commands, add_config
 from stickyproxy.config.load import load
+from stickyproxy.config.settings import Config
 from stickyproxy.control import certificates, report
 from stickyproxy.control.registry import NoConnections
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
-from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.providers.certificates import examined
 from stickyproxy.routing import builder
 from stickyproxy.routing.endpoint import Endpoint
+from stickyproxy.runtime.data_plane import PlaneSettings
 from stickyproxy.runtime.sources import has_tls
 
 
@@ -43,11 +46,22 @@ def check(options: argparse.Namespace) -> int:
         *report.conflicts(settings.services),
         *found.problems,
         *certificates.problems(snapshots, now),
+        *report.client_auths(settings.services),
+        *_unmet(settings),
         *(certificates.mismatches(snapshots) if has_tls(settings) else ()),
     ]
     for problem in problems:
         print(f"{'error' if problem.fatal else 'warning'}: {problem}", file=sys.stderr)
     return int(any(problem.fatal for problem in problems))
+
+
+def _unmet(settings: Config) -> Iterator[Problem]:
+    """What services ask of TLS that the rest of the file does not give them."""
+    plane = PlaneSettings(settings.proxy, settings.access_log, None, has_tls=has_tls(settings))
+    if plane.clear_only and settings.controller is None:
+        yield from report.without_tls(settings.services)
+    if settings.acme is None and settings.follow is None:
+        yield from report.not_ordered(settings.services, ())
 
 
 def _unconnected(service: ServiceSpec, spec: EndpointSpec) -> Endpoint:

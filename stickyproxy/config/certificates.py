@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from typing import TypeVar
 
 from cryptography import x509
@@ -78,7 +79,8 @@ def make_certificate(
     if needs_hosts and not hosts:
         raise _Refused(
             "the certificate names no host: have it issued with a subjectAltName (openssl req: "
-            "-addext subjectAltName=DNS:shop.example.com)"
+            "-addext subjectAltName=DNS:shop.example.com), or, if it is for an address, say "
+            "default = true"
         )
     return Certificate(
         name,
@@ -366,13 +368,23 @@ def _common_names(leaf: x509.Certificate) -> list[str]:
 
 
 def _canonical(names: Iterable[str]) -> tuple[str, ...]:
-    """Those that are host names, each once."""
+    """Those that are host names, each once; an address in their place is none."""
     found: dict[str, None] = {}
     for name in names:
+        if _is_address(name):
+            continue
         wildcard = "*." if name.startswith("*.") else ""
         with suppress(ValueError):
             found[wildcard + canonical_host(name.removeprefix(wildcard))] = None
     return tuple(found)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 Extension = TypeVar("Extension", bound=x509.ExtensionType)

@@ -26,6 +26,8 @@ def visible_text(value: object, example: str) -> str:
         raise ValueError(f'{shown(value)} is not text: write it in quotes, like "{example}"')
     if not value:
         raise ValueError(f'is empty: write e.g. "{example}"')
+    if "-----BEGIN " in value:  # perhaps a key, which no log may have
+        raise ValueError(f'is PEM, which belongs into a file: write e.g. "{example}"')
     if not value.isprintable():
         raise ValueError(f"{shown(value)} holds a control character: remove it")
     return value

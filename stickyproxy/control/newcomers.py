@@ -12,15 +12,18 @@ idle one, and let the requests of other proxies wait.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 from typing import Protocol
 
-from stickyproxy.base.errors import ConnectError, OutOfResources
+from stickyproxy.base.errors import ConnectError, HandshakeError, OutOfResources
 from stickyproxy.control.health import Health, pauses
 from stickyproxy.control.registry import HoldsTable
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.routing.endpoint import Endpoint, EndpointState
+
+log = logging.getLogger("stickyproxy")
 
 AT_ONCE = 16
 """OpensConnections under way at a time."""
@@ -90,6 +93,9 @@ class Newcomers:
                     except OutOfResources:
                         pass
                     except ConnectError as error:
+                        # One that does not listen may be about to; TLS does not mend by itself.
+                        if isinstance(error, HandshakeError) and not endpoint.unreached:
+                            log.warning("service %s: %s", endpoint.service, error)
                         self._note(endpoint, unreached=True)
                         self._health.failed(endpoint, error)
                     else:

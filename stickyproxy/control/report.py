@@ -220,6 +220,8 @@ def without_tls(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
             label, reason = "ssl_passthrough", "leaves TLS to its endpoints"
         elif service.client_auth is not None and service.client_auth.required:
             label, reason = "client_ca", "asks clients for certificates"
+        elif service.acme:
+            label, reason = "", "has certificates ordered by ACME"
         else:
             continue
         reason += ", but no listener speaks TLS: give one of [[listeners]] tls = true"

@@ -21,7 +21,7 @@ from stickyproxy.base.errors import (
 )
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
 from stickyproxy.routing.admit import Denial
-from stickyproxy.routing.table import ACME_PATH
+from stickyproxy.routing.table import challenge_token
 from stickyproxy.semantics.headers import normalise_host, printable
 from stickyproxy.semantics.request import ClientRequest
 
@@ -184,7 +184,7 @@ def redirect(request: ClientRequest, destination: bytes) -> Reply:
 def is_challenge(request: ClientRequest) -> bool:
     """Whether it asks for the answer to a challenge of http-01 (RFC 8555 section 8.3), which is
     given in the clear."""
-    return request.target.startswith(ACME_PATH)
+    return challenge_token(request.target) is not None
 
 
 def to_https(request: ClientRequest, port: int) -> Reply:

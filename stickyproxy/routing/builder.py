@@ -11,7 +11,7 @@ from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint
 from stickyproxy.routing.servernames import ServerNames
-from stickyproxy.routing.table import AcmeAnswers, Route, RoutingTable
+from stickyproxy.routing.table import AcmeAnswers, Route, RoutingTable, guard
 
 MakeEndpoint = Callable[[ServiceSpec, EndpointSpec], Endpoint]
 
@@ -81,7 +81,9 @@ class _Builder:
                 by_host.setdefault(source, [Route.redirecting(source, destination)])
 
         def longest_first(routes: list[Route]) -> tuple[Route, ...]:
-            return tuple(sorted(routes, key=lambda route: (-len(route.root), route.root)))
+            found = sorted(routes, key=lambda route: (-len(route.root), route.root))
+            guard(found)
+            return tuple(found)
 
         default = by_host.pop(DEFAULT_HOST, [])
         hosts_sorted = {host.encode(): longest_first(by_host[host]) for host in sorted(by_host)}

@@ -32,6 +32,15 @@ _TOKEN = re.compile(rb"[A-Za-z0-9_-]{1,256}")
 """A token: base64url (RFC 8555 section 8.1), of a length that no CA exceeds."""
 
 
+def challenge_token(target: bytes) -> bytes | None:
+    """The token of the challenge of http-01 whose answer this target asks for (RFC 8555 section
+    8.3); None: it is for something else, such as what dots and slashes lead to from there."""
+    if not target.startswith(ACME_PATH):
+        return None
+    token = target[len(ACME_PATH) :]
+    return token if _TOKEN.fullmatch(token) else None
+
+
 class Route:
     """One context root of one host. ``cluster`` is None for a redirect, and where TLS is passed
     through, which is nothing for requests."""
@@ -122,6 +131,19 @@ class Route:
         return f"<Route {self.host}{self.root.decode()} -> {self.cluster!r}>"
 
 
+def guard(routes: Sequence[Route]) -> None:
+    """Have routes of one host, longest context root first, ask clients for a certificate as the
+    first one does that asks: the question is one for the host (``RoutingTable.client_auth``), and
+    nobody gets around it by another server name."""
+    admits = [route.admit for route in routes if route.admit is not None]
+    auth = next((each.client_auth for each in admits if each.client_auth is not None), None)
+    for route in routes if auth is not None else ():
+        if route.admit is None:
+            route.admit = Admit((), {})
+        if route.admit.client_auth is None:
+            route.admit.client_auth = auth
+
+
 class AcmeAnswers:
     """Answers to challenges of http-01 (RFC 8555 section 8.3), for the hosts that certificates are
     ordered for. The key authorization is made of the token, which the request brings along, and the
@@ -135,11 +157,11 @@ class AcmeAnswers:
 
     def answer(self, host: bytes, target: bytes) -> bytes | None:
         """The key authorization that is asked for; None: the request is the application's."""
-        if not target.startswith(ACME_PATH):
+        token = challenge_token(target)
+        if token is None:
             return None
-        token = target[len(ACME_PATH) :]
         thumbprint = self._thumbprints.get(normalise_host(host) or b"")
-        if thumbprint is None or not _TOKEN.fullmatch(token):
+        if thumbprint is None:
             return None
         return b"%b.%b" % (token, thumbprint)
 

@@ -7,6 +7,7 @@ import datetime
 import ipaddress
 import json
 import os
+import random
 import shutil
 import socket
 import ssl
@@ -14,6 +15,7 @@ import sys
 import urllib.request
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,13 @@ TIMEOUT = 30.0
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody listens on, nor will by chance: it is below those that the
+    kernel gives to who names none, for connections too (``ip_local_port_range``)."""
+    for port in random.sample(range(20000, 32768), 100):
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port was found")
 
 
 def need(program: str, source: str = "apt-get install pebble") -> None:

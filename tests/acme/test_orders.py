@@ -225,7 +225,7 @@ class TestProblems:
         app = await place.proxy(shop())
         await until(lambda: "no certificate yet" in problems(app), "a problem")
         said = problems(app)
-        assert f"could not check {HOST}" in said
+        assert f"could not check {HOST}: " in said
         assert "connection refused (connection)" in said
         assert "see that these names lead to the proxies, and that port 80 there is open" in said
         assert "the next attempt is at 20" in said
@@ -346,6 +346,21 @@ class TestAfterwards:
         assert first is not None
         assert after is not None
         assert (after.chain, after.hosts) == (first.chain, (HOST,))
+        assert "it has no certificate for www.example.org yet, and the next" in problems(app)
+
+    async def test_a_certificate_with_all_hosts_is_no_lack(self, site: MakeSite) -> None:
+        """One for a host less is due, and the old one has the others: nothing is missing."""
+        place = await site()
+        both = shop(HOST, "www.example.org")
+        app = await place.proxy(both, acme=False)
+        provider = place.provider(both, publish=app.registry.publish)
+        await until(lambda: place.certificate(app), "a certificate")
+        await place.authority.stop()
+        provider.see(Snapshot("static", (shop(),)))
+        await until(lambda: "cannot be asked" in problems(app), "a problem")
+        assert "the certificate before it stays in use, and the next" in problems(app)
+        [problem] = [each for each in app.registry.problems if "cannot be asked" in str(each)]
+        assert not problem.fatal
 
 
 async def test_a_client_that_trusts_another_authority_does_not_trust_this_one(

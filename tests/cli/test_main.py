@@ -372,6 +372,20 @@ class TestCheck:
         )
         assert "KEY" not in program.out.text + program.err.text
 
+    async def test_what_services_ask_of_tls_in_vain(
+        self, start: StartProgram, tmp_path: Path
+    ) -> None:
+        """No listener speaks it, and nobody orders certificates."""
+        config = tmp_path / "config.toml"
+        asks = ("ssl_only = true", "acme = true")
+        config.write_text(document(service("shop", ["10.0.0.1:80"], *asks)))
+        program = await start("check", "--config", config)
+        assert await program.ended() == 1
+        found = sorted(program.err.text.splitlines())
+        assert [line.partition(":")[0] for line in found] == ["error", "warning"]
+        assert "asks for a certificate by ACME, and nobody orders one" in found[0]
+        assert "no listener speaks TLS" in found[1]
+
     async def test_names_are_printed_as_they_are(self, start: StartProgram, tmp_path: Path) -> None:
         config = tmp_path / "config.toml"
         config.write_text(
@@ -380,6 +394,26 @@ class TestCheck:
         program = await start("check", "--config", config)
         assert await program.ended() == 0
         assert program.out.text.splitlines()[-2:] == ["  / -> capp, round robin", "    capp:8080"]
+
+    async def test_tls_that_nobody_speaks(self, start: StartProgram, tmp_path: Path) -> None:
+        """No matter behind a proxy that is trusted, nor for a controller, which has no listener."""
+        config = tmp_path / "config.toml"
+        text = """
+            [[services]]
+            name = "shop"
+            hosts = ["shop.example"]
+            endpoints = ["10.0.0.1:80"]
+            ssl_only = true
+            """
+        controller = '[controller]\naddress = "127.0.0.1:8082"\ntoken = "some long random text"'
+        config.write_text(text)
+        program = await start("check", "--config", config)
+        assert await program.ended() == 0
+        assert program.err.text.startswith("warning: service shop: ssl_only: redirects clients to ")
+        for more in ('[proxy]\ntrusted_proxies = ["10.0.0.0/8"]', controller):
+            config.write_text(f"{more}\n{text}")
+            program = await start("check", "--config", config)
+            assert (await program.ended(), program.err.text) == (0, "")
 
     async def test_every_error_of_a_bad_file(self, start: StartProgram, tmp_path: Path) -> None:
         config = tmp_path / "config.toml"

@@ -140,6 +140,13 @@ def test_openssl_takes_what_comes_out(tmp_path: Path) -> None:
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(both)
 
 
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
+def test_an_address_is_no_name(address: str) -> None:
+    """Not as the common name either: no client asks for one (RFC 6066 section 3)."""
+    made = issue([address], ROOT, common_name=address)
+    assert "default = true" in refusal(made.chain, made.key)
+
+
 def test_any_host_may_be_missing_if_it_is_said() -> None:
     made = issue(["192.0.2.1"], ROOT, common_name="192.0.2.x y")
     assert make_certificate("x", made.chain, made.key, needs_hosts=False).hosts == ()

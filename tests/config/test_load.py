@@ -851,3 +851,20 @@ class TestSwarm:
         assert config.controller is not None
         assert config.controller.token == b"s3cret"
         assert "s3cret" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[certificates]]\ncert = 'c.pem'\nkey = {}",
+        "[[listeners]]\naddress = ':443'\ntls = true\nclient_ca = {}",
+        "[proxy]\nupstream_ca = {}",
+        "[[services]]\nname = 'shop'\nhosts = ['a.example']\ntls = {{cert = {0}, key = {0}}}",
+        "[[services]]\nname = 'shop'\nhosts = [{}]",
+    ],
+)
+def test_no_message_shows_a_key_that_stands_where_its_file_is_expected(text: str) -> None:
+    key = pem_of_key(make_key())
+    found = problems(text.format(json.dumps(key)))
+    assert found
+    assert not any(key[30:40] in reason for reason in found.values()), found

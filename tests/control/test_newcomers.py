@@ -9,13 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from stickyproxy.model.tls import UpstreamTls
 from tests.cli.test_main import TIMEOUT, asked, programs
 from tests.cli.test_main import service as table
 from tests.conftest import MakeEndpoint, StartProxy, service
 from tests.control.test_health import dump, eventually
 from tests.running import InProcessProxy
 from tests.runtime.test_readiness import Site
-from tests.scripted import get
+from tests.scripted import EndpointConnection, get, respond
+
+
+async def in_the_clear(conn: EndpointConnection) -> None:
+    """Respond to a handshake as a server does that speaks no TLS."""
+    await conn.send(respond("400 Bad Request", ("Content-Length", "0")))
+    await conn.eof()
 
 
 async def becomes(state: Callable[[], Awaitable[str]], wanted: str) -> None:
@@ -49,6 +56,23 @@ class TestNewcomers:
         assert " down" not in dump(proxy)
         await only.start()
         await eventually(lambda: live.has_connected and not live.unreached)
+
+    async def test_the_log_says_what_is_wrong_with_its_tls(
+        self,
+        endpoint: MakeEndpoint,
+        start_proxy: StartProxy,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """The only one is never taken out, so nothing else would say it before a client comes."""
+        only = await endpoint(in_the_clear)
+        encrypted = service(only, tls=UpstreamTls())
+        proxy = await start_proxy([encrypted], probe_new_endpoints=True)
+        assert isinstance(proxy, InProcessProxy)
+        [cluster] = proxy.app.proxy.table.clusters()
+        [live] = cluster.endpoints
+        await eventually(lambda: live.unreached)
+        said = f"service demo: {only.address}: no TLS: it speaks HTTP in the clear"
+        assert said in caplog.messages
 
     async def test_what_leaves_is_tried_no_more(
         self, endpoint: MakeEndpoint, start_proxy: StartProxy

@@ -18,6 +18,7 @@ STAFF, GUESTS = ClientAuth("staff"), ClientAuth("guests")
         (ServiceSpec("shop", ("a.example",), ssl_only=True), ["ssl_only"]),
         (ServiceSpec("shop", ("a.example",), client_auth=STAFF), ["client_ca"]),
         (ServiceSpec("shop", ("a.example",), client_auth=ClientAuth("x", required=False)), []),
+        (ServiceSpec("shop", ("a.example",), acme=True), [""]),
     ],
 )
 def test_nobody_speaks_tls(service: ServiceSpec, labels: list[str]) -> None:

@@ -107,7 +107,13 @@ class TestRedirects:
         proxy = await start_proxy([spec], listeners=[listener])
         path = "/.well-known/acme-challenge/token"
         assert (await in_the_clear(client, proxy.port, get(path))).body == b"hello"
-        assert (await in_the_clear(client, proxy.port, get("/.well-known/x"))).status == 308
+        for other in (
+            "/.well-known/x",
+            f"{path}/../../../account",
+            f"{path}%2f..%2f..",
+            f"{path}?x",
+        ):
+            assert (await in_the_clear(client, proxy.port, get(other))).status == 308
 
     @pytest.mark.parametrize("by", ["listener", "service"])
     async def test_a_trusted_proxy_may_have_spoken_tls(
@@ -248,6 +254,25 @@ class TestClientCertificates:
         assert (
             await over_tls(client, tls, get(host="other.local"), name="other.local")
         ).status == 200
+
+    async def test_it_holds_for_all_services_of_a_host(
+        self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient, tmp_path: Path
+    ) -> None:
+        """Also for one that does not ask, whatever name a connection was made for."""
+        peer = await endpoint()
+        services = [
+            service(peer, client_auth=OF_STAFF),
+            service(peer, name="api", context_root="/api", ssl_only=True),
+            service(peer, name="other", hosts=("other.local",)),
+        ]
+        proxy = await start_proxy(services, listeners=[TLS, CLEAR], certificates=[DEMO])
+        tls, clear = proxy.ports
+        sneaking = await over_tls(client, tls, get("/api"), name="other.local")
+        assert sneaking.status == 421
+        assert (await in_the_clear(client, clear, get("/api"))).status == 308
+        assert not peer.requests
+        shown = await over_tls(client, tls, get("/api"), shows=JANE, folder=tmp_path)
+        assert shown.status == 200
 
     async def test_of_a_listener(
         self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient, tmp_path: Path

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stickyproxy.model.terms import Rate, Terms
+from stickyproxy.model.tls import ClientAuth
 from stickyproxy.routing import admit
 from stickyproxy.routing.admit import Admit, Denial, RateLimit
+from stickyproxy.routing.cluster import Cluster
+from stickyproxy.routing.table import Route, guard
 from tests.specs import service_spec
 
 
@@ -80,3 +83,19 @@ def test_the_shorter_of_two_bodies() -> None:
     made = Admit.of(shops, admit.limiters(shops, {}))
     assert made is not None
     assert made.max_body == 5
+
+
+def test_what_is_asked_of_a_whole_host_comes_on_top() -> None:
+    auth = ClientAuth("pem")
+    staff = service_spec("a", ("shop.local",), context_root="/staff", client_auth=auth)
+    small = service_spec("b", ("shop.local",), terms=Terms(max_body=5), ssl_only=True)
+    free = service_spec("c", ("shop.local",), context_root="/free")
+    routes = [Route("shop.local", [each], Cluster((each,), ())) for each in (staff, free, small)]
+    guard(routes)
+    admits = [route.admit for route in routes if route.admit is not None]
+    assert [each.client_auth for each in admits] == [auth] * 3
+    assert [(each.max_body, each.https_only) for each in admits] == [
+        (None, False),
+        (None, False),
+        (5, True),
+    ]

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Coroutine, Iterable
-from functools import partial
 from typing import Any, Protocol
 
 from stickyproxy.base import sockets
@@ -152,7 +151,7 @@ class Server:
     def _accept(self, listener: Listener) -> None:
         spec = listener.spec
         looks = spec.tls is not None or spec.proxy_protocol
-        make_connection = partial(self._clients.connection, self._admission.serve(spec))
+        make_connection = self._clients.maker(self._admission.serve(spec))
         for _ in range(ACCEPTS_PER_TURN):
             try:
                 sock, address = listener.sock.accept()
@@ -189,7 +188,7 @@ class Server:
     def _clients_of(
         self, arrival: Arrival, serve: Serve, client_auth: ClientAuth | None = None
     ) -> Callable[[], asyncio.BaseProtocol]:
-        return partial(self._clients.connection, serve, arrival.ends, client_auth)
+        return self._clients.maker(serve, arrival.ends, client_auth)
 
     # --- the tasks: they last until the connection is there ---
 

@@ -77,5 +77,6 @@ class ConnectionFailures:
     def _say(self, reason: str) -> int:
         count = self._unsaid.pop(reason, 0)
         if count:
-            log.info("%d more connections were closed: %s", count, reason)
+            closed = "connection was closed" if count == 1 else "connections were closed"
+            log.info("%d more %s: %s", count, closed, reason)
         return count

@@ -134,10 +134,13 @@ class ClientConnection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Without the task and the timer that aiohttp's makes for each connection."""
-        ends, client_auth = self._arrival
+        known, client_auth = self._arrival
+        address, local, port = known or _ends_of(transport)
         secure = transport.get_extra_info("sslcontext") is not None
         self.peer = Peer(
-            *(ends or _ends_of(transport)),
+            address,
+            local,
+            port,
             secure=secure,
             trusted_proxies=self._context.trusted_proxies,
             client_auth=client_auth,
@@ -507,12 +510,13 @@ class ClientConnection(RequestHandler):
         return idle
 
 
-def _ends_of(transport: asyncio.BaseTransport) -> Ends:
+def _ends_of(transport: asyncio.BaseTransport) -> tuple[str, str, int]:
+    """As in ``Ends``."""
     peername = transport.get_extra_info("peername")
+    if not isinstance(peername, tuple):
+        return "", "", 0
     sockname = transport.get_extra_info("sockname")
-    if isinstance(peername, tuple):
-        return Ends(peername[0], sockname[0], sockname[1])
-    return Ends("", "", 0)
+    return peername[0], sockname[0], sockname[1]
 
 
 def _limit_buffers(transport: Any) -> None:

@@ -5,7 +5,9 @@ they are drained."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import cast
 
 from aiohttp import web
@@ -44,12 +46,12 @@ class ClientServer(web.Server):
     def __call__(self) -> ClientConnection:
         return ClientConnection(self, self._context, self._context.serve)
 
-    def connection(
+    def maker(
         self, serve: Serve, ends: Ends | None = None, client_auth: ClientAuth | None = None
-    ) -> ClientConnection:
-        """One whose requests are served otherwise, or that something is known of: see
+    ) -> Callable[[], ClientConnection]:
+        """Makes those whose requests are served otherwise, or that something is known of: see
         ``ClientConnection``."""
-        return ClientConnection(self, self._context, serve, ends, client_auth)
+        return partial(ClientConnection, self, self._context, serve, ends, client_auth)
 
     def start(self) -> None:
         """Begin to sweep."""

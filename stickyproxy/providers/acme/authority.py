@@ -409,7 +409,7 @@ def _token(challenge: messages.ChallengeBody) -> str:
 def _failed_checks(authorization: messages.AuthorizationResource) -> Iterator[str]:
     for challenge in authorization.body.challenges:
         if challenge.error is not None:
-            yield f"{authorization.body.identifier.value} failed: {_said(challenge.error)}"
+            yield f"{authorization.body.identifier.value}: {_said(challenge.error)}"
 
 
 def _said(error: messages.Error) -> str:

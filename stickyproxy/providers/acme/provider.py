@@ -442,6 +442,12 @@ class AcmeProvider:
             for service in services:
                 if reason := unfit(service):
                     yield Problem(service.name, reason, fatal=True, partial=True)
+        covered = {
+            host
+            for holding, hosts in holdings.shown(self._needed, self._holdings, now)
+            if holding.holds(now)
+            for host in hosts
+        }
         for names, wanting in sorted(self._needed.items()):
             holding = self._holdings.get(names) or Holding(names)
             error, retry_at = holding.error, holding.retry_at
@@ -450,12 +456,18 @@ class AcmeProvider:
             if not error:
                 continue
             held = holding.holds(now)
-            state = "it has no certificate yet"
+            lacking = [host for host in names if host not in covered]
             if held:
                 state = f"its certificate stays in use until {_utc(validity(holding.chain).ends)}"
+            elif not lacking:
+                state = "the certificate before it stays in use"
+            elif len(lacking) < len(names):
+                state = f"it has no certificate for {', '.join(lacking)} yet"
+            else:
+                state = "it has no certificate yet"
             reason = f"{error}; {state}, and the next attempt is at {_utc(retry_at)}"
             for name in wanting:
-                yield Problem(name, reason, fatal=not held, partial=not held)
+                yield Problem(name, reason, fatal=bool(lacking), partial=bool(lacking))
 
 
 @lru_cache(maxsize=1024)

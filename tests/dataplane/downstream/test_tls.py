@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 
 from stickyproxy.base.addresses import Address
+from stickyproxy.dataplane.downstream.failures import ConnectionFailures
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.model.tls import ListenerTls
@@ -304,6 +305,20 @@ class TestBadInput:
         said = [each.getMessage() for each in caplog.records if "was gone" in each.getMessage()]
         assert len(said) == 2
         assert said[1].startswith("9 more connections")
+
+    @pytest.mark.parametrize(
+        ("more", "said"),
+        [(1, "1 more connection was closed"), (2, "2 more connections were closed")],
+    )
+    async def test_the_rest_is_counted(
+        self, more: int, said: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        failures = ConnectionFailures()
+        for _ in range(1 + more):
+            failures.note("the client has no certificate", "192.0.2.1")
+        failures.stop()
+        assert caplog.messages[1:] == [f"{said}: the client has no certificate"]
 
     async def test_stalled_ones_stop_nobody(
         self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient
