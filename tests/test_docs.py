@@ -226,9 +226,19 @@ def test_the_config_that_is_wrong_is_wrong_as_shown() -> None:
     assert shown.splitlines()[1:] == str(raised.value).splitlines()
 
 
+REFUSING = ("docs/concepts/health.md", "docs/guides/admission.md")
+"""Pages with a table of what is refused."""
+
+NEEDED = {
+    "healthcheck_": 'healthcheck_path = "/"',
+    "rate_limit_": 'rate_limit = "5/s"',
+} | dict.fromkeys(("max_queue", "queue_timeout"), "max_in_flight = 5")
+"""By what the keys begin with that mean nothing without it."""
+
+
 def refused() -> list[tuple[str, str]]:
-    """(a line of a service, what is said of it) as the page on health has them."""
-    found = rows(section(TEXT["docs/concepts/health.md"], "What is refused"))
+    """(a line of a service, what is said of it) as these pages have them."""
+    found = [row for page in REFUSING for row in rows(section(TEXT[page], "What is refused"))]
     return [(written.strip("`"), said.strip("`")) for written, said in found if "=" in written]
 
 
@@ -236,11 +246,14 @@ def refused() -> list[tuple[str, str]]:
 def test_what_is_refused_is_refused_as_shown(written: str, said: str) -> None:
     line, alone, _ = written.partition("`, and no ")
     key = line.partition(" =")[0]
-    path = "" if alone or key == "healthcheck_path" else 'healthcheck_path = "/"'
-    text = f'[[services]]\nname = "shop"\nhosts = ["shop.local"]\n{line}\n{path}\n'
+    needed = [NEEDED[start] for start in NEEDED if key.startswith(start) and not alone]
+    needed = [each for each in needed if not each.startswith(key)]
+    lines = "\n".join((line, *needed))
+    text = f'[[services]]\nname = "shop"\nhosts = ["shop.local"]\n{lines}\n'
     with pytest.raises(ConfigError) as raised:
         parse(text, "config.toml")
-    assert str(raised.value) == f"config.toml: services[0] (shop).{key}: {said}"
+    place = f"{key}[0]" if "= [" in line else key
+    assert str(raised.value) == f"config.toml: services[0] (shop).{place}: {said}"
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -393,7 +406,7 @@ ERRORS_TOLD = {
 
 
 def test_every_error_response_is_in_the_reference_and_no_other() -> None:
-    packages = (PACKAGE / name for name in ("base", "semantics", "dataplane"))
+    packages = (PACKAGE / name for name in ("base", "semantics", "routing", "dataplane"))
     modules = (path for package in packages for path in package.rglob("*.py"))
     assert {found for path in modules for found in error_responses(path)} == ERRORS_TOLD
 

@@ -18,6 +18,7 @@ from stickyproxy.cli import (
     custodian,
     demo,
     demo_app,
+    hash_password,
     keeper,
     serve,
     services,
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         keeper,
         services,
         check,
+        hash_password,
         demo,
         demo_app,
     ):

@@ -43,9 +43,11 @@ from stickyproxy.base.values import (
     timeout,
     url_path,
 )
-from stickyproxy.config import pem, watching
+from stickyproxy.config import admitting, editing, pages, pem, watching
+from stickyproxy.model.edits import NO_EDITS, Edits
 from stickyproxy.model.health import DEFAULT_EJECTION, Checks, Ejection
 from stickyproxy.model.service import Drain, EndpointSpec, OptionValue, PolicySpec, ServiceSpec
+from stickyproxy.model.terms import InFlight, Network, Terms
 from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import ClientAuth, UpstreamTls
 from stickyproxy.routing.balancers import OPTIONS, make_policy
@@ -234,11 +236,11 @@ _HSTS_DEFAULT = "max-age=63072000"  # two years, as Mozilla has it
 _HSTS = re.compile(r"max-age=[0-9]{1,10}(; *(includeSubDomains|preload))*", re.IGNORECASE)
 
 
-def _hsts(value: object) -> str:
-    """The value of Strict-Transport-Security (RFC 6797 section 6.1); empty: there is none. Raises
+def _hsts(value: object) -> str | None:
+    """The value of Strict-Transport-Security (RFC 6797 section 6.1); None: there is none. Raises
     ValueError."""
     try:
-        return _HSTS_DEFAULT if boolean(value) else ""
+        return _HSTS_DEFAULT if boolean(value) else None
     except ValueError:
         written = text(value).strip()
     if _HSTS.fullmatch(written):
@@ -290,6 +292,18 @@ UrlPath = Annotated[str, PlainValidator(url_path)]
 ContextRoot = Annotated[str, PlainValidator(_context_root)]
 Redirect = Annotated[tuple[str, str], PlainValidator(_redirect)]
 Hosts = Annotated[tuple[HostName, ...], _split_by(",")]
+Networks = Annotated[
+    tuple[Annotated[Network, PlainValidator(admitting.network)], ...], _split_by(",")
+]
+Users = Annotated[
+    tuple[Annotated[tuple[str, str], PlainValidator(admitting.user)], ...], _split_by("\n")
+]
+FieldLines = Annotated[
+    tuple[Annotated[tuple[str, str], PlainValidator(editing.field_line)], ...], _split_by("\n")
+]
+FieldNames = Annotated[
+    tuple[Annotated[str, PlainValidator(editing.field_name)], ...], _split_by(",")
+]
 CheckCount = Annotated[int, PlainValidator(partial(watching.count, 1, 100))]
 
 _OF_CHECKS = ("host", "interval", "timeout", "rise", "fall", "status")
@@ -302,6 +316,17 @@ _OF_REQUESTS = frozenset(
         *("websocket_endpoints", "redirects", "hsts", "acme", "client_ca", "client_certificates"),
         *("ssl_cert", "ssl_key", "ssl_acme", "ssl_backend", "tls"),
         *("eject_after_5xx", "healthcheck_path"),
+        *(
+            "allow_from",
+            "deny_from",
+            "max_body",
+            "rate_limit",
+            "basic_auth",
+            "max_in_flight",
+            "error_page",
+        ),
+        *("request_headers_set", "request_headers_remove"),
+        *("response_headers_set", "response_headers_remove"),
         *(name for name, its in OPTIONS.items() if not (its.by_address or its.adjusts)),
     }
 )
@@ -403,7 +428,7 @@ class ServiceOptions(_PlaceAndPolicy):
     redirects: Annotated[tuple[Redirect, ...], _split_by(";")] = ()
     drain: Annotated[Drain, PlainValidator(_drain)] = "none"
     ssl_only: Boolean = False
-    hsts: Annotated[str, PlainValidator(_hsts)] | None = None
+    hsts: Annotated[str | None, PlainValidator(_hsts)] = None
     client_ca: Annotated[pem.PemFile, PlainValidator(pem.ca_text)] | None = None
     client_certificates: ClientCertificates | None = None
     acme: Boolean = False
@@ -426,6 +451,23 @@ class ServiceOptions(_PlaceAndPolicy):
     healthcheck_fall: CheckCount = 3
     healthcheck_status: Annotated[str, PlainValidator(watching.statuses)] = "200-399"
     slow_start: Annotated[float, PlainValidator(duration)] = 0.0
+    allow_from: Networks = ()
+    deny_from: Networks = ()
+    max_body: Annotated[int, PlainValidator(admitting.size)] | None = None
+    rate_limit: Annotated[str, PlainValidator(admitting.rate)] | None = None
+    rate_limit_burst: Annotated[int, PlainValidator(partial(watching.count, 1, 10**6))] | None = (
+        None
+    )
+
+    basic_auth: Users = ()
+    max_in_flight: Annotated[int, PlainValidator(partial(watching.count, 1, 10**6))] | None = None
+    max_queue: Annotated[int, PlainValidator(partial(watching.count, 0, 10**6))] = 100
+    queue_timeout: Timeout = 5.0
+    error_page: Annotated[pages.PageFile, PlainValidator(pages.page_text)] | None = None
+    request_headers_set: FieldLines = ()
+    request_headers_remove: FieldNames = ()
+    response_headers_set: FieldLines = ()
+    response_headers_remove: FieldNames = ()
 
     @field_validator("ssl_backend_server_name", "ssl_backend_tls_verify")
     @classmethod
@@ -482,6 +524,22 @@ class ServiceOptions(_PlaceAndPolicy):
             )
         return value
 
+    @field_validator("rate_limit_burst")
+    @classmethod
+    def _needs_rate_limit(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("rate_limit", "invalid") is None:
+            raise ValueError("has no meaning without rate_limit: set that too, or remove this key")
+        return value
+
+    @field_validator("max_queue", "queue_timeout")
+    @classmethod
+    def _needs_max_in_flight(cls, value: object, info: ValidationInfo) -> object:
+        if "max_in_flight" in info.data and info.data["max_in_flight"] is None:
+            raise ValueError(
+                "has no meaning without max_in_flight: set that too, or remove this key"
+            )
+        return value
+
     def policy(self) -> PolicySpec | None:
         """The policy that they ask for, if any."""
         values = {name: getattr(self, name) for name in OPTIONS}
@@ -528,6 +586,34 @@ class ServiceOptions(_PlaceAndPolicy):
             status=watching.ranges(self.healthcheck_status),
         )
 
+    def terms(self) -> Terms | None:
+        """Which requests are taken, if not all of them."""
+        written = self.rate_limit
+        own = Terms(
+            allow_from=self.allow_from,
+            deny_from=self.deny_from,
+            max_body=self.max_body,
+            in_flight=self._in_flight(),
+            users=self.basic_auth,
+            rate=None if written is None else admitting.rate_of(written, self.rate_limit_burst),
+        )
+        return None if own == Terms() else own
+
+    def _in_flight(self) -> InFlight | None:
+        if self.max_in_flight is None:
+            return None
+        return InFlight(self.max_in_flight, self.max_queue, self.queue_timeout)
+
+    def edits(self) -> Edits | None:
+        """What is done with header fields, if anything."""
+        own = Edits(
+            request_set=self.request_headers_set,
+            request_remove=self.request_headers_remove,
+            response_set=self.response_headers_set,
+            response_remove=self.response_headers_remove,
+        )
+        return None if own == NO_EDITS else own
+
     def spec(self, name: str, endpoints: Iterable[EndpointSpec]) -> ServiceSpec:
         """The service ``name`` with these options and these endpoints."""
         return ServiceSpec(
@@ -551,6 +637,9 @@ class ServiceOptions(_PlaceAndPolicy):
             ssl_only=self.ssl_only,
             hsts=self.hsts or "",
             client_auth=self.client_auth(),
+            terms=self.terms(),
+            edits=self.edits(),
+            error_page="" if self.error_page is None else self.error_page.text,
             tls=self.upstream_tls(),
         )
 

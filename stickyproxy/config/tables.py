@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from stickyproxy.base.addresses import Address
-from stickyproxy.config import pem, values
+from stickyproxy.config import pages, pem, values
 from stickyproxy.config.options import ClientCertificates, ServerName, ServiceOptions, Timeout
 from stickyproxy.config.settings import (
     ADMIN_ADDRESS,
@@ -230,6 +230,7 @@ class _ServiceTable(ServiceOptions):
     endpoints: tuple[Annotated[EndpointSpec, PlainValidator(values.endpoint)], ...] = ()
     client_ca: Annotated[pem.PemFile, PlainValidator(pem.ca_file)] | None = None
     ssl_backend_ca: Annotated[pem.PemFile, PlainValidator(pem.ca_file)] | None = None
+    error_page: Annotated[pages.PageFile, PlainValidator(pages.page_file)] | None = None
     tls: _UpstreamTlsTable | None = None
 
     @field_validator("tls")
@@ -255,8 +256,9 @@ class _ServiceTable(ServiceOptions):
     @property
     def files(self) -> tuple[str, ...]:
         """Those that were read."""
-        ca = (each.path for each in (self.client_ca, self.ssl_backend_ca) if each is not None)
-        return (*ca, *(self.tls.files if self.tls else ()))
+        read = (self.client_ca, self.ssl_backend_ca, self.error_page)
+        paths = (each.path for each in read if each is not None)
+        return (*paths, *(self.tls.files if self.tls else ()))
 
 
 class _AdminTable(_Table):

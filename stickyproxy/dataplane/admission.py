@@ -13,10 +13,7 @@ from functools import partial
 from stickyproxy.base.errors import BadRequest
 from stickyproxy.dataplane import replies
 from stickyproxy.dataplane.downstream.ports import ClientStream, Serve
-from stickyproxy.dataplane.exchange import Exchange, Proxy
-from stickyproxy.dataplane.replies import Reply
-from stickyproxy.dataplane.upstream.connection import UpstreamConnection
-from stickyproxy.dataplane.upstream.pool import Pool
+from stickyproxy.dataplane.exchange import Exchange, Proxy, Step
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.tls import ClientAuth
 
@@ -57,7 +54,7 @@ class MovedToHttps(Exchange):
         super().__init__(proxy, stream)
         self._port = port
 
-    def _next(self) -> UpstreamConnection | Pool | Reply:
+    def _next(self) -> Step:
         """Also here a trusted proxy's word counts, or clients of one that speaks TLS for us would
         be redirected for ever."""
         request = self.request
@@ -86,12 +83,12 @@ class GuardedExchange(Exchange):
         super().__init__(proxy, stream)
         self._of_listener = of_listener
 
-    def _next(self) -> UpstreamConnection | Pool | Reply:
+    def _next(self) -> Step:
         request, table = self.request, self._proxy.table
         assert request is not None
         route = table.match(request.host, request.target)
         if route is not None and route.cluster is not None:
-            own = route.gate.client_auth if route.gate is not None else None
+            own = route.admit.client_auth if route.admit is not None else None
             asked = own or table.client_auth(request.host) or self._of_listener
             if asked != self.stream.peer.client_auth:
                 raise replies.misdirected(request)

@@ -15,6 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from stickyproxy.base.errors import (
@@ -28,15 +29,19 @@ from stickyproxy.base.errors import (
 from stickyproxy.dataplane import replies
 from stickyproxy.dataplane.attempt import Attempt, upstream_lines
 from stickyproxy.dataplane.downstream.ports import ClientStream
+from stickyproxy.dataplane.hashing import Hashing
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
-from stickyproxy.dataplane.relay import Relay, StrictRelay
+from stickyproxy.dataplane.relay import EditingRelay, Relay
 from stickyproxy.dataplane.replies import REASONS, Reply
 from stickyproxy.dataplane.retry import Attempted, Failures, Verdict, decide
 from stickyproxy.dataplane.tunnel import UpgradeTunnel
 from stickyproxy.dataplane.upstream.connection import UpstreamConnection
 from stickyproxy.dataplane.upstream.pool import Pool
+from stickyproxy.routing.admit import Admit
+from stickyproxy.routing.basic_auth import BasicAuth
 from stickyproxy.routing.endpoint import Endpoint, Pick
-from stickyproxy.routing.table import Gate, Route, RoutingTable
+from stickyproxy.routing.slots import Slots
+from stickyproxy.routing.table import Route, RoutingTable
 from stickyproxy.semantics.request import UNKNOWN, ClientRequest
 
 _COMPLETE = Outcome.COMPLETE  # looking up a member of an Enum takes its time
@@ -55,6 +60,10 @@ def _request_ids() -> Iterator[bytes]:
 
 
 _next_request_id = _request_ids().__next__
+
+
+Step = UpstreamConnection | Pool | Reply | BasicAuth | Slots
+"""What ``Exchange._next`` says."""
 
 
 class WatchesEndpoints(Protocol):
@@ -82,6 +91,7 @@ class Proxy:
         self.health: WatchesEndpoints | None = None
         self.on_finish: Callable[[Exchange], None] | None = None
         """Called once for every request that has ended; None: there is no observer."""
+        self.hashing = Hashing()
         self._logged: dict[str, int] = {}
 
     def log_failure(self, service: str, error: Exception) -> None:
@@ -101,11 +111,13 @@ class Exchange:
     ``downstream.ports.StreamHandler`` and ``relay.AwaitsResponse``."""
 
     __slots__ = (
+        "_admitted",
         "_body_sent",
         "_connecting",
         "_proxy",
         "_reused",
         "_route",
+        "_slots",
         "_strips",
         "_upstream",
         "failures",
@@ -122,6 +134,7 @@ class Exchange:
     )
 
     _route: Route
+    """The latest one, if there is a ``service``."""
     _strips: frozenset[bytes]
     """Cookies whose pins the endpoint must not see."""
 
@@ -135,14 +148,19 @@ class Exchange:
         self.service = ""
         """The service asked for."""
         self.pick: Pick | None = None
-        """The latest one; ``_route`` and ``_strips`` are of the same table."""
+        """The latest one; ``_strips`` is of the same table."""
         self.relay: Relay | None = None
         """The latest attempt's."""
         self._upstream: UpstreamConnection | None = None
         """Where the latest attempt went; None if no connection could be made."""
+        self._admitted = False
+        """Whether the request has passed the checks of its route, each of which is asked once."""
         self._reused = False
         """Whether that connection had been kept alive."""
         self._connecting: asyncio.Task[None] | None = None
+        """What has to be waited for: a connection, a slot, or a password that is being checked."""
+        self._slots: Slots | None = None
+        """Those that one was taken of; None: there are none, or it was given back."""
         self.failures: Failures | None = None
         """The attempts that failed; None: there was none."""
         self._body_sent = 0
@@ -186,7 +204,13 @@ class Exchange:
         if request is None or upstream is None or not self._holds(upstream):
             return  # it has responded already, and does not need the rest
         self._body_sent += len(data)
-        upstream.send_body(b"%x\r\n%b\r\n" % (len(data), data) if request.length < 0 else data)
+        if request.length < 0:
+            most = None if (admit := self._route.admit) is None else admit.max_body
+            if most is not None and self._body_sent > most:
+                self.body_failed(replies.too_large(most))
+                return
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        upstream.send_body(data)
         if upstream.writing_paused:
             self.stream.pause_body()
 
@@ -247,18 +271,25 @@ class Exchange:
 
     # --- the walk ---
 
-    def _take(self, step: UpstreamConnection | Pool | Reply) -> None:
+    def _take(self, step: Step) -> None:
         """Take a step."""
         if isinstance(step, UpstreamConnection):
             self._send(step, reused=True)
         elif isinstance(step, Reply):
             self._reply(step)
+        elif isinstance(step, BasicAuth):
+            name = "check a password"
+            self._connecting = self.stream.loop.create_task(self._check_password(step), name=name)
+        elif isinstance(step, Slots):
+            name = "wait for an endpoint"
+            self._connecting = self.stream.loop.create_task(self._wait_for(step), name=name)
         else:
             name = "connect for a request"
             self._connecting = self.stream.loop.create_task(self._connect(step), name=name)
 
-    def _next(self) -> UpstreamConnection | Pool | Reply:
-        """The next step: send on this connection, connect to this pool's target, or reply.
+    def _next(self) -> Step:
+        """The next step: send on this connection, connect to this pool's target, reply, find out
+        first whether the client is one of these users, or wait for one of these slots.
         Route and endpoint are of one table, the current one: what was tried may be gone from it.
         Raises BadRequest."""
         request = self.request
@@ -272,9 +303,9 @@ class Exchange:
         cluster = route.cluster
         if cluster is None:
             return replies.elsewhere(request, route.redirect, self._proxy.https_port)
-        self.service = cluster.name
-        if route.gate is not None and (reply := self._stopped_at(route.gate)) is not None:
-            return reply
+        self.service, self._route = cluster.name, route
+        if route.admit is not None and (step := self._stopped_by(route.admit)) is not None:
+            return step
         failures = self.failures
         if failures is None:
             cluster.budget.requests += 1
@@ -284,21 +315,91 @@ class Exchange:
             if failures is not None:
                 return self._failure(failures.error)
             return replies.no_endpoint(cluster.name)
-        self._route, self._strips, self.pick = route, balancer.strips, pick
-        pool: Pool = pick.endpoint.pool  # type: ignore[assignment]
+        self._strips, self.pick = balancer.strips, pick
+        if (slots := pick.endpoint.slots) is not None:
+            if not slots.take():
+                return replies.too_busy(cluster.name) if slots.is_crowded else slots
+            self._slots = slots
+        return self._connection_to(pick.endpoint, request)
+
+    def _connection_to(
+        self, endpoint: Endpoint, request: ClientRequest
+    ) -> UpstreamConnection | Pool:
+        failures = self.failures
+        pool: Pool = endpoint.pool  # type: ignore[assignment]
         if failures is not None and failures.ask_anew:
             return pool
         return pool.take(replayable=request.idempotent and not self._body_sent) or pool
 
-    def _stopped_at(self, gate: Gate) -> Reply | None:
-        """The reply to a request that must not pass; None: it may. Raises BadRequest."""
+    def _stopped_by(self, admit: Admit) -> Reply | BasicAuth | None:
+        """What comes before a request may pass; None: it may. Raises BadRequest."""
         request = self.request
         assert request is not None
-        if gate.https_only and not (request.secure or replies.is_challenge(request)):
+        if admit.https_only and not (request.secure or replies.is_challenge(request)):
             return replies.to_https(request, self._proxy.https_port)
-        if not gate.admits(self.stream.peer.client_auth):
+        if not admit.accepts(self.stream.peer.client_auth):
             raise replies.misdirected(request)
-        return None
+        if not self._admitted:
+            if (denial := admit.refuses(request)) is not None:
+                return replies.refused(denial)
+            self._measure(request, admit.max_body)
+            self._admitted = True
+        return None if admit.users is None else self._stranger(admit.users, request)
+
+    def _measure(self, request: ClientRequest, most: int | None) -> None:
+        """Raises BadRequest if it is known already that the body is longer than ``most``."""
+        if request.length and most is not None:
+            length = request.length
+            if length == UNKNOWN:
+                length = len(self.stream.body_at_hand() or b"")
+            if length > most:
+                raise replies.too_large(most)
+
+    def _stranger(self, users: BasicAuth, request: ClientRequest) -> Reply | BasicAuth | None:
+        """What comes before the request of somebody who is not known; None: he is."""
+        credentials = request.header("authorization")
+        if credentials is None:
+            return replies.unauthorised(self.service)
+        if users.knows(credentials):
+            return None
+        return replies.too_many_passwords() if self._proxy.hashing.is_busy else users
+
+    async def _check_password(self, users: BasicAuth) -> None:
+        """Go on, if it is right."""
+        request = self.request
+        assert request is not None
+        try:
+            right = await self._proxy.hashing.check(users, request.header("authorization") or b"")
+            self._connecting = None
+            self._take(self._next() if right else replies.unauthorised(self.service))
+        except BadRequest as refused:
+            self.refuse(refused)
+        except Exception:
+            self._break_off()
+
+    async def _wait_for(self, slots: Slots) -> None:
+        """Go on with the endpoint that was picked, once it has room."""
+        request, pick = self.request, self.pick
+        assert request is not None
+        assert pick is not None
+        try:
+            try:
+                await slots.wait()
+            except TimeoutError:
+                self._connecting = None
+                self._reply(replies.too_busy(self.service))
+                return
+            self._slots = slots
+            self._connecting = None
+            self._take(self._connection_to(pick.endpoint, request))
+        except Exception:
+            self._break_off()
+
+    def _make_room(self) -> None:
+        """The endpoint does not have the request any more."""
+        if (slots := self._slots) is not None:
+            self._slots = None
+            slots.release()
 
     async def _connect(self, pool: Pool) -> None:
         """Make a new connection and send the request on it."""
@@ -332,16 +433,19 @@ class Exchange:
         self._upstream, self._reused = upstream, reused
         failures, info = self.failures, self._proxy.info
         attempts = failures.attempts if failures else ()
-        if route.hsts is None or not request.secure:
+        edit = route.secure_response_edit if request.secure else route.response_edit
+        if edit is None:
             relay = Relay(self, request, pick, info, attempts)
         else:
-            relay = StrictRelay(self, request, pick, info, attempts, hsts=route.hsts)
+            relay = EditingRelay(self, request, pick, info, attempts, edit=edit)
         self.relay = relay
         if started is not None:
             relay.started = started
         if request.upgrade is not None and not route.may_upgrade(request.target):
             request.upgrade = None
         target = route.rewritten(request.target) if route.rewrite else request.target
+        if route.request_edit is not None:
+            request.edit(route.request_edit)
         head = request.upstream_head(target, self._strips)
         if request.length:
             self._send_with_body(upstream, head, relay, request.length)
@@ -404,6 +508,7 @@ class Exchange:
         request, pick, upstream = self.request, self.pick, self._upstream
         assert request is not None
         assert pick is not None
+        self._make_room()
         failures = self.failures
         if failures is None:
             failures = self.failures = Failures()
@@ -455,6 +560,8 @@ class Exchange:
 
     def _reply(self, reply: Reply) -> None:
         """Send a response of our own."""
+        if self.service and reply.status >= 400 and (page := self._route.error_page):
+            reply = replace(reply, page=page)
         self.reply = reply
         request, info, stream = self.request, self._proxy.info, self.stream
         body = reply.body()
@@ -492,5 +599,7 @@ class Exchange:
         """Every request ends here, exactly once."""
         assert self.outcome is None, f"ended twice: {self.outcome} and {outcome}"
         self.outcome = outcome
+        if self._slots is not None:
+            self._make_room()
         if (on_finish := self._proxy.on_finish) is not None:
             on_finish(self)

@@ -23,6 +23,7 @@ class Outcome(Enum):
     REDIRECTED = "redirected"  # a response of our own, as configured
     ACME = "acme"  # the answer to a challenge of a certificate authority
     BAD_REQUEST = "bad-request"  # malformed or not allowed
+    REFUSED = "refused"  # more, or from elsewhere, than the service takes
     NO_ROUTE = "no-route"
     NO_ENDPOINT = "no-endpoint"  # the service has no usable endpoint
     CLIENT_GONE = "client-gone"

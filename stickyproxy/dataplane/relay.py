@@ -15,6 +15,7 @@ from stickyproxy.base.errors import UpstreamProtocolError
 from stickyproxy.dataplane.attempt import Attempt, upstream_lines
 from stickyproxy.dataplane.downstream.ports import ClientStream
 from stickyproxy.routing.endpoint import Pick
+from stickyproxy.semantics.edits import Edit
 from stickyproxy.semantics.headers import RESPONSE_LINES, seconds
 from stickyproxy.semantics.request import UNKNOWN, ClientRequest
 from stickyproxy.semantics.response import ResponseHead
@@ -168,11 +169,10 @@ class Relay:
         return upstream_lines((*self._attempts, last))
 
 
-class StrictRelay(Relay):
-    """Tells clients to come over TLS only (RFC 6797). What the service's options say counts, and
-    not what its endpoints say: two fields would be one too many (section 6.1)."""
+class EditingRelay(Relay):
+    """Sets and removes fields as the service says."""
 
-    __slots__ = ("_hsts",)
+    __slots__ = ("_edit",)
 
     def __init__(
         self,
@@ -182,20 +182,15 @@ class StrictRelay(Relay):
         info: bytes | None,
         attempts: Sequence[Attempt],
         *,
-        hsts: bytes,
+        edit: Edit,
     ) -> None:
-        """``hsts``: the header line."""
         super().__init__(exchange, request, pick, info, attempts)
-        self._hsts = hsts
+        self._edit = edit
 
     def head(self, head: ResponseHead) -> None:
         """Pass the head on."""
-        head.lines = [line for line in head.lines if not line.lower().startswith(_HSTS)]
-        head.lines.append(self._hsts)
+        head.lines = self._edit.apply(head.lines)
         super().head(head)
-
-
-_HSTS = b"strict-transport-security:"
 
 
 def _without_length(fields: list[bytes]) -> list[bytes]:

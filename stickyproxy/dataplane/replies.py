@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
+from html import escape
 
 from stickyproxy.base.errors import (
     BadRequest,
@@ -18,6 +20,7 @@ from stickyproxy.base.errors import (
     UpstreamTimeout,
 )
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
+from stickyproxy.routing.admit import Denial
 from stickyproxy.routing.table import challenge_token
 from stickyproxy.semantics.headers import normalise_host, printable
 from stickyproxy.semantics.request import ClientRequest
@@ -27,11 +30,15 @@ REASONS = {
     302: b"Found",
     308: b"Permanent Redirect",
     400: b"Bad Request",
+    401: b"Unauthorized",
+    403: b"Forbidden",
     404: b"Not Found",
     405: b"Method Not Allowed",
     408: b"Request Timeout",
+    413: b"Content Too Large",
     414: b"URI Too Long",
     421: b"Misdirected Request",
+    429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
     500: b"Internal Server Error",
     501: b"Not Implemented",
@@ -58,19 +65,35 @@ class Reply:
     end: bytes = b"\n"
     """What follows the text."""
 
+    page: str = ""
+    """HTML that the text becomes a part of; empty: it is sent as it is."""
+
     def body(self) -> bytes:
         """The text, as it is sent."""
+        if self.page:
+            return self._on_page().encode()
         return self.text.encode("ascii", "backslashreplace") + self.end
 
     def head_fields(self, length: int) -> list[bytes]:
         """The header lines, except those about the request. ``length``: bytes of the body."""
         return [
             _date_line(int(time.time())),
-            b"Content-Type: text/plain; charset=utf-8",
+            b"Content-Type: text/%b; charset=utf-8" % (b"html" if self.page else b"plain"),
             b"Content-Length: %d" % length,
             b"X-Content-Type-Options: nosniff",
             *self.fields,
         ]
+
+    def _on_page(self) -> str:
+        said = {
+            "status": str(self.status),
+            "reason": REASONS[self.status].decode(),
+            "message": escape(self.text.encode("ascii", "backslashreplace").decode()),
+        }
+        return _PLACES.sub(lambda place: said[place[1]], self.page)
+
+
+_PLACES = re.compile(r"\{(status|reason|message)\}")
 
 
 @lru_cache(1)
@@ -80,9 +103,40 @@ def _date_line(second: int) -> bytes:
 
 def refusal(error: BadRequest) -> Reply:
     """A request that must not be forwarded."""
-    stalled = error.status == 408
-    outcome = Outcome.CLIENT_STALLED if stalled else Outcome.BAD_REQUEST
+    outcome = _OUTCOMES.get(error.status, Outcome.BAD_REQUEST)
     return Reply(error.status, error.message, outcome, last=True)
+
+
+_OUTCOMES = {408: Outcome.CLIENT_STALLED, 413: Outcome.REFUSED}
+
+
+def refused(refusal: Denial) -> Reply:
+    """The service does not take the request."""
+    after = refusal.retry_after
+    fields = () if after is None else (b"Retry-After: %d" % after,)
+    return Reply(refusal.status, refusal.text, Outcome.REFUSED, fields)
+
+
+def unauthorised(service: str) -> Reply:
+    """The client has to say who it is (RFC 7617)."""
+    challenge = f'WWW-Authenticate: Basic realm="{service}", charset="UTF-8"'
+    fields = (challenge.encode(),)
+    return Reply(401, f"service {service} asks for a name and a password", Outcome.REFUSED, fields)
+
+
+def too_many_passwords() -> Reply:
+    """There are more to be checked than can be."""
+    return Reply(503, "too many passwords are being checked", Outcome.NO_RESOURCES, _SOON)
+
+
+def too_busy(service: str) -> Reply:
+    """Too many requests wait for the endpoint, or this one has waited for too long."""
+    return Reply(503, f"service {service} has too many requests", Outcome.REFUSED, _SOON)
+
+
+def too_large(most: int) -> BadRequest:
+    """``most``: bytes that the service takes."""
+    return BadRequest(413, f"the request body is longer than {most} bytes")
 
 
 def unknown(request: ClientRequest) -> Reply:

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol
 
+from stickyproxy.model.edits import Edits
 from stickyproxy.model.health import Checks, Ejection
 from stickyproxy.model.target import Target
+from stickyproxy.model.terms import Terms
 from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import ClientAuth, UpstreamTls
 
@@ -113,6 +115,12 @@ class ServiceSpec:
     """Certificates for its hosts are ordered by ACME."""
     client_auth: ClientAuth | None = None
     """Clients of its hosts are asked for a certificate; None: as the listener says."""
+    terms: Terms | None = None
+    """Which requests it takes; None: all."""
+    edits: Edits | None = None
+    """Header fields that are set and removed; None: none."""
+    error_page: str = ""
+    """HTML for the proxy's own error responses; empty: one line of plain text."""
     tls: UpstreamTls | None = None
     """How its endpoints are spoken to; None: in the clear."""
 

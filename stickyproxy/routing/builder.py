@@ -120,8 +120,8 @@ class _Builder:
             if old is not None and old.services == services:
                 cluster = old
             else:
-                before = (None, None) if old is None else (old.balancer, old.budget)
-                cluster = Cluster(services, endpoints, *before)
+                before = old and (old.balancer, old.budget, old.limiters)
+                cluster = Cluster(services, endpoints, *(before or ()))
             self._clusters[name] = cluster
         return cluster
 

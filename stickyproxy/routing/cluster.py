@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from stickyproxy.model.service import ServiceSpec
-from stickyproxy.routing import draining
+from stickyproxy.routing import admit, draining
+from stickyproxy.routing.admit import Limiters
 from stickyproxy.routing.balancers import policy_for
 from stickyproxy.routing.budget import RetryBudget
 from stickyproxy.routing.endpoint import Balancer, Endpoint, EndpointState
@@ -23,12 +24,14 @@ class Cluster:
         endpoints: tuple[Endpoint, ...],
         previous: Balancer | None = None,
         budget: RetryBudget | None = None,
+        limiters: Limiters | None = None,
     ) -> None:
-        """``previous``, ``budget``: of the cluster that it replaces."""
+        """``previous``, ``budget``, ``limiters``: of the cluster that it replaces."""
         self.services = services
         self.name = "+".join(service.name for service in services)
         self.endpoints = endpoints
         self.budget = budget or RetryBudget()
+        self.limiters = admit.limiters(services, limiters or {})
         self.policy: Policy = policy_for(services[0])
         self.balancer: Balancer = draining.build(self.policy, endpoints, previous)
 

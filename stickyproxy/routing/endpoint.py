@@ -27,6 +27,7 @@ from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import UpstreamTls
 
 # --- live -----------------------------------------------------------------------------------
+from stickyproxy.routing.slots import Slots
 
 
 class Connections(Protocol):
@@ -108,6 +109,7 @@ class Endpoint:
         "pin",
         "pool",
         "service",
+        "slots",
         "slow_start",
         "state",
         "target",
@@ -138,6 +140,8 @@ class Endpoint:
         """What it still gets while it drains."""
         self.ejection: Ejection = DEFAULT_EJECTION
         """When it is taken out because of what came of requests."""
+        self.slots: Slots | None = None
+        """For the requests that it has; None: as many as there are."""
         self.slow_start = 0.0
         """Seconds that it takes to warm up when it comes back."""
         self.tenths = ALL_TENTHS
@@ -156,6 +160,13 @@ class Endpoint:
         self.drain = service.drain
         self.ejection = service.ejection or DEFAULT_EJECTION
         self.slow_start = service.slow_start
+        in_flight = None if service.terms is None else service.terms.in_flight
+        if in_flight is None:
+            self.slots = None
+        elif self.slots is None:
+            self.slots = Slots(in_flight)
+        else:
+            self.slots.declared = in_flight
         self.pool.limit(service.timeouts)
         self._tell_pool()
 

@@ -2,7 +2,7 @@
 
     RoutingTable   host -> routes, longest context root first
     Route          host + context root -> cluster (or a redirect)
-    Gate           what has to be fulfilled before a request takes a route
+    Admit          what has to be fulfilled before a request takes a route
     Cluster        the live side of the services on a route: endpoints and balancer
     ServerNames    server name (SNI) -> cluster, where TLS is passed through
 
@@ -15,11 +15,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from stickyproxy.base.errors import InvalidHost
+from stickyproxy.model.edits import NO_EDITS
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.tls import ClientAuth
+from stickyproxy.routing.admit import Admit
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts
 from stickyproxy.routing.servernames import ServerNames
+from stickyproxy.semantics.edits import Edit
 from stickyproxy.semantics.headers import normalise_host
 
 ACME_PATH = b"/.well-known/acme-challenge/"
@@ -38,46 +41,21 @@ def challenge_token(target: bytes) -> bytes | None:
     return token if _TOKEN.fullmatch(token) else None
 
 
-class Gate:
-    """What requests must fulfil before they are forwarded."""
-
-    __slots__ = ("client_auth", "https_only")
-
-    def __init__(self, *, https_only: bool, client_auth: ClientAuth | None) -> None:
-        self.https_only = https_only
-        """In the clear they are redirected."""
-        self.client_auth = client_auth
-        """Their client must have been asked for a certificate in this way."""
-
-    @classmethod
-    def of(cls, services: Sequence[ServiceSpec]) -> Gate | None:
-        """That of services that share a route; None: there is none. What one of them asks for
-        holds for all of them."""
-        https_only = any(service.ssl_only for service in services)
-        auths = [service.client_auth for service in services if service.client_auth is not None]
-        if not (https_only or auths):
-            return None
-        return cls(https_only=https_only, client_auth=auths[0] if auths else None)
-
-    def admits(self, asked: ClientAuth | None) -> bool:
-        """Whether a client may pass who was ``asked`` for a certificate in this way; None: not at
-        all, which does where none is required."""
-        own = self.client_auth
-        return own is None or own == asked or (asked is None and not own.required)
-
-
 class Route:
     """One context root of one host. ``cluster`` is None for a redirect, and where TLS is passed
     through, which is nothing for requests."""
 
     __slots__ = (
+        "admit",
         "cluster",
-        "gate",
+        "error_page",
         "host",
-        "hsts",
         "redirect",
+        "request_edit",
+        "response_edit",
         "rewrite",
         "root",
+        "secure_response_edit",
         "websocket_paths",
     )
 
@@ -85,12 +63,21 @@ class Route:
         """``services``: those that share it; where they differ, the first one counts."""
         service = services[0]
         self.host = host
-        self.gate = Gate.of(services)
+        self.admit = Admit.of(services, cluster.limiters)
         """None: there is nothing to fulfil."""
         hsts = next((each.hsts for each in services if each.hsts), "")
-        self.hsts = b"Strict-Transport-Security: " + hsts.encode() if hsts else None
-        """The header line for responses over TLS."""
+        edits = service.edits or NO_EDITS
+        self.request_edit = Edit.of(edits.request_set, edits.request_remove)
+        """What is done with the fields of requests; this and the next two: None: nothing."""
+        self.response_edit = Edit.of(edits.response_set, edits.response_remove)
+        """And with those of responses in the clear."""
+        strict = (("Strict-Transport-Security", hsts),) if hsts else ()
+        self.secure_response_edit = Edit.of((*edits.response_set, *strict), edits.response_remove)
+        """And with those of responses over TLS. What the service's options say of TLS counts, and
+        not what its endpoints say: two fields would be one too many (RFC 6797 section 6.1)."""
         self.cluster: Cluster | None = cluster
+        self.error_page = service.error_page
+        """Empty: there is none."""
         self.redirect: bytes | None = None
         self.root = service.context_root.encode()
         self.rewrite = service.context_root_rewrite and self.root != b"/"
@@ -106,7 +93,8 @@ class Route:
         route = cls.__new__(cls)
         route.host, route.cluster, route.redirect = host, None, destination.encode()
         route.root, route.rewrite, route.websocket_paths = b"/", False, None
-        route.gate = route.hsts = None
+        route.admit, route.error_page = None, ""
+        route.request_edit = route.response_edit = route.secure_response_edit = None
         return route
 
     @classmethod
@@ -147,12 +135,13 @@ def guard(routes: Sequence[Route]) -> None:
     """Have routes of one host, longest context root first, ask clients for a certificate as the
     first one does that asks: the question is one for the host (``RoutingTable.client_auth``), and
     nobody gets around it by another server name."""
-    gates = [route.gate for route in routes if route.gate is not None]
-    auth = next((gate.client_auth for gate in gates if gate.client_auth is not None), None)
+    admits = [route.admit for route in routes if route.admit is not None]
+    auth = next((each.client_auth for each in admits if each.client_auth is not None), None)
     for route in routes if auth is not None else ():
-        https_only = route.gate is not None and route.gate.https_only
-        if route.gate is None or route.gate.client_auth is None:
-            route.gate = Gate(https_only=https_only, client_auth=auth)
+        if route.admit is None:
+            route.admit = Admit((), {})
+        if route.admit.client_auth is None:
+            route.admit.client_auth = auth
 
 
 class AcmeAnswers:
@@ -200,7 +189,8 @@ class RoutingTable:
         """By the part after ``*.``."""
         self._default = default
         self._asks_clients = any(
-            route.gate is not None and route.gate.client_auth is not None for route in self.routes()
+            route.admit is not None and route.admit.client_auth is not None
+            for route in self.routes()
         )
 
     def match(self, host: bytes, target: bytes) -> Route | None:
@@ -225,8 +215,8 @@ class RoutingTable:
             routes = self._hosts.get(host) or self._find(host)
         except InvalidHost:
             return None
-        gates = [route.gate for route in routes if route.gate is not None]
-        return next((gate.client_auth for gate in gates if gate.client_auth is not None), None)
+        admits = [route.admit for route in routes if route.admit is not None]
+        return next((each.client_auth for each in admits if each.client_auth is not None), None)
 
     def _find(self, host: bytes) -> tuple[Route, ...]:
         normal = normalise_host(host)

@@ -18,6 +18,7 @@ from stickyproxy.base.addresses import join_host_port
 from stickyproxy.base.errors import BadRequest
 from stickyproxy.model.tls import ClientAuth
 from stickyproxy.semantics import cookies
+from stickyproxy.semantics.edits import Edit
 from stickyproxy.semantics.forwarded import TrustedProxies
 from stickyproxy.semantics.headers import REQUEST_KINDS, Kind, connection_options, split_absolute
 
@@ -317,6 +318,14 @@ class ClientRequest:
             parts += (b"Connection: Upgrade\r\nUpgrade: ", self.upgrade, b"\r\n")
         parts.append(b"\r\n")
         return b"".join(parts)
+
+    def edit(self, edit: Edit) -> None:
+        """Set and remove fields, but none that this class knows. Doing it twice is doing it
+        once."""
+        self._lines = edit.apply(self._lines)
+        if self._cookies:
+            names = [line[:7].lower() for line in self._lines]
+            self._cookie_line = names.index(b"cookie:")
 
     def _without_pins(self, strips: frozenset[bytes]) -> list[bytes]:
         if len(self._cookies) == 1:

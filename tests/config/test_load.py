@@ -127,6 +127,13 @@ class TestExample:
         if key == "ssl_backend_ca":
             (tmp_path / "ca.pem").write_text(make_ca().pem)
             keys |= {key: f'"{tmp_path}/ca.pem"', "ssl_backend_tls_verify": "true"}
+        if key == "error_page":
+            (tmp_path / "error.html").write_text("<h1>{status}</h1>")
+            keys[key] = f'"{tmp_path}/error.html"'
+        if key in ("max_queue", "queue_timeout"):
+            keys["max_in_flight"] = "5"
+        if key == "rate_limit_burst":
+            keys["rate_limit"] = '"50/s"'
         if key.startswith("healthcheck_"):
             keys["healthcheck_path"] = '"/up"'
         assert problems(service(**keys)) == {}

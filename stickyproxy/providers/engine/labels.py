@@ -119,7 +119,13 @@ _DNS_UNFIT = re.compile("[^A-Za-z0-9_.-]")
 _LISTS = ("hosts", "websocket_endpoints")
 """Labels with several values, by commas."""
 
-_IN_THE_CLEAR = ("ssl_only", "ssl_passthrough", "ssl_backend", "client_ca", "client_certificates")
+_SECRET = (PREFIX + "basic_auth",)
+"""Labels whose values are not shown."""
+
+_IN_THE_CLEAR = (
+    *("ssl_only", "ssl_passthrough", "ssl_backend", "client_ca", "client_certificates"),
+    *("allow_from", "deny_from", "basic_auth"),
+)
 """Labels without which traffic would be unencrypted, reach an endpoint that only speaks TLS, or
 come from anybody."""
 
@@ -259,7 +265,7 @@ def _problem(
     service: str, label: str, value: str, reason: str, *, fatal: bool = False, remedy: str = ""
 ) -> Problem:
     name = label if label.isprintable() and label.isascii() and len(label) <= 80 else shown(label)
-    quoted = shown(value) if value else ""
+    quoted = shown(value) if value and label not in _SECRET else ""
     return Problem(service, reason, name, quoted, remedy, fatal)
 
 

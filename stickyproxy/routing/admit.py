@@ -1,0 +1,172 @@
+"""What requests must fulfil before they are forwarded, compiled of what services ask for.
+
+    Admit       all of it, for one route; None where there is nothing
+    AddressCheck, RateLimit
+                one condition each: a check is asked once for every request
+    Denial     what a check says to a request that does not fulfil it
+
+What has to be remembered from one request to the next belongs to the cluster (``limiters``) and
+outlives the tables that it is in, as long as it is declared in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from stickyproxy.base.hashing import address_key
+from stickyproxy.model.service import ServiceSpec
+from stickyproxy.model.terms import Rate, Terms
+from stickyproxy.model.tls import ClientAuth
+from stickyproxy.routing.basic_auth import BasicAuth, basic_auth
+from stickyproxy.routing.endpoint import Request
+from stickyproxy.semantics.forwarded import TrustedProxies
+
+MOST_CLIENTS = 1 << 16
+"""How many a rate limit remembers; if there are more, those that have asked for nothing for the
+longest time count as new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """Why a request does not pass."""
+
+    status: int
+    text: str
+    retry_after: int | None = None
+    """Seconds until it may."""
+
+
+Check = Callable[[Request], Denial | None]
+
+
+class AddressCheck:
+    """Which client addresses may ask."""
+
+    def __init__(self, terms: Terms) -> None:
+        self._allowed = TrustedProxies(terms.allow_from) if terms.allow_from else None
+        self._denied = TrustedProxies(terms.deny_from)
+        self._admits = lru_cache(maxsize=4096)(self._look_up)
+
+    def __call__(self, request: Request) -> Denial | None:
+        if self._admits(request.client_address):
+            return None
+        return Denial(403, "clients from this address are not allowed here")
+
+    def _look_up(self, address: str) -> bool:
+        """A unix socket has no address: it is in no network."""
+        if self._denied.trusts(address):
+            return False
+        return self._allowed is None or self._allowed.trusts(address)
+
+
+class RateLimit:
+    """A token bucket for each client address (IPv6: each /64), in one process.
+
+    A bucket is kept as the moment at which it will be full (the generic cell rate algorithm): one
+    that is full says nothing, and is forgotten when room is needed.
+    """
+
+    def __init__(
+        self,
+        rate: Rate,
+        clock: Callable[[], float] = time.monotonic,
+        most_clients: int = MOST_CLIENTS,
+    ) -> None:
+        """``clock``: in seconds."""
+        self._most_clients = most_clients
+        self._clock = clock
+        self._interval = rate.seconds / rate.requests
+        self._tolerance = self._interval * (rate.burst - 1)
+        self._full_at: OrderedDict[bytes, float] = OrderedDict()
+
+    def __call__(self, request: Request) -> Denial | None:
+        client, now = address_key(request.client_address), self._clock()
+        full_at = max(self._full_at.get(client, now), now)
+        if full_at - now > self._tolerance + 1e-9:
+            wait = full_at - now - self._tolerance
+            return Denial(429, "too many requests from this address", math.ceil(wait))
+        self._full_at[client] = full_at + self._interval
+        self._full_at.move_to_end(client)
+        if len(self._full_at) > self._most_clients:
+            self._full_at.popitem(last=False)
+        return None
+
+    def __len__(self) -> int:
+        return len(self._full_at)
+
+
+Limiters = Mapping[tuple[str, Rate], RateLimit]
+"""Those of a cluster, by service and rate."""
+
+
+def limiters(services: Sequence[ServiceSpec], previous: Limiters) -> Limiters:
+    """``previous``: of the cluster that is replaced."""
+    keys = [
+        (service.name, service.terms.rate)
+        for service in services
+        if service.terms is not None and service.terms.rate is not None
+    ]
+    return {key: previous.get(key) or RateLimit(key[1]) for key in keys}
+
+
+class Admit:
+    """What requests for a route must fulfil. What one of the services that share it asks for holds
+    for all of them."""
+
+    __slots__ = ("checks", "client_auth", "https_only", "max_body", "users")
+
+    def __init__(self, services: Sequence[ServiceSpec], limiters: Limiters) -> None:
+        self.https_only = any(service.ssl_only for service in services)
+        """In the clear they are redirected."""
+        self.client_auth: ClientAuth | None = next(
+            (each.client_auth for each in services if each.client_auth is not None), None
+        )
+        """Their client must have been asked for a certificate in this way."""
+        self.checks: tuple[Check, ...] = (*_address_checks(services), *limiters.values())
+        """In this order: who may not ask at all does not use up anything."""
+        self.users: BasicAuth | None = next(
+            (basic_auth(each.terms.users) for each in services if each.terms and each.terms.users),
+            None,
+        )
+        """Who may ask; None: anybody."""
+        sizes = [
+            service.terms.max_body
+            for service in services
+            if service.terms is not None and service.terms.max_body is not None
+        ]
+        self.max_body = min(sizes, default=None)
+        """Bytes of their bodies; None: as many as they like."""
+
+    @classmethod
+    def of(cls, services: Sequence[ServiceSpec], limiters: Limiters) -> Admit | None:
+        """None: there is nothing to fulfil."""
+        admit = cls(services, limiters)
+        own = (admit.max_body, admit.client_auth, admit.users)
+        asks = admit.https_only or admit.checks or any(each is not None for each in own)
+        return admit if asks else None
+
+    def accepts(self, asked: ClientAuth | None) -> bool:
+        """Whether a client may pass who was ``asked`` for a certificate in this way; None: not at
+        all, which does where none is required."""
+        own = self.client_auth
+        return own is None or own == asked or (asked is None and not own.required)
+
+    def refuses(self, request: Request) -> Denial | None:
+        """Ask every check; None: the request may pass."""
+        for check in self.checks:
+            refusal = check(request)
+            if refusal is not None:
+                return refusal
+        return None
+
+
+def _address_checks(services: Sequence[ServiceSpec]) -> Iterator[Check]:
+    for service in services:
+        terms = service.terms
+        if terms is not None and (terms.allow_from or terms.deny_from):
+            yield AddressCheck(terms)

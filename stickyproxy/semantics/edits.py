@@ -1,0 +1,30 @@
+"""Header fields that are set and removed as a service says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class Edit:
+    """What is done with the fields of a head."""
+
+    __slots__ = ("_gone", "_set")
+
+    def __init__(self, set_: Iterable[tuple[str, str]], remove: Iterable[str] = ()) -> None:
+        """``set_``: (name, value) of fields that take the place of all others of their name; of two
+        of one name both are sent."""
+        pairs = tuple(set_)
+        names = (*remove, *(name for name, _ in pairs))
+        self._gone = tuple({name.lower().encode() + b":" for name in names})
+        self._set = [f"{name}: {value}".encode() for name, value in pairs]
+
+    def apply(self, lines: Iterable[bytes]) -> list[bytes]:
+        """The field lines, edited."""
+        gone = self._gone
+        return [*(line for line in lines if not line.lower().startswith(gone)), *self._set]
+
+    @classmethod
+    def of(cls, set_: Iterable[tuple[str, str]], remove: Iterable[str] = ()) -> Edit | None:
+        """None: there is nothing to do."""
+        edit = cls(set_, remove)
+        return edit if edit._gone else None
