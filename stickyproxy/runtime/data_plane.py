@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from stickyproxy.base.ledger import Ledger
 from stickyproxy.connector.wire import DIRECTORY
 from stickyproxy.control.health import Health
 from stickyproxy.control.newcomers import Newcomers
 from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.access_log import AccessLog
 from stickyproxy.dataplane.admission import Admission
+from stickyproxy.dataplane.counters import CountedEndpoints, Counters, in_turn
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.accept import Server
 from stickyproxy.dataplane.downstream.certificates import Certificates
@@ -69,19 +71,25 @@ class DataPlane:
         tries_newcomers: bool = True,
         health_changed: Callable[[], None] = lambda: None,
         rebuilt: Callable[[], None] = lambda: None,
+        ledger: Ledger | None = None,
     ) -> None:
         """``tries_newcomers``: if the settings ask for it. ``health_changed`` is called when
-        ``outages`` or ``silent`` changes, ``rebuilt`` when there is a new table. Raises ListenError
-        if the access log cannot be opened."""
+        ``outages`` or ``silent`` changes, ``rebuilt`` when there is a new table. ``ledger``: what
+        is counted goes there; None: nothing is. Raises ListenError if the access log cannot be
+        opened."""
         self._rebuilt = rebuilt
         proxy = settings.proxy
         self._access_log = open_access_log(settings.access_log)
         turns, descriptors = Turns(), Descriptors()
         self.upstreams = make_upstreams(settings, turns, descriptors)
         self.proxy = Proxy(info=settings.info)
-        if self._access_log is not None:
-            self.proxy.on_finish = self._access_log.write
+        logs = None if self._access_log is None else self._access_log.write
+        counters = None if ledger is None else Counters(ledger)
+        self.proxy.on_finish = in_turn(logs, counters.finished if counters else None)
         self._health = self.proxy.health = Health(self.proxy, health_changed)
+        if counters is not None:
+            self._health.on_eject = counters.ejected
+            self.proxy.health = CountedEndpoints(counters, self._health)
         self._newcomers = (
             Newcomers(self.proxy, self._health, health_changed)
             if tries_newcomers and proxy.probe_new_endpoints
@@ -113,7 +121,7 @@ class DataPlane:
             turns,
             descriptors,
             proxy.client_timeout,
-            None if self._access_log is None else self._access_log.write,
+            in_turn(logs, counters.passed if counters else None),
         )
         self.server = Server(
             self._clients,
@@ -125,6 +133,8 @@ class DataPlane:
             handshake_timeout=proxy.handshake_timeout,
         )
         self.server.passthrough = self.passthrough.claim
+        if counters is not None:
+            self.server.failures.on_failure = counters.client_failed
 
     @property
     def outages(self) -> dict[EndpointKey, Outage]:
