@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -193,4 +194,25 @@ async def test_nobody_counts_without_an_admin_page(
     proxy = Proxy(program, await program.listening())
     pids = (program.process.pid, *proxy.pids.values())
     assert not any(COUNTERS in file for pid in pids for file in open_files(pid))
+    await program.stop()
+
+
+async def test_tls(start: StartProgram, endpoint: MakeEndpoint, tmp_path: Path) -> None:
+    """Connections that come to nothing, and when certificates expire."""
+    peer = await endpoint()
+    admin = tmp_path / "admin.sock"
+    config = tmp_path / "config.toml"
+    listed = service("demo", [peer.address])
+    text = document(listed, f'[admin]\naddress = "unix:{admin}"', workers=4)
+    config.write_text(text.replace("[proxy]", "tls = true\n[proxy]", 1))
+    program = await start("serve", "--config", config)
+    port = await program.listening()
+    for _ in range(12):
+        async with await RawClient.connect(port) as user:
+            await user.send(get())
+            assert (await user.response()).status == 400
+    found = await scrape(admin)
+    assert found("client_connection_failures_total", reason="in-the-clear") == 12
+    assert found("requests_total", service="", code="4xx") == 12
+    assert found("certificate_expires_timestamp_seconds") > time.time()
     await program.stop()
