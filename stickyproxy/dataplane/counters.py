@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from stickyproxy.base.errors import ConnectError, HandshakeError, UpstreamTimeout
 from stickyproxy.base.ledger import Cells, Ledger
@@ -101,11 +101,25 @@ CLIENT_FAILURES = Family(
     values=KINDS,
     per_service=False,
 )
+CLIENTS = Family(
+    "stickyproxy_client_connections",
+    "Connections of clients that are open, handshakes and TLS that is passed through not included.",
+    kind="gauge",
+    per_service=False,
+)
+OPEN = Family(
+    "stickyproxy_upstream_open_connections",
+    "Connections to endpoints that are open: those that serve a request or tunnel, and those that "
+    "wait for one.",
+    kind="gauge",
+    label="state",
+    values=("busy", "idle"),
+)
 
 LAYOUT = Layout(
     (
         *(REQUESTS, OUTCOMES, AFFINITY, DURATION, UPSTREAM, RECEIVED, SENT, RETRIES),
-        *(CONNECTIONS, FAILURES, EJECTIONS, PASSAGES, CLIENT_FAILURES),
+        *(CONNECTIONS, FAILURES, EJECTIONS, PASSAGES, CLIENT_FAILURES, CLIENTS, OPEN),
     )
 )
 
@@ -124,7 +138,16 @@ _DURATION, _DURATION_SUM = LAYOUT.start(DURATION), LAYOUT.start(DURATION) + len(
 _UPSTREAM, _UPSTREAM_SUM = LAYOUT.start(UPSTREAM), LAYOUT.start(UPSTREAM) + len(_BUCKETS)
 _RECEIVED, _SENT = LAYOUT.cell(RECEIVED), LAYOUT.cell(SENT)
 _RETRIES, _EJECTIONS = LAYOUT.cell(RETRIES), LAYOUT.cell(EJECTIONS)
+_CLIENTS, _BUSY, _IDLE = LAYOUT.cell(CLIENTS), LAYOUT.cell(OPEN, "busy"), LAYOUT.cell(OPEN, "idle")
 _NEW, _REUSED = LAYOUT.cell(CONNECTIONS, "new"), LAYOUT.cell(CONNECTIONS, "reused")
+
+
+class HasOpen(Protocol):
+    """What is asked of an endpoint's pool."""
+
+    @property
+    def open(self) -> tuple[int, int]:
+        """How many of its connections are busy, and how many idle."""
 
 
 class Counters:
@@ -135,6 +158,12 @@ class Counters:
         self._ledger = ledger
         self._rows: dict[str, Cells] = {}
         """By service; those without one are in the row with the empty name."""
+        self._open: set[str] = set()
+        """Services whose open connections were noted last."""
+        for service, row in ledger.rows():
+            if row[_BUSY] or row[_IDLE]:
+                self._open.add(service)
+        self.note_open(0, ())  # those of a process that went on before died with it
 
     def row(self, service: str) -> Cells:
         """The cells of a service."""
@@ -179,8 +208,24 @@ class Counters:
         row = self.row(passage.service if pick is None else pick.endpoint.service)
         row[_PASSAGES[id(passage.outcome)]] += 1
         row[_SENT] += passage.bytes_down
+        row[_RECEIVED] += passage.bytes_up
         if pick is not None:
             row[_AFFINITY[id(pick.affinity)]] += 1
+
+    def note_open(self, clients: int, endpoints: Iterable[Endpoint]) -> None:
+        """How many connections there are now: those of clients, and those to these endpoints."""
+        self.row("")[_CLIENTS] = clients
+        found: dict[str, list[int]] = {service: [0, 0] for service in self._open}
+        for endpoint in endpoints:
+            pool: HasOpen = endpoint.pool  # type: ignore[assignment]
+            busy, idle = pool.open
+            tally = found.setdefault(endpoint.service, [0, 0])
+            tally[0] += busy
+            tally[1] += idle
+        for service, (busy, idle) in found.items():
+            row = self.row(service)
+            row[_BUSY], row[_IDLE] = busy, idle
+        self._open = {service for service, tally in found.items() if any(tally)}
 
     def ejected(self, endpoint: Endpoint) -> None:
         """An endpoint was ejected."""

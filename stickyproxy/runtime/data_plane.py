@@ -37,6 +37,9 @@ from stickyproxy.semantics.forwarded import TrustedProxies
 
 log = logging.getLogger("stickyproxy")
 
+NOTING_SECONDS = 1.0
+"""Between two looks at how many connections are open."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlaneSettings:
@@ -84,7 +87,8 @@ class DataPlane:
         self.upstreams = make_upstreams(settings, turns, descriptors)
         self.proxy = Proxy(info=settings.info)
         logs = None if self._access_log is None else self._access_log.write
-        counters = None if ledger is None else Counters(ledger)
+        counters = self._counters = None if ledger is None else Counters(ledger)
+        self._noting: asyncio.TimerHandle | None = None
         self.proxy.on_finish = in_turn(logs, counters.finished if counters else None)
         self._health = self.proxy.health = Health(self.proxy, health_changed)
         if counters is not None:
@@ -152,6 +156,14 @@ class DataPlane:
             self._newcomers.look()
         self._rebuilt()
 
+    def _note_open(self) -> None:
+        """How many connections are open is not counted as they come and go, but now and then."""
+        if self._counters is None:
+            return
+        self._noting = asyncio.get_running_loop().call_later(NOTING_SECONDS, self._note_open)
+        endpoints = {each for cluster in self.proxy.table.clusters() for each in cluster.endpoints}
+        self._counters.note_open(len(self._clients.connections), endpoints)
+
     def use_checks(self, unhealthy: frozenset[EndpointKey]) -> None:
         """These endpoints fail their checks, and no others."""
         self._health.use_checks(unhealthy)
@@ -160,6 +172,7 @@ class DataPlane:
         """Begin, inside a running event loop."""
         self.upstreams.start()
         self._clients.start()
+        self._note_open()
 
     def accept_on(self, listeners: Iterable[Listener]) -> None:
         """Serve clients that connect to these listeners, and to no others, from now on."""
@@ -183,6 +196,8 @@ class DataPlane:
         if self._newcomers is not None:
             await self._newcomers.stop()
         await self._health.stop()
+        if self._noting is not None:
+            self._noting.cancel()
         self._clients.stop()
         self.upstreams.close()
         if self._access_log is not None:

@@ -23,7 +23,7 @@ from tests.cli.test_main import (
     service,
 )
 from tests.conftest import MakeEndpoint
-from tests.runtime.test_supervisor import IS_READY, TAKES_PLACE, Proxy, open_files
+from tests.runtime.test_supervisor import IS_READY, TAKES_PLACE, Gate, Proxy, open_files
 from tests.scripted import EndpointConnection, RawClient, get, ok, post, respond
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
@@ -215,4 +215,41 @@ async def test_tls(start: StartProgram, endpoint: MakeEndpoint, tmp_path: Path) 
     assert found("client_connection_failures_total", reason="in-the-clear") == 12
     assert found("requests_total", service="", code="4xx") == 12
     assert found("certificate_expires_timestamp_seconds") > time.time()
+    await program.stop()
+
+
+async def test_open_connections(
+    start: StartProgram, endpoint: MakeEndpoint, tmp_path: Path
+) -> None:
+    """Those of a worker that was killed are gone with it."""
+    gate = Gate()
+    peer = await endpoint(gate)
+    admin = tmp_path / "admin.sock"
+    config = tmp_path / "config.toml"
+    listed = service("demo", [peer.address])
+    config.write_text(document(listed, f'[admin]\naddress = "unix:{admin}"', workers=2))
+    program = await start("serve", "--config", config)
+    proxy = Proxy(program, await program.listening())
+    users = await proxy.users()
+    for [user, *_] in users.values():
+        await user.send(get("/held"))
+
+    async def shows(clients: int, busy: int) -> None:
+        async with asyncio.timeout(TIMEOUT):
+            while (
+                found("client_connections"),
+                found("upstream_open_connections", service="demo", state="busy"),
+            ) != (clients, busy):
+                found.samples = (await scrape(admin)).samples
+
+    found = await scrape(admin)
+    await shows(sum(map(len, users.values())), 2)
+    os.kill(proxy.pids[1], signal.SIGKILL)
+    await program.err.says(TAKES_PLACE)
+    await program.err.says(IS_READY)
+    await shows(len(users[proxy.pids[2]]), 1)
+    gate.opened.set()
+    await shows(len(users[proxy.pids[2]]), 0)
+    await proxy.close()
+    await shows(0, 0)
     await program.stop()
