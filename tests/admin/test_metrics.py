@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,6 +17,8 @@ from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.routing.table import RoutingTable
 from tests.specs import service_spec
+
+REFERENCE = Path(__file__).parents[2] / "docs/reference/metrics.md"
 
 SHOP = service_spec(
     "shop",
@@ -101,6 +104,16 @@ def test_names_are_as_prometheus_wants_them() -> None:
     assert all(re.fullmatch("stickyproxy_[a-z0-9_]+", name) for name in families)
     assert all(family.documentation.endswith((".", "1.")) for family in families.values())
     assert len(LAYOUT.families) < len(families)
+
+
+async def test_each_is_in_the_reference_and_no_other() -> None:
+    text = await metrics({"shop": [1] * LAYOUT.width}, LAYOUT).text()
+    shown = {
+        family.name + "_total" * (family.type == "counter"): family.type
+        for family in text_string_to_metric_families(text.decode())
+    }
+    told = re.findall(r"^\| `(stickyproxy_\w+)` \| (\w+) \|", REFERENCE.read_text(), re.MULTILINE)
+    assert dict(told) == shown
 
 
 def test_no_cell_is_two_things() -> None:
