@@ -4,6 +4,7 @@ GET /services       every service with its endpoints and problems; JSON if asked
                     ``Accept: application/json`` or ``?format=json``, else text
 GET /certificates   every certificate with its hosts and dates, and no keys; JSON
 GET /table          the routing table, as text
+GET /metrics        what was counted, for Prometheus; only if something is
 GET /healthz        200 as long as this process responds
 GET /readyz         200 if clients are welcome, else 503 and the reason: not every provider has
                     published yet, or the proxy is starting or stopping
@@ -13,10 +14,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Protocol
 
 from aiohttp import web
 
+from stickyproxy.admin.metrics import CONTENT_TYPE, Metrics
 from stickyproxy.control import certificates, report
 from stickyproxy.control.registry import HoldsTable
 from stickyproxy.model.snapshot import Problem, Snapshot
@@ -40,19 +43,26 @@ def make_app(
     *,
     outage_of: report.OutageOf = lambda _: None,
     checks: Callable[[], Iterable[Problem]] = lambda: (),
+    metrics: Metrics | None = None,
 ) -> web.Application:
     """The admin page of one proxy. ``troubles``: why sources cannot be reached, by name of
     the provider. ``unready``: why clients had better go elsewhere; empty: they are welcome.
     ``state_of`` replaces the states in the table. ``checks``: what is odd about the checks of
-    endpoints."""
+    endpoints. ``metrics``: None: nothing is counted."""
     pages = _Pages(registry, proxy, troubles, unready, state_of, outage_of=outage_of, checks=checks)
     app = web.Application()
     app.router.add_get("/services", pages.services)
     app.router.add_get("/certificates", pages.certificates)
     app.router.add_get("/table", pages.table)
+    if metrics is not None:
+        app.router.add_get("/metrics", partial(_metrics, metrics))
     app.router.add_get("/healthz", pages.healthz)
     app.router.add_get("/readyz", pages.readyz)
     return app
+
+
+async def _metrics(metrics: Metrics, _request: web.Request) -> web.Response:
+    return web.Response(body=await metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
 class _Pages:

@@ -97,6 +97,8 @@ class Health:
         self._probes: dict[Endpoint, asyncio.Task[None]] = {}
         self.outages: dict[EndpointKey, Outage] = {}
         """The endpoints that are ejected, and why."""
+        self.on_eject: Callable[[Endpoint], None] | None = None
+        """Called with each endpoint that is ejected; None: there is no observer."""
         self._unhealthy: frozenset[EndpointKey] = frozenset()
         self._slow_start = SlowStart(proxy)
 
@@ -172,6 +174,8 @@ class Health:
         """Take it out: for that long if that is more than zero, and until a probe connects."""
         now = time.time()
         self.outages[_key(endpoint)] = Outage(reason, now, now + seconds if seconds else None)
+        if self.on_eject is not None:
+            self.on_eject(endpoint)
         self._note({endpoint: replace(endpoint.facts, ejected=True)})
         name = f"probe of {endpoint.address}"
         probe = self._probes[endpoint] = asyncio.create_task(

@@ -96,12 +96,17 @@ class Registry:
         self._snapshots: dict[str, Snapshot] = {}
         self._keys: dict[str, bytes] = {}
         """Pin key by name of service."""
+        self.published: dict[str, float] = {}
+        """When each provider published last, in Unix time."""
+        self.swaps = 0
+        """How often there was a new table."""
         self.problems: tuple[Problem, ...] = ()
         """What all providers report, and what only shows when their services are merged."""
 
     def publish(self, snapshot: Snapshot) -> None:
         """Take a provider's whole state. What did not change keeps its cluster: connections,
         cursors and slot tables survive."""
+        self.published[snapshot.provider] = time.time()
         before = self._snapshots.get(snapshot.provider)
         if before == snapshot:
             return
@@ -155,6 +160,7 @@ class Registry:
             for cluster in old.clusters():
                 for endpoint in cluster.endpoints:
                     endpoint.pool.close()
+        self.swaps += 1
         self._rebuilt()
         log.debug("routing table:\n%s", self._proxy.table.dump())
 

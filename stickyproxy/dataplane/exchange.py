@@ -112,10 +112,10 @@ class Exchange:
 
     __slots__ = (
         "_admitted",
+        "_body_at_hand",
         "_body_sent",
         "_connecting",
         "_proxy",
-        "_reused",
         "_route",
         "_slots",
         "_strips",
@@ -127,6 +127,7 @@ class Exchange:
         "relay",
         "reply",
         "request",
+        "reused",
         "service",
         "started",
         "stream",
@@ -155,7 +156,7 @@ class Exchange:
         """Where the latest attempt went; None if no connection could be made."""
         self._admitted = False
         """Whether the request has passed the checks of its route, each of which is asked once."""
-        self._reused = False
+        self.reused = False
         """Whether that connection had been kept alive."""
         self._connecting: asyncio.Task[None] | None = None
         """What has to be waited for: a connection, a slot, or a password that is being checked."""
@@ -166,12 +167,19 @@ class Exchange:
         self._body_sent = 0
         """Bytes of the request's body that an endpoint was sent as they came: they cannot be sent
         again."""
+        self._body_at_hand = 0
+        """Bytes of it that were sent together with its head."""
         self.tunnel: UpgradeTunnel | None = None
         """What took over after 101 Switching Protocols."""
         self.reply: Reply | None = None
         """A response of our own; None if an endpoint responded."""
         self.outcome: Outcome | None = None
         """How it ended; None until it has."""
+
+    @property
+    def body_bytes(self) -> int:
+        """Bytes of the request's body that an endpoint was sent."""
+        return self._body_at_hand + self._body_sent
 
     # --- downstream.ports.StreamHandler ---
 
@@ -411,7 +419,7 @@ class Exchange:
                 upstream = await pool.connect()
             except (ConnectError, OutOfResources) as error:
                 self._connecting = None
-                self._upstream, self._reused = None, False
+                self._upstream, self.reused = None, False
                 if health is not None and isinstance(error, ConnectError):
                     health.failed(endpoint, error)
                 self._try_again(error, started)
@@ -430,7 +438,7 @@ class Exchange:
         request, route, pick = self.request, self._route, self.pick
         assert request is not None
         assert pick is not None
-        self._upstream, self._reused = upstream, reused
+        self._upstream, self.reused = upstream, reused
         failures, info = self.failures, self._proxy.info
         attempts = failures.attempts if failures else ()
         edit = route.secure_response_edit if request.secure else route.response_edit
@@ -460,6 +468,7 @@ class Exchange:
             upstream.send_head(head, relay, body_follows=True)
             self.stream.start_body()
             return
+        self._body_at_hand = len(body)
         if length == UNKNOWN:
             body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
         upstream.send_head(head + body, relay, body_follows=False)
@@ -499,7 +508,7 @@ class Exchange:
         health, pick = self._proxy.health, self.pick
         if health is None or pick is None:
             return
-        closed = isinstance(error, UpstreamClosed) and (upstream.responded or not self._reused)
+        closed = isinstance(error, UpstreamClosed) and (upstream.responded or not self.reused)
         if closed or isinstance(error, UpstreamTimeout):
             health.broke(pick.endpoint, error)
 
@@ -514,13 +523,13 @@ class Exchange:
             failures = self.failures = Failures()
         pool: Pool = pick.endpoint.pool  # type: ignore[assignment]
         now = monotonic()
-        died = upstream is not None and not self._reused
+        died = upstream is not None and not self.reused
         failures.note(error, Attempt(pick.endpoint.address, now - started), died=died)
         verdict = decide(
             Attempted(
                 error=error,
                 connected=upstream is not None,
-                reused=self._reused,
+                reused=self.reused,
                 replayable=request.idempotent and not self._body_sent,
                 responded=upstream is not None and upstream.responded,
                 deaths=failures.deaths,

@@ -14,13 +14,16 @@ from functools import partial
 from pathlib import Path
 
 from stickyproxy.admin import pages
+from stickyproxy.admin.metrics import Metrics, Workers
 from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
+from stickyproxy.base.ledger import Ledger, added_up
 from stickyproxy.config.settings import Config
 from stickyproxy.control.checks import Checker
 from stickyproxy.control.controller import Controller
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
+from stickyproxy.dataplane.counters import LAYOUT
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.upstream.asking import Asker
 from stickyproxy.model.health import Outage
@@ -48,7 +51,8 @@ class App:
         self._grace_period = settings.proxy.grace_period
         self._stop = asyncio.Event()
         self._accepts = asyncio.Event()
-        self._plane = DataPlane(plane_settings(settings), rebuilt=self._on_new_table)
+        ledger = None if settings.admin is None else Ledger(LAYOUT.width)
+        self._plane = DataPlane(plane_settings(settings), rebuilt=self._on_new_table, ledger=ledger)
         self.proxy = self._plane.proxy
         self.passthrough = self._plane.passthrough
         self.registry = self._plane.registry
@@ -59,6 +63,17 @@ class App:
         self._sources = Sources(
             settings, file, self.registry.publish, self._settled, review=self.registry.review
         )
+        metrics = None
+        if ledger is not None:
+            metrics = Metrics(
+                LAYOUT,
+                partial(added_up, (ledger,)),
+                registry=self.registry,
+                proxy=self.proxy,
+                troubles=self._sources.troubles,
+                workers=lambda: Workers(wanted=1, accepting=self._accepts.is_set()),
+                checks=self._checker.problems,
+            )
         self._admin = ControlServer(
             pages.make_app(
                 self.registry,
@@ -67,6 +82,7 @@ class App:
                 self._unready,
                 outage_of=self._outage_of,
                 checks=self._checker.problems,
+                metrics=metrics,
             )
         )
 

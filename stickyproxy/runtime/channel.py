@@ -54,6 +54,8 @@ class Begin:
     """Names of those that will publish."""
     shares: tuple[tuple[InheritedListener, ...], ...]
     """All shares of the listeners, since a worker may have to accept in place of another."""
+    ledger: int | None = None
+    """The descriptor of the memory in which it counts; None: it does not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from stickyproxy.base.ledger import Ledger
 from stickyproxy.connector.wire import DIRECTORY
 from stickyproxy.control.health import Health
 from stickyproxy.control.newcomers import Newcomers
 from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.access_log import AccessLog
 from stickyproxy.dataplane.admission import Admission
+from stickyproxy.dataplane.counters import CountedEndpoints, Counters, in_turn
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.accept import Server
 from stickyproxy.dataplane.downstream.certificates import Certificates
@@ -34,6 +36,9 @@ from stickyproxy.model.settings import AccessLogSettings, ProxySettings
 from stickyproxy.semantics.forwarded import TrustedProxies
 
 log = logging.getLogger("stickyproxy")
+
+NOTING_SECONDS = 1.0
+"""Between two looks at how many connections are open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +74,26 @@ class DataPlane:
         tries_newcomers: bool = True,
         health_changed: Callable[[], None] = lambda: None,
         rebuilt: Callable[[], None] = lambda: None,
+        ledger: Ledger | None = None,
     ) -> None:
         """``tries_newcomers``: if the settings ask for it. ``health_changed`` is called when
-        ``outages`` or ``silent`` changes, ``rebuilt`` when there is a new table. Raises ListenError
-        if the access log cannot be opened."""
+        ``outages`` or ``silent`` changes, ``rebuilt`` when there is a new table. ``ledger``: what
+        is counted goes there; None: nothing is. Raises ListenError if the access log cannot be
+        opened."""
         self._rebuilt = rebuilt
         proxy = settings.proxy
         self._access_log = open_access_log(settings.access_log)
         turns, descriptors = Turns(), Descriptors()
         self.upstreams = make_upstreams(settings, turns, descriptors)
         self.proxy = Proxy(info=settings.info)
-        if self._access_log is not None:
-            self.proxy.on_finish = self._access_log.write
+        logs = None if self._access_log is None else self._access_log.write
+        counters = self._counters = None if ledger is None else Counters(ledger)
+        self._noting: asyncio.TimerHandle | None = None
+        self.proxy.on_finish = in_turn(logs, counters.finished if counters else None)
         self._health = self.proxy.health = Health(self.proxy, health_changed)
+        if counters is not None:
+            self._health.on_eject = counters.ejected
+            self.proxy.health = CountedEndpoints(counters, self._health)
         self._newcomers = (
             Newcomers(self.proxy, self._health, health_changed)
             if tries_newcomers and proxy.probe_new_endpoints
@@ -113,7 +125,7 @@ class DataPlane:
             turns,
             descriptors,
             proxy.client_timeout,
-            None if self._access_log is None else self._access_log.write,
+            in_turn(logs, counters.passed if counters else None),
         )
         self.server = Server(
             self._clients,
@@ -125,6 +137,8 @@ class DataPlane:
             handshake_timeout=proxy.handshake_timeout,
         )
         self.server.passthrough = self.passthrough.claim
+        if counters is not None:
+            self.server.failures.on_failure = counters.client_failed
 
     @property
     def outages(self) -> dict[EndpointKey, Outage]:
@@ -142,6 +156,14 @@ class DataPlane:
             self._newcomers.look()
         self._rebuilt()
 
+    def _note_open(self) -> None:
+        """How many connections are open is not counted as they come and go, but now and then."""
+        if self._counters is None:
+            return
+        self._noting = asyncio.get_running_loop().call_later(NOTING_SECONDS, self._note_open)
+        endpoints = {each for cluster in self.proxy.table.clusters() for each in cluster.endpoints}
+        self._counters.note_open(len(self._clients.connections), endpoints)
+
     def use_checks(self, unhealthy: frozenset[EndpointKey]) -> None:
         """These endpoints fail their checks, and no others."""
         self._health.use_checks(unhealthy)
@@ -150,6 +172,7 @@ class DataPlane:
         """Begin, inside a running event loop."""
         self.upstreams.start()
         self._clients.start()
+        self._note_open()
 
     def accept_on(self, listeners: Iterable[Listener]) -> None:
         """Serve clients that connect to these listeners, and to no others, from now on."""
@@ -173,6 +196,8 @@ class DataPlane:
         if self._newcomers is not None:
             await self._newcomers.stop()
         await self._health.stop()
+        if self._noting is not None:
+            self._noting.cancel()
         self._clients.stop()
         self.upstreams.close()
         if self._access_log is not None:

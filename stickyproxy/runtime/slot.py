@@ -51,6 +51,8 @@ class WorkerSlot:
         """The endpoints that this worker has ejected, and why."""
         self.silent: frozenset[EndpointKey] = frozenset()
         """Those that it has never reached, if it is the one that tries."""
+        self.lost = 0
+        """Workers that ended here before they were to."""
         self._begin = begin
         self._changed = changed
         self._process: Process | None = None
@@ -105,6 +107,7 @@ class WorkerSlot:
                 log.exception("worker %d is lost: this is a bug in stickyproxy", self.number)
                 how = "is lost"
             if not self._draining.is_set():
+                self.lost += 1
                 await self._pause(self._report_exit(how, time.monotonic() - started))
             elif how != _WELL:
                 log.error("worker %d %s while it drained", self.number, how)
@@ -154,6 +157,8 @@ class WorkerSlot:
         """A new process and the channel to it. Raises OSError."""
         ours, theirs = socket.socketpair()
         inherited = {each.descriptor for share in self._begin.shares for each in share}
+        if self._begin.ledger is not None:
+            inherited.add(self._begin.ledger)
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "stickyproxy.runtime.worker", str(theirs.fileno())),

@@ -23,8 +23,10 @@ from functools import partial
 from pathlib import Path
 
 from stickyproxy.admin import pages
+from stickyproxy.admin.metrics import Metrics, Workers
 from stickyproxy.base import signals
 from stickyproxy.base.errors import StickyproxyError
+from stickyproxy.base.ledger import Ledger, added_up
 from stickyproxy.config.settings import Config
 from stickyproxy.control import report
 from stickyproxy.control.checks import Checker
@@ -32,6 +34,7 @@ from stickyproxy.control.health import facts_of_checks
 from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
+from stickyproxy.dataplane.counters import LAYOUT
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.turns import Turns
@@ -114,6 +117,19 @@ class Supervisor:
         self._sources = Sources(
             settings, file, self._publish, self._in_step, review=self.registry.review
         )
+        counting = settings.admin is not None
+        self._ledgers = [Ledger(LAYOUT.width) for _ in range(workers)] if counting else []
+        """One for each slot, which all its workers go on with; none: nobody asks."""
+        metrics = Metrics(
+            LAYOUT,
+            partial(added_up, self._ledgers),
+            registry=self.registry,
+            proxy=shown,
+            troubles=self._sources.troubles,
+            workers=self._count_workers,
+            state_of=self._state_of,
+            checks=self._checker.problems,
+        )
         self._admin = ControlServer(
             pages.make_app(
                 self.registry,
@@ -123,6 +139,7 @@ class Supervisor:
                 self._state_of,
                 outage_of=self._outage_of,
                 checks=self._checker.problems,
+                metrics=metrics if counting else None,
             )
         )
         self._listeners = Listeners()
@@ -186,6 +203,8 @@ class Supervisor:
         await self._checker.stop()
         self._upstreams.close()
         await self._admin.stop()
+        while self._ledgers:
+            self._ledgers.pop().close()
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT end ``run_until_signalled``, a second one the processes; SIGHUP
@@ -209,7 +228,14 @@ class Supervisor:
         level = log.getEffectiveLevel()
         for number in range(1, self._workers + 1):
             begin = Begin(
-                number, level, plane.proxy, plane.access_log, plane.info, plane.providers, shares
+                number,
+                level,
+                plane.proxy,
+                plane.access_log,
+                plane.info,
+                plane.providers,
+                shares,
+                self._ledgers[number - 1].descriptor if self._ledgers else None,
             )
             slot = WorkerSlot(begin, self._share_out)
             self._slots.append(slot)
@@ -284,6 +310,13 @@ class Supervisor:
         if outage := self._checker.outages.get(key):
             return outage
         return next((slot.down[key] for slot in self._slots if key in slot.down), None)
+
+    def _count_workers(self) -> Workers:
+        return Workers(
+            wanted=self._workers,
+            accepting=sum(slot.accepting for slot in self._slots),
+            lost=sum(slot.lost for slot in self._slots),
+        )
 
     async def _in_step(self) -> None:
         """Wait until all workers have done what they were told; at the start, until they accept

@@ -17,6 +17,8 @@ import uvloop
 
 from stickyproxy.base import signals, standard_error
 from stickyproxy.base.errors import StickyproxyError
+from stickyproxy.base.ledger import Ledger
+from stickyproxy.dataplane.counters import LAYOUT
 from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.runtime.channel import (
     BEATS,
@@ -53,6 +55,7 @@ class Worker:
             tells_problems=False,  # the supervisor does
             tries_newcomers=begin.number == 1,
             health_changed=self._on_health_changed,
+            ledger=None if begin.ledger is None else Ledger(LAYOUT.width, begin.ledger),
         )
         inherited = {each.descriptor for share in begin.shares for each in share}
         self._sockets = {fd: socket.socket(fileno=fd) for fd in inherited}

@@ -18,7 +18,11 @@ from stickyproxy.dataplane.downstream.certificates import (
     send_alert,
 )
 from stickyproxy.dataplane.downstream.clienthello import ClientHello
-from stickyproxy.dataplane.downstream.failures import ConnectionFailures, reason_of
+from stickyproxy.dataplane.downstream.failures import (
+    IN_THE_CLEAR,
+    ConnectionFailures,
+    reason_of,
+)
 from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.dataplane.downstream.ports import Serve
 from stickyproxy.dataplane.downstream.proxy_protocol import Ends
@@ -175,7 +179,7 @@ class Server:
             serve = self._admission.serve(spec)
             self._connect(sock, self._clients_of(arrival, serve))
         elif arrival.speaks_http:
-            self.failures.note("it speaks in the clear where TLS is spoken", arrival.ends.client)
+            self.failures.note(IN_THE_CLEAR, arrival.ends.client)
             serve = self._admission.refuse_clear()
             self._connect(sock, self._clients_of(arrival, serve))
         else:

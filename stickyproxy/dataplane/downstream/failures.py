@@ -7,10 +7,13 @@ import asyncio
 import logging
 import ssl
 from collections import Counter
+from collections.abc import Callable
 
 from stickyproxy.dataplane.downstream.arrivals import GONE, LATE
 
 log = logging.getLogger("stickyproxy")
+
+IN_THE_CLEAR = "it speaks in the clear where TLS is spoken"
 
 LOG_SECONDS = 10.0
 """Between two lines about the same reason."""
@@ -38,12 +41,37 @@ def reason_of(error: BaseException) -> str:
     return GONE
 
 
+_KIND_OF = {
+    LATE: "late",
+    GONE: "gone",
+    "the client knows no version of TLS that is spoken here": "version",
+    "the client knows no cipher that is used here": "cipher",
+    "the client has no certificate": "no-client-certificate",
+    "the client's certificate is not accepted": "client-certificate",
+    IN_THE_CLEAR: "in-the-clear",
+}
+
+KINDS = (*_KIND_OF.values(), "refused-by-client", "handshake", "other")
+"""What reasons are counted as: some of them hold numbers that clients choose."""
+
+
+def kind_of(reason: str) -> str:
+    """The one of ``KINDS`` that a reason belongs to."""
+    if kind := _KIND_OF.get(reason):
+        return kind
+    if reason.startswith("the client refuses"):
+        return "refused-by-client"
+    return "handshake" if reason.startswith("the handshake failed") else "other"
+
+
 class ConnectionFailures:
     """Those of one process."""
 
     def __init__(self) -> None:
         self.total: Counter[str] = Counter()
         """How many there were, by reason."""
+        self.on_failure: Callable[[str], None] | None = None
+        """Called with the reason of each; None: there is no observer."""
         self._unsaid: Counter[str] = Counter()
         """Of those, how many came since the latest line about their reason."""
         self._resting: dict[str, asyncio.TimerHandle] = {}
@@ -52,6 +80,8 @@ class ConnectionFailures:
     def note(self, reason: str, client: str) -> None:
         """A connection of ``client`` (an IP address; empty on a unix socket) has failed."""
         self.total[reason] += 1
+        if self.on_failure is not None:
+            self.on_failure(reason)
         if reason in self._resting:
             self._unsaid[reason] += 1
             return

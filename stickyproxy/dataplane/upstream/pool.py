@@ -56,6 +56,12 @@ class Pool:
         return self.target.address
 
     @property
+    def open(self) -> tuple[int, int]:
+        """How many of its connections are busy, and how many idle."""
+        idle = len(self._idle)
+        return len(self._all) - idle, idle
+
+    @property
     def retry_seconds(self) -> float:
         """A request older than this is not tried on another endpoint."""
         return RETRY_CONNECTS * self._clock.connect_timeout

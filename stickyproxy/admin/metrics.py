@@ -1,0 +1,255 @@
+"""CONTROL: what was counted, and how things are, in the text format of Prometheus.
+
+``Metrics.now`` takes everything at one moment, and is quick; ``as_text`` turns it to text, which
+takes its time with many services, and needs nothing else: it may run in a thread. There
+are lines for services that are published now, and for requests that asked for none of them, whose
+label is empty. What clients send is in no label.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from stickyproxy import __version__
+from stickyproxy.base import build_info
+from stickyproxy.base.ledger import OTHERS
+from stickyproxy.control import certificates, report
+from stickyproxy.control.registry import HoldsTable
+from stickyproxy.model.metrics import MICROSECONDS, Family, Layout
+from stickyproxy.model.snapshot import Problem, Snapshot
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+Totals = Mapping[str, Sequence[int]]
+"""The rows of all processes, added up, by service."""
+
+
+class PublishedView(Protocol):
+    """What is asked of the registry."""
+
+    problems: tuple[Problem, ...]
+    published: dict[str, float]
+    """When each provider published last, in Unix time."""
+    swaps: int
+    """How often there was a new table."""
+
+    def snapshots(self) -> list[Snapshot]:
+        """The state of each provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """The processes that forward requests."""
+
+    wanted: int
+    accepting: int
+    """Of those, how many accept connections."""
+    lost: int = 0
+    """How many have ended that should not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """All that is shown, as it was at one moment."""
+
+    totals: Totals
+    endpoints: Mapping[tuple[str, str], int]
+    """How many there are, by service and state."""
+    certificates: tuple[tuple[str, str, float], ...]
+    """(name, provider, when it expires in Unix time)"""
+    providers: Mapping[str, bool]
+    """Whether each of them is in touch with its source."""
+    published: Mapping[str, float]
+    problems: Mapping[bool, int]
+    """How many there are, by whether they are fatal."""
+    swaps: int
+    workers: Workers
+
+
+class Metrics:
+    """The metrics of one proxy."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        totals: Callable[[], Totals],
+        *,
+        registry: PublishedView,
+        proxy: HoldsTable,
+        troubles: Callable[[], Mapping[str, str]],
+        workers: Callable[[], Workers],
+        state_of: report.StateOf | None = None,
+        checks: Callable[[], Iterable[Problem]] = lambda: (),
+    ) -> None:
+        """``totals``: what was counted, by ``layout``. The rest as for ``pages.make_app``."""
+        self._layout = layout
+        self._totals = totals
+        self._registry = registry
+        self._proxy = proxy
+        self._troubles = troubles
+        self._workers = workers
+        self._state_of = state_of
+        self._checks = checks
+
+    async def text(self) -> bytes:
+        """The metrics as they are now."""
+        return await asyncio.to_thread(as_text, self._layout, self.now())
+
+    def now(self) -> Moment:
+        """Everything as it is now."""
+        registry, table = self._registry, self._proxy.table
+        snapshots, troubles = registry.snapshots(), self._troubles()
+        services = [service for snapshot in snapshots for service in snapshot.services]
+        state_of = self._state_of or report.states_in(table)
+        known = {"", OTHERS, *(service.name for service in services)}
+        known.update(cluster.name for cluster in table.clusters())
+        return Moment(
+            totals={name: row for name, row in self._totals().items() if name in known},
+            endpoints=Counter(
+                (service.name, _word(state_of(service.name, endpoint)))
+                for service in services
+                for endpoint in service.endpoints
+            ),
+            certificates=tuple(
+                (row["certificate"], row["provider"], row["expires"])
+                for row in certificates.rows(snapshots, 0.0)
+                if row["expires"]
+            ),
+            providers={
+                name: name not in troubles
+                for name in sorted({*(each.provider for each in snapshots), *troubles})
+            },
+            published=dict(registry.published),
+            problems=Counter(each.fatal for each in (*registry.problems, *self._checks())),
+            swaps=registry.swaps,
+            workers=self._workers(),
+        )
+
+
+def _word(state: str) -> str:
+    """A state as a label: in how many workers an endpoint is down is no part of it."""
+    return "down in part" if state.startswith("down in ") else state
+
+
+def as_text(layout: Layout, facts: Moment) -> bytes:
+    """The text that is asked for."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collected([*_counted(layout, facts.totals), *_states(facts)]))
+    return generate_latest(registry)
+
+
+class _Collected(Collector):
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+# --- what was counted ----------------------------------------------------------------------------
+
+
+def _counted(layout: Layout, totals: Totals) -> Iterator[Metric]:
+    for family in layout.families:
+        start = layout.start(family)
+        rows = (
+            (name, totals[name][start : start + family.cells])
+            for name in (sorted(totals) if family.per_service else totals.keys() & {""})
+        )
+        yield (_histogram if family.kind == "histogram" else _values)(family, rows)
+
+
+def _histogram(family: Family, rows: Iterable[tuple[str, Sequence[int]]]) -> Metric:
+    metric = HistogramMetricFamily(family.name, family.help, labels=["service"])
+    for name, cells in rows:
+        *counts, total = cells
+        buckets = list(zip(family.values, map(float, accumulate(counts)), strict=True))
+        metric.add_metric([name], buckets, total / MICROSECONDS)
+    return metric
+
+
+def _values(family: Family, rows: Iterable[tuple[str, Sequence[int]]]) -> Metric:
+    labels = ["service"] * family.per_service + [family.label] * bool(family.label)
+    made = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    metric = made(family.name, family.help, labels=labels)
+    for name, cells in rows:
+        for value, count in zip(family.values, cells, strict=True):
+            if count or not family.sparse:
+                words = [name] * family.per_service + [value] * bool(family.label)
+                metric.add_metric(words, count)
+    return metric
+
+
+# --- how things are ------------------------------------------------------------------------------
+
+
+def _states(facts: Moment) -> Iterator[Metric]:
+    yield _gauge(
+        "endpoints",
+        "Endpoints by what they may be used for.",
+        ["service", "state"],
+        facts.endpoints.items(),
+    )
+    yield _gauge(
+        "certificate_expires_timestamp_seconds",
+        "When a certificate expires, in Unix time.",
+        ["certificate", "provider"],
+        (((name, provider), expires) for name, provider, expires in facts.certificates),
+    )
+    yield _gauge(
+        "provider_up",
+        "Whether a provider is in touch with its source.",
+        ["provider"],
+        (((name,), up) for name, up in facts.providers.items()),
+    )
+    yield _gauge(
+        "provider_published_timestamp_seconds",
+        "When a provider published a snapshot last, in Unix time; while nothing changes it need "
+        "not.",
+        ["provider"],
+        (((name,), when) for name, when in facts.published.items()),
+    )
+    yield _gauge(
+        "problems",
+        "Problems that /services lists, by whether something is not served as declared.",
+        ["fatal"],
+        (((str(fatal).lower(),), facts.problems.get(fatal, 0)) for fatal in (False, True)),
+    )
+    swaps = CounterMetricFamily("stickyproxy_table_swaps", "How often there was a new table.")
+    swaps.add_metric([], facts.swaps)
+    yield swaps
+    workers = facts.workers
+    yield _gauge("workers_wanted", "Processes that are to forward.", [], [((), workers.wanted)])
+    yield _gauge("workers_accepting", "Of those, how many do.", [], [((), workers.accepting)])
+    lost = CounterMetricFamily("stickyproxy_workers_lost", "Those that ended before their time.")
+    lost.add_metric([], workers.lost)
+    yield lost
+    build = __version__, build_info.commit()
+    yield _gauge("build_info", "What runs; always 1.", ["version", "commit"], [(build, 1)])
+
+
+def _gauge(
+    name: str,
+    text: str,
+    labels: Sequence[str],
+    values: Iterable[tuple[tuple[str, ...], float]],
+) -> Metric:
+    metric = GaugeMetricFamily(f"stickyproxy_{name}", text, labels=labels)
+    for words, value in values:
+        metric.add_metric(words, value)
+    return metric

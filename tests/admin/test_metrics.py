@@ -1,0 +1,144 @@
+"""admin/metrics.py: the text, as Prometheus' own parser reads it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from stickyproxy.admin.metrics import Metrics, Workers, as_text
+from stickyproxy.control.registry import NoConnections, Registry
+from stickyproxy.dataplane.counters import BOUNDS, CLIENT_FAILURES, DURATION, LAYOUT, OUTCOMES
+from stickyproxy.dataplane.downstream.failures import KINDS, kind_of
+from stickyproxy.model.metrics import Family, Layout
+from stickyproxy.model.service import EndpointSpec
+from stickyproxy.model.snapshot import Problem, Snapshot
+from stickyproxy.routing.table import RoutingTable
+from tests.specs import service_spec
+
+REFERENCE = Path(__file__).parents[2] / "docs/reference/metrics.md"
+
+SHOP = service_spec(
+    "shop",
+    ("shop.local",),
+    (EndpointSpec("t1", "10.0.0.1:80"), EndpointSpec("t2", "10.0.0.2:80", draining=True)),
+)
+HITS = Family("hits", 'Those that "hit".\nOr not.', label="how", values=("well", "badly"))
+RARE = Family("rare", "Seldom.", label="how", values=("a", "b"), sparse=True)
+TIMES = Family("times_seconds", "How long.", kind="histogram", values=("0.1", "1.0", "+Inf"))
+HERE = Family("here", "Of the process.", label="why", values=("x", "y"), per_service=False)
+SMALL = Layout((HITS, RARE, TIMES, HERE))
+
+
+class Shown:
+    """What has the table."""
+
+    def __init__(self) -> None:
+        self.table = RoutingTable({})
+
+
+def metrics(totals: dict[str, list[int]], layout: Layout = SMALL, **troubles: str) -> Metrics:
+    """Of a proxy with one service."""
+    shown = Shown()
+    registry = Registry(shown, NoConnections(), None, tells_problems=False)
+    registry.publish(Snapshot("static", (SHOP,)))
+    return Metrics(
+        layout,
+        lambda: totals,
+        registry=registry,
+        proxy=shown,
+        troubles=lambda: troubles,
+        workers=lambda: Workers(wanted=4, accepting=3, lost=2),
+        checks=lambda: [Problem("shop", "is checked in vain", fatal=True)],
+    )
+
+
+def parsed(text: bytes) -> dict[str, float]:
+    """Samples as they are written in the text."""
+    return {
+        f"{sample.name}{sorted(sample.labels.items())}": sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+async def test_what_was_counted() -> None:
+    row = [3, 0, 0, 7, 4, 2, 1, 2_500_000, 0, 0]
+    none = [1, 0, 0, 0, 0, 0, 0, 0, 0, 9]
+    found = parsed(await metrics({"shop": row, "": none, "gone": row}).text())
+    assert found["hits_total[('how', 'well'), ('service', 'shop')]"] == 3
+    assert found["hits_total[('how', 'badly'), ('service', 'shop')]"] == 0
+    assert found["hits_total[('how', 'well'), ('service', '')]"] == 1
+    assert found["rare_total[('how', 'b'), ('service', 'shop')]"] == 7
+    assert "rare_total[('how', 'a'), ('service', 'shop')]" not in found
+    buckets = [
+        found[f"times_seconds_bucket[('le', '{le}'), ('service', 'shop')]"]
+        for le in ("0.1", "1.0", "+Inf")
+    ]
+    assert buckets == [4, 6, 7]
+    assert found["times_seconds_count[('service', 'shop')]"] == 7
+    assert found["times_seconds_sum[('service', 'shop')]"] == 2.5
+    assert found["here_total[('why', 'y')]"] == 9
+    assert not [key for key in found if "gone" in key], "it is not published any more"
+
+
+async def test_how_things_are() -> None:
+    found = parsed(await metrics({}, swarm="no route to host").text())
+    assert found["stickyproxy_endpoints[('service', 'shop'), ('state', 'usable')]"] == 1
+    assert found["stickyproxy_endpoints[('service', 'shop'), ('state', 'draining')]"] == 1
+    assert found["stickyproxy_provider_up[('provider', 'static')]"] == 1
+    assert found["stickyproxy_provider_up[('provider', 'swarm')]"] == 0
+    assert found["stickyproxy_problems[('fatal', 'true')]"] == 1
+    assert found["stickyproxy_problems[('fatal', 'false')]"] == 0
+    assert found["stickyproxy_workers_wanted[]"] == 4
+    assert found["stickyproxy_workers_accepting[]"] == 3
+    assert found["stickyproxy_workers_lost_total[]"] == 2
+    assert found["stickyproxy_table_swaps_total[]"] == 1
+
+
+def test_names_are_as_prometheus_wants_them() -> None:
+    text = as_text(LAYOUT, metrics({"shop": [1] * LAYOUT.width}, LAYOUT).now()).decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert all(re.fullmatch("stickyproxy_[a-z0-9_]+", name) for name in families)
+    assert all(family.documentation.endswith((".", "1.")) for family in families.values())
+    assert len(LAYOUT.families) < len(families)
+
+
+async def test_each_is_in_the_reference_and_no_other() -> None:
+    text = await metrics({"shop": [1] * LAYOUT.width}, LAYOUT).text()
+    shown = {
+        family.name + "_total" * (family.type == "counter"): family.type
+        for family in text_string_to_metric_families(text.decode())
+    }
+    told = re.findall(r"^\| `(stickyproxy_\w+)` \| (\w+) \|", REFERENCE.read_text(), re.MULTILINE)
+    assert dict(told) == shown
+
+
+def test_no_cell_is_two_things() -> None:
+    cells = [
+        cell
+        for family in LAYOUT.families
+        for cell in range(LAYOUT.start(family), LAYOUT.start(family) + family.cells)
+    ]
+    assert cells == list(range(LAYOUT.width))
+    assert DURATION.cells == len(BOUNDS) + 2
+    assert LAYOUT.cell(OUTCOMES, OUTCOMES.values[1]) == LAYOUT.start(OUTCOMES) + 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("the handshake was not over in time", "late"),
+        ("it speaks in the clear where TLS is spoken", "in-the-clear"),
+        ("the client refuses (unknown ca)", "refused-by-client"),
+        ("the handshake failed (bad record mac)", "handshake"),
+        ("its records are of version 77, which is not TLS", "other"),
+        ("extension 4711 occurs twice", "other"),
+    ],
+)
+def test_what_clients_choose_is_in_no_label(reason: str, kind: str) -> None:
+    assert kind_of(reason) == kind
+    assert kind in KINDS
+    assert CLIENT_FAILURES.values == KINDS

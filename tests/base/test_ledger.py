@@ -1,0 +1,109 @@
+"""base/ledger.py: counters in memory that outlives the process that counts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from stickyproxy.base.ledger import NAME, OTHERS, ROWS, Ledger, added_up
+
+COUNTS_AND_WAITS = """
+import sys
+from stickyproxy.base.ledger import Ledger
+ledger = Ledger(2, int(sys.argv[1]))
+for name in ("", "shop"):
+    ledger.row(name)[1] += 7
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+def counts(of: Ledger) -> dict[str, list[int]]:
+    """The rows of one."""
+    return added_up([of])
+
+
+def test_rows_begin_with_zeros() -> None:
+    made = Ledger(3)
+    assert counts(made) == {}
+    made.row("shop")[0] += 2
+    made.row("")[2] += 1
+    made.row("shop")[0] += 2**40
+    assert counts(made) == {"shop": [2 + 2**40, 0, 0], "": [0, 0, 1]}
+    made.close()
+
+
+def test_what_others_count_in_the_same_memory_is_seen() -> None:
+    """Whichever of the two has begun a row."""
+    here = Ledger(2)
+    there = Ledger(2, here.descriptor)
+    here.row("a")[0] += 1
+    there.row("b")[0] += 1
+    there.row("a")[0] += 1
+    assert counts(here) == counts(there) == {"a": [2, 0], "b": [1, 0]}
+    assert counts(Ledger(2, here.descriptor)) == counts(here), "a successor goes on"
+    here.close()
+
+
+def test_they_are_added_up() -> None:
+    one, other = Ledger(2), Ledger(2)
+    one.row("a")[0] += 1
+    other.row("b")[1] += 5
+    other.row("a")[0] += 3
+    assert added_up([one, other]) == {"a": [4, 0], "b": [0, 5]}
+    assert added_up([]) == {}
+    one.close()
+    other.close()
+
+
+def test_a_killed_process_loses_nothing() -> None:
+    made = Ledger(2)
+    for times in (1, 2):
+        counting = subprocess.Popen(
+            [sys.executable, "-c", COUNTS_AND_WAITS, str(made.descriptor)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[made.descriptor],
+        )
+        assert counting.stdout is not None
+        assert counting.stdout.readline() == b"done\n"
+        counting.kill()
+        assert counting.wait() == -signal.SIGKILL
+        counting.communicate()
+        assert counts(made) == {"": [0, 7 * times], "shop": [0, 7 * times]}
+    made.close()
+
+
+@pytest.mark.parametrize("name", ["a" * 1000, "é" * 500, "a" + "é" * 500, "世" * 300])
+def test_long_names_are_cut(name: str) -> None:
+    made = Ledger(1)
+    made.row(name)[0] += 1
+    made.row(name)[0] += 1
+    [(cut, row)] = counts(made).items()
+    assert name.startswith(cut)
+    assert NAME - 3 < len(cut.encode()) <= NAME
+    assert row == [2]
+    made.close()
+
+
+def test_its_size_is_bounded() -> None:
+    made = Ledger(1)
+    for number in range(ROWS + 5):
+        made.row(f"service-{number}")[0] += 1
+    found = counts(made)
+    assert len(found) == ROWS
+    assert found["service-0"] == found[f"service-{ROWS - 2}"] == [1]
+    assert found[OTHERS] == [6]
+    made.close()
+
+
+def test_it_takes_memory_only_as_rows_are_begun() -> None:
+    made = Ledger(100)
+    assert os.fstat(made.descriptor).st_size > 5_000_000
+    made.row("shop")[0] += 1
+    assert os.fstat(made.descriptor).st_blocks * 512 <= 16384
+    made.close()
