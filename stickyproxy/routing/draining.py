@@ -8,6 +8,10 @@ A balancer knows who keeps sessions and who does not. So ``safe`` is two balance
 has those that were spared, for when all others have been tried: tasks of a rolling update count as
 running before they listen. They are built with the table, and only while somebody drains.
 
+Those that an operator drains keep all their sessions, whatever the option says, and get no new ones
+even if there is no other endpoint: who drains a whole service wants it to be empty, and 503 is then
+what new clients are told.
+
 Endpoints that are down get nothing as long as there is another. If there is none, all of them are
 tried, with the sessions that they have: a request that may fail is better than one that must.
 """
@@ -35,10 +39,10 @@ def build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | No
     usable = _those(EndpointState.USABLE, endpoints)
     draining = _those(EndpointState.DRAINING, endpoints)
     down = _those(EndpointState.DOWN, endpoints)
-    if not (usable or draining):  # all may be well but for what is known of them
+    if not Members(usable, draining).accepting:  # all may be well but for what is known of them
         usable = tuple([e for e in down if not e.facts.in_maintenance])
         down = tuple([e for e in down if e.facts.in_maintenance])
-    sticky = tuple([e for e in draining if e.drain == "sticky"])
+    sticky = tuple([e for e in draining if e.keeps == "sticky"])
     if len(sticky) == len(draining) or not (usable or sticky):
         return policy.build(Members(usable=usable, draining=draining, down=down), previous)
 
@@ -46,7 +50,7 @@ def build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | No
         leaving = tuple([e for e in draining if e not in kept])
         return policy.build(Members(usable, kept, leaving, down), previous)
 
-    safe = tuple([e for e in draining if e.drain != "none"])
+    safe = tuple([e for e in draining if e.keeps != "none"])
     sparing = keeping(sticky, previous)
     return SparingBalancer(
         sparing,

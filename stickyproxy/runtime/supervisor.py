@@ -267,6 +267,8 @@ class Supervisor:
 
     def _state_of(self, service: str, endpoint: EndpointSpec) -> str:
         """The state of an endpoint as the workers see it."""
+        if endpoint.admin_state == "maintenance":
+            return report.declared_state(service, endpoint)
         if (service, endpoint.id) in self._checker.outages:
             return EndpointState.DOWN.value
         working = [slot for slot in self._slots if slot.accepting]
