@@ -242,7 +242,8 @@ class TestIdleConnections:
     def test_by_the_operator(self) -> None:
         first = table(SHOP)
         drained = replace(SHOP, admin_state="drain")
-        assert self.keeps(second := table(drained, previous=first)) == [True, True]
+        second = table(drained, previous=first)
+        assert self.keeps(second) == [True, True]
         one = replace(ONE, admin_state="maintenance")
         third = table(replace(SHOP, endpoints=(one, TWO)), previous=second)
         assert self.keeps(third) == [False, True]
