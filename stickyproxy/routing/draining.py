@@ -18,8 +18,10 @@ tried, with the sessions that they have: a request that may fail is better than 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from time import monotonic
 
+from stickyproxy.base.hashing import looks_like_pin
 from stickyproxy.routing.endpoint import (
     Balancer,
     Endpoint,
@@ -34,6 +36,14 @@ from stickyproxy.routing.policy import Policy
 def build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | None) -> Balancer:
     """A balancer over these endpoints in their present states. ``previous``: the one it replaces,
     see ``Policy.build``."""
+    if isinstance(previous, CountingBalancer):
+        previous = previous.inner
+    built = _build(policy, endpoints, previous)
+    counted = [endpoint for endpoint in endpoints if endpoint.facts.asked_to_drain]
+    return CountingBalancer(built, counted) if counted else built
+
+
+def _build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | None) -> Balancer:
     if isinstance(previous, SparingBalancer):
         previous = previous.sparing
     usable = _those(EndpointState.USABLE, endpoints)
@@ -80,3 +90,32 @@ class SparingBalancer:
 
     def __repr__(self) -> str:
         return f"<SparingBalancer, {self.sparing!r}>"
+
+
+class CountingBalancer:
+    """While an operator empties endpoints: notes who is still sent there."""
+
+    def __init__(self, inner: Balancer, counted: Iterable[Endpoint]) -> None:
+        self.inner = inner
+        self.strips = inner.strips
+        self._names = sorted(inner.strips)
+        self._counted = {each: each.sessions for each in counted if each.sessions is not None}
+
+    def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:
+        """See ``endpoint.Balancer``."""
+        pick = self.inner.pick(request, tried)
+        if pick is not None and (sessions := self._counted.get(pick.endpoint)) is not None:
+            sessions.see(session_key(request, self._names), monotonic())
+        return pick
+
+    def __repr__(self) -> str:
+        return f"<CountingBalancer, {self.inner!r}>"
+
+
+def session_key(request: Request, names: Iterable[bytes]) -> bytes:
+    """By what one client is told from another. ``names``: of the cookies that may carry a pin."""
+    for name in names:
+        for value in request.cookies(name):
+            if value.strip(b'"') and not looks_like_pin(value):
+                return value
+    return request.client_address.encode() + b" " + (request.header("user-agent") or b"")

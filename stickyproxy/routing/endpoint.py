@@ -26,6 +26,7 @@ from stickyproxy.model.health import DEFAULT_EJECTION, Ejection
 from stickyproxy.model.service import Drain, EndpointSpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import UpstreamTls
+from stickyproxy.routing.sessions import Sessions
 
 # --- live -----------------------------------------------------------------------------------
 
@@ -74,6 +75,11 @@ class Facts:
         """True if it is about to be taken down, whatever else is known."""
         return self.draining or self.asked_to_drain
 
+    @property
+    def by_hand(self) -> bool:
+        """True if an operator wants it to be empty."""
+        return self.asked_to_drain or self.in_maintenance
+
 
 def state_of(facts: Facts) -> EndpointState:
     """What an endpoint with these facts may be used for."""
@@ -114,6 +120,7 @@ class Endpoint:
         "pin",
         "pool",
         "service",
+        "sessions",
         "slow_start",
         "state",
         "target",
@@ -152,6 +159,8 @@ class Endpoint:
         """None unless its responses matter to somebody besides the client."""
         self.facts = declared_facts(spec)
         self.state = state_of(self.facts)
+        self.sessions: Sessions | None = Sessions() if self.facts.by_hand else None
+        """Those that it still has; None unless an operator wants it to be empty."""
         self.has_connected = False
         """True once it has taken a connection."""
         self.unreached = False
@@ -176,6 +185,8 @@ class Endpoint:
         clusters with this endpoint are out of date (``RoutingTable.note`` sees to them)."""
         self.facts = facts
         before, self.state = self.state, state_of(facts)
+        if facts.by_hand is not (self.sessions is not None):
+            self.sessions = Sessions() if facts.by_hand else None
         self._tell_pool()
         return self.state is not before
 

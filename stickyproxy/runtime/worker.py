@@ -29,6 +29,7 @@ from stickyproxy.runtime.channel import (
     Down,
     Drain,
     Leaving,
+    Left,
     Message,
     Publish,
     ReopenLog,
@@ -40,6 +41,10 @@ log = logging.getLogger("stickyproxy")
 
 TELL_SECONDS = 0.1
 """How long changes of health are collected before the supervisor is told."""
+
+
+LEFT_SECONDS = 1.0
+"""How often the supervisor is told what is left on endpoints that are to become empty."""
 
 
 class Worker:
@@ -75,6 +80,7 @@ class Worker:
         self._plane.start()
         following = asyncio.create_task(self._follow(), name="supervisor")
         beating = asyncio.create_task(self._beat(), name="heartbeat")
+        counting = asyncio.create_task(self._tell_what_is_left(), name="what is left")
         await self._stop.wait()
         self._plane.accept_on(())
         for sock in self._sockets.values():
@@ -83,7 +89,8 @@ class Worker:
         await self._plane.drain(self._grace, self._patience)
         following.cancel()
         beating.cancel()
-        await asyncio.gather(following, beating, return_exceptions=True)
+        counting.cancel()
+        await asyncio.gather(following, beating, counting, return_exceptions=True)
         await self._plane.stop()
         return self._status
 
@@ -105,6 +112,15 @@ class Worker:
         while True:
             self._channel.send(Alive())
             await asyncio.sleep(self._heartbeat)
+
+    async def _tell_what_is_left(self) -> None:
+        """Tell what endpoints still have that are to become empty, while there are any."""
+        told = False
+        while True:
+            if (left := self._plane.remains()) or told:
+                self._channel.send(Left(left))
+                told = bool(left)
+            await asyncio.sleep(LEFT_SECONDS)
 
     def _obey(self, message: Message) -> None:
         match message:
