@@ -21,6 +21,7 @@ from stickyproxy.cli import (
     keeper,
     serve,
     services,
+    upkeep,
 )
 
 
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         custodian,
         keeper,
         services,
+        upkeep,
         check,
         demo,
         demo_app,

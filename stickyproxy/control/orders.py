@@ -84,10 +84,13 @@ class Orders:
 
     def find(self, target: str) -> Scope:
         """What somebody means. Raises StickyproxyError if there is no such thing."""
+        for scope in self.held:  # what it is about may be gone
+            if str(scope) == target:
+                return scope
         kind, colon, node = target.partition(":")
         if kind == "node" and colon:
             nodes = {spec.node for _, spec in self._endpoints() if spec.node}
-            if node in nodes or Scope(node=node) in self.held:
+            if node in nodes:
                 return Scope(node=node)
             known = f"there are {', '.join(sorted(nodes))}" if nodes else "no node is known"
             raise StickyproxyError(f"there is no endpoint on a node {shown(node)}: {known}")
@@ -98,8 +101,21 @@ class Orders:
         return Scope(name, _endpoint_among(service, which))
 
     def covered(self, scope: Scope) -> Iterator[tuple[str, EndpointSpec]]:
-        """The endpoints that are concerned, with the names of their services."""
-        return (each for each in self._endpoints() if scope.covers(*each))
+        """The endpoints that are concerned, with the names of their services, and all that is
+        wanted of them."""
+        for service, spec in self._endpoints():
+            if scope.covers(service.name, spec):
+                alone = _ordered(replace(service, endpoints=(spec,)), self.held)
+                yield service.name, alone.settled(alone.endpoints[0])
+
+    def providers(self, scope: Scope) -> set[str]:
+        """Where the endpoints that are concerned come from."""
+        return {
+            provider
+            for provider, snapshot in self._snapshots.items()
+            for service in snapshot.services
+            if any(scope.covers(service.name, spec) for spec in service.endpoints)
+        }
 
     async def change(self, scope: Scope, state: AdminState) -> None:
         """From now on this is wanted; ``ready`` withdraws what was. It is kept before it is in
@@ -126,10 +142,10 @@ class Orders:
             for snapshot in self._snapshots.values():
                 self._publish(applied(snapshot, held))
 
-    def _endpoints(self) -> Iterator[tuple[str, EndpointSpec]]:
+    def _endpoints(self) -> Iterator[tuple[ServiceSpec, EndpointSpec]]:
         for service in self._services():
             for endpoint in service.endpoints:
-                yield service.name, endpoint
+                yield service, endpoint
 
     def _services(self) -> Iterator[ServiceSpec]:
         for provider in sorted(self._snapshots):

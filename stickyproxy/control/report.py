@@ -15,6 +15,7 @@ from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.routing.balancers import OPTIONS, policy_for
 from stickyproxy.routing.builder import DEFAULT_HOST
 from stickyproxy.routing.endpoint import Endpoint, EndpointState, declared_facts, state_of
+from stickyproxy.routing.sessions import Remains
 from stickyproxy.routing.table import RoutingTable
 
 Json = dict[str, Any]
@@ -22,6 +23,8 @@ StateOf = Callable[[str, EndpointSpec], str]
 """The state of an endpoint of a service, in a few words."""
 OutageOf = Callable[[EndpointKey], Outage | None]
 """Why an endpoint is out; None: it is not, as far as is known here."""
+RemainsOf = Callable[[EndpointKey], Remains | None]
+"""What an endpoint still has that an operator wants to be empty; None: that is not known yet."""
 
 
 NOT_REACHABLE = "not reachable"
@@ -135,6 +138,33 @@ def _endpoints(service: ServiceSpec, state_of: StateOf, outage_of: OutageOf) -> 
                 row["until"] = _time(outage.until)
         rows.append(row)
     return rows
+
+
+def upkeep_row(
+    service: str, spec: EndpointSpec, remains_of: RemainsOf, idle: float, now: float
+) -> Json:
+    """What is wanted of an endpoint and what it still has; a session is over that had no request
+    for ``idle`` seconds. ``now``: by the monotonic clock."""
+    row: Json = {
+        "service": service,
+        "id": spec.id,
+        "address": spec.address,
+        "node": spec.node,
+        "admin_state": spec.admin_state,
+        "sessions": None,
+        "busy": None,
+        "quiet": None,
+        "empty": False,
+    }
+    remains = None if spec.admin_state == "ready" else remains_of((service, spec.id))
+    if remains is not None:
+        quiet = remains.sessions.quiet(now)
+        row["sessions"] = remains.sessions.count(idle, now)
+        row["busy"] = remains.busy
+        row["quiet"] = round(quiet, 3)
+        over = spec.admin_state == "maintenance" or quiet >= idle
+        row["empty"] = over and not remains.busy
+    return row
 
 
 def _time(seconds: float) -> str:

@@ -13,7 +13,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from stickyproxy.admin import pages
+from stickyproxy.admin import pages, upkeep
+from stickyproxy.admin.access import Access
 from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
 from stickyproxy.config.settings import Config
@@ -25,6 +26,7 @@ from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.upstream.asking import Asker
 from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey
+from stickyproxy.routing.sessions import Remains
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
 from stickyproxy.runtime.sources import (
     Providers,
@@ -59,16 +61,17 @@ class App:
         self._sources = Sources(
             settings, file, self.registry.publish, self._settled, review=self.registry.review
         )
-        self._admin = ControlServer(
-            pages.make_app(
-                self.registry,
-                self.proxy,
-                self._sources.troubles,
-                self._unready,
-                outage_of=self._outage_of,
-                checks=self._checker.problems,
-            )
+        admin = pages.make_app(
+            self.registry,
+            self.proxy,
+            self._sources.troubles,
+            self._unready,
+            outage_of=self._outage_of,
+            checks=self._checker.problems,
         )
+        access = Access(settings.admin, settings.operator.change_token)
+        upkeep.add_routes(admin, self._sources.orders, access, self._remains_of)
+        self._admin = ControlServer(admin)
 
     @classmethod
     def from_file(cls, path: Path) -> App:
@@ -145,6 +148,9 @@ class App:
 
     def _outage_of(self, key: EndpointKey) -> Outage | None:
         return self.outages.get(key)
+
+    def _remains_of(self, key: EndpointKey) -> Remains | None:
+        return self._plane.remains().get(key)
 
     async def _settled(self) -> None:
         """What was published is in force at once, but nobody sees it before connections are

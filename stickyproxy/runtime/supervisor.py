@@ -22,7 +22,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from stickyproxy.admin import pages
+from stickyproxy.admin import pages, upkeep
+from stickyproxy.admin.access import Access
 from stickyproxy.base import signals
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.config.settings import Config
@@ -40,6 +41,7 @@ from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey, EndpointSpec
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.endpoint import EndpointState
+from stickyproxy.routing.sessions import Remains, merged
 from stickyproxy.routing.table import RoutingTable
 from stickyproxy.runtime.app import App, plane_settings
 from stickyproxy.runtime.channel import (
@@ -114,17 +116,18 @@ class Supervisor:
         self._sources = Sources(
             settings, file, self._publish, self._in_step, review=self.registry.review
         )
-        self._admin = ControlServer(
-            pages.make_app(
-                self.registry,
-                shown,
-                self._sources.troubles,
-                self._unready,
-                self._state_of,
-                outage_of=self._outage_of,
-                checks=self._checker.problems,
-            )
+        admin = pages.make_app(
+            self.registry,
+            shown,
+            self._sources.troubles,
+            self._unready,
+            self._state_of,
+            outage_of=self._outage_of,
+            checks=self._checker.problems,
         )
+        access = Access(settings.admin, settings.operator.change_token)
+        upkeep.add_routes(admin, self._sources.orders, access, self._remains_of)
+        self._admin = ControlServer(admin)
         self._listeners = Listeners()
         self._succession = Succession(settings)
         self._workers = workers
@@ -286,6 +289,12 @@ class Supervisor:
         if outage := self._checker.outages.get(key):
             return outage
         return next((slot.down[key] for slot in self._slots if key in slot.down), None)
+
+    def _remains_of(self, key: EndpointKey) -> Remains | None:
+        """As all workers see it that accept connections; None: not all of them have told yet."""
+        found = [slot.left.get(key) for slot in self._slots if slot.accepting]
+        told = [each for each in found if each is not None]
+        return merged(told) if told and len(told) == len(found) else None
 
     async def _in_step(self) -> None:
         """Wait until all workers have done what they were told; at the start, until they accept
