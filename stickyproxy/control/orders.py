@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -64,9 +64,16 @@ Held = Mapping[Scope, AdminState]
 class Orders:
     """Keeps orders, and writes them into the snapshots that pass."""
 
-    def __init__(self, publish: Callable[[Snapshot], None], file: Path | None = None) -> None:
-        """``file``: where orders are kept; None: nowhere, and a restart forgets them."""
+    def __init__(
+        self,
+        publish: Callable[[Snapshot], None],
+        file: Path | None = None,
+        settled: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """``file``: where orders are kept; None: nowhere, and a restart forgets them. ``settled``
+        waits until what was published is in force; None: it is at once."""
         self._publish = publish
+        self._settled = settled
         self._file = file
         self._snapshots: dict[str, Snapshot] = {}
         self._changing = asyncio.Lock()
@@ -119,7 +126,7 @@ class Orders:
 
     async def change(self, scope: Scope, state: AdminState) -> None:
         """From now on this is wanted; ``ready`` withdraws what was. It is kept before it is in
-        force. Raises StickyproxyError if it cannot be kept."""
+        force, and in force on return. Raises StickyproxyError if it cannot be kept."""
         async with self._changing:
             held = {key: wanted for key, wanted in self.held.items() if key != scope}
             if state != "ready":
@@ -141,6 +148,8 @@ class Orders:
             log.info("%s: the operator wants %s", scope, state)
             for snapshot in self._snapshots.values():
                 self._publish(applied(snapshot, held))
+        if self._settled is not None:
+            await self._settled()
 
     def _endpoints(self) -> Iterator[tuple[ServiceSpec, EndpointSpec]]:
         for service in self._services():

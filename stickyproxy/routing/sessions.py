@@ -48,8 +48,8 @@ class Sessions:
     def count(self, idle: float, now: float) -> int:
         """How many had a request within the last ``idle`` seconds: an estimate, but never zero if
         there is one."""
-        since = int(now - idle)
-        empty = sum(seen < since or not seen for seen in self.cells)
+        since = now - idle
+        empty = sum(seen <= since or not seen for seen in self.cells)
         # With no cell left, as if there were half of one.
         return round(CELLS * math.log(CELLS / max(empty, 0.5)))
 

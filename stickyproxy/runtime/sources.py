@@ -201,8 +201,8 @@ class Sources:
         self.config = settings
         """The configuration in force."""
         self._settled = settled
-        operator = settings.operator
-        self.orders = Orders(publish, Path(operator.state_file) if operator.state_file else None)
+        state_file = settings.operator.state_file
+        self.orders = Orders(publish, Path(state_file) if state_file else None, settled)
         """What operators want of endpoints."""
         publish, acme = with_acme(settings, self.orders.publish, settled)
         self._static = StaticProvider(settings.services, publish)

@@ -40,6 +40,13 @@ class TestSessions:
         sessions.see(b"b", 1055.0)
         assert [sessions.count(60, now) for now in (1055.0, 1062.0, 1200.0)] == [2, 1, 0]
 
+    @pytest.mark.parametrize("seen_at", [1000.0, 1000.3, 1000.999])
+    def test_there_are_none_once_it_was_quiet_for_so_long(self, seen_at: float) -> None:
+        sessions = Sessions(began=900.0)
+        sessions.see(b"a", seen_at)
+        for now in (1001.9, 1002.0, 1002.1, 1003.0):
+            assert (sessions.quiet(now) >= 2) is (sessions.count(2, now) == 0)
+
     def test_quiet_since_the_last_request_or_the_beginning(self) -> None:
         sessions = Sessions(began=1000.0)
         assert sessions.quiet(1007.5) == 7.5
