@@ -29,11 +29,19 @@ _NEEDED = (
 class Access:
     """The rules for one listener."""
 
-    def __init__(self, address: Address | None, token: bytes = b"") -> None:
-        """``address``: where the listener is; None: there is none. ``token``: empty: none."""
+    def __init__(
+        self, address: Address | None, token: bytes = b"", *, reading: bool = False
+    ) -> None:
+        """``address``: where the listener is; None: there is none. ``token``: empty: none.
+        ``reading``: it takes the token too, as on the listener of a controller."""
+        self._reading = reading
         self._is_socket = address is not None and address.path is not None
         self._is_local = self._is_socket or (address is not None and _is_loopback(address.host))
         self._token = token
+
+    def refusal_to_show(self, fields: Mapping[str, str]) -> tuple[int, str] | None:
+        """Why a GET with these header fields is shown nothing; None: it is."""
+        return self._wrong_token(fields) if self._reading else None
 
     def refusal(self, fields: Mapping[str, str]) -> tuple[int, str] | None:
         """Why a POST with these header fields may change nothing, as status and sentence; None: it
@@ -46,15 +54,18 @@ class Access:
         if origin is not None and origin.lower().partition("://")[2] != host.lower():
             return 403, "a page of another origin may change nothing"
         if self._token:
-            shown = fields.get("Authorization", "").encode("utf-8", "surrogateescape")
-            if not hmac.compare_digest(shown, b"Bearer " + self._token):
-                return 401, "the token is missing or wrong: send Authorization: Bearer TOKEN"
-            return None
+            return self._wrong_token(fields)
         if not self._is_local:
             return 403, _NEEDED
         if not self._is_socket and not _is_address(host):
             return 403, "Host has to be an IP address or localhost where there is no token"
         return None
+
+    def _wrong_token(self, fields: Mapping[str, str]) -> tuple[int, str] | None:
+        shown = fields.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if hmac.compare_digest(shown, b"Bearer " + self._token):
+            return None
+        return 401, "the token is missing or wrong: send Authorization: Bearer TOKEN"
 
 
 def _is_loopback(host: str | None) -> bool:

@@ -30,26 +30,33 @@ from stickyproxy.model.service import ADMIN_STATES, AdminState
 IDLE = 60.0
 """Seconds without a request after which a session is over, if nothing else is said."""
 
-_FORGETFUL = "a restart of the proxy forgets it: name a file that keeps it as state_file of [admin]"
-_ALONE = "this proxy alone does so: the others that follow the controller do not know of it"
+_FORGETFUL = "a restart forgets it: name a file that keeps it as state_file"
+_ALONE = (
+    "this proxy alone does so, and the others that follow the controller do not know of it: name "
+    "the controller's address (--admin ADDR) and the file of its token (--token-file FILE)"
+)
 
 
 def add_routes(
-    app: web.Application, orders: Orders, access: Access, remains_of: report.RemainsOf
+    app: web.Application, orders: Orders, access: Access, remains_of: report.RemainsOf | None
 ) -> None:
-    """Let operators change what is wanted of endpoints."""
+    """Let operators change what is wanted of endpoints. ``remains_of`` None: no requests are
+    forwarded here, so that nobody knows."""
     pages = _Upkeep(orders, access, remains_of)
     app.router.add_get("/v1/admin_state", pages.show)
     app.router.add_post("/v1/admin_state", pages.change)
 
 
 class _Upkeep:
-    def __init__(self, orders: Orders, access: Access, remains_of: report.RemainsOf) -> None:
+    def __init__(self, orders: Orders, access: Access, remains_of: report.RemainsOf | None) -> None:
         self._orders = orders
         self._access = access
-        self._remains_of = remains_of
+        self._counts = remains_of is not None
+        self._remains_of: report.RemainsOf = remains_of or (lambda _: None)
 
     async def show(self, request: web.Request) -> web.Response:
+        if refused := self._access.refusal_to_show(request.headers):
+            return _error(*refused)
         try:
             idle = float(request.query.get("idle", IDLE))
             if not (math.isfinite(idle) and idle >= 0):
@@ -101,6 +108,7 @@ class _Upkeep:
         return {
             "target": str(scope),
             "admin_state": ordered,
+            "counts": self._counts,
             "notes": notes,
             "endpoints": [
                 report.upkeep_row(service, spec, self._remains_of, idle, now)

@@ -52,7 +52,7 @@ def add(commands: Commands) -> None:
             "--config",
             metavar="FILE",
             type=Path,
-            help="the configuration that names [admin] address, and the token",
+            help="the configuration of the proxy or controller: names its address and its token",
         )
         parser.add_argument(
             "--admin",
@@ -61,7 +61,10 @@ def add(commands: Commands) -> None:
             help=f"where the proxy's admin page listens (default: {ADMIN_ADDRESS})",
         )
         parser.add_argument(
-            "--token-file", metavar="FILE", type=Path, help="holds the change_token of [admin]"
+            "--token-file",
+            metavar="FILE",
+            type=Path,
+            help="holds change_token of [admin], or token of [controller]",
         )
         parser.add_argument("--json", action="store_true", help="for programs")
         parser.set_defaults(command=change, admin_state=state, wait=False)
@@ -93,13 +96,20 @@ def _duration(text: str) -> float:
 def change(options: argparse.Namespace) -> int:
     """Run a command. Raises StickyproxyError if it is not done, or not empty in time."""
     settings = Config() if options.config is None else load(options.config)
-    admin: Address = options.admin or settings.admin or ADMIN_ADDRESS
+    controller = settings.controller
+    configured = settings.admin if controller is None else controller.address
+    admin: Address = options.admin or configured or ADMIN_ADDRESS
     body = {"target": options.target, "admin_state": options.admin_state}
     token = _token(options, settings)
     document = _of(asked(admin, "POST", PATH, body=body, token=token))
     for note in document["notes"]:
         print(f"warning: {note}", file=sys.stderr)
     if options.wait:
+        if not document["counts"]:
+            done = f"{document['target']}: {document['admin_state']}"
+            raise StickyproxyError(
+                f"{done}, but a controller cannot tell what is left: ask a proxy, with GET {PATH}"
+            )
         document = _wait(admin, document["target"], options)
     if options.json:
         print(json.dumps(document, indent=2))
@@ -146,6 +156,8 @@ def _summary(document: Json) -> str:
         return f"{who} (but {still} is wanted by label or by another order)" if wanted else who
     if all(each["empty"] for each in endpoints):
         return f"{who}, empty"
+    if not document["counts"]:
+        return who
     known = [each for each in endpoints if each["sessions"] is not None]
     sessions, busy = sum(e["sessions"] for e in known), sum(e["busy"] for e in known)
     more = "" if len(known) == count else f" ({count - len(known)} not counted yet)"
@@ -155,7 +167,8 @@ def _summary(document: Json) -> str:
 def _token(options: argparse.Namespace, settings: Config) -> str:
     """Raises StickyproxyError."""
     if options.token_file is None:
-        return settings.operator.change_token.decode("utf-8", "surrogateescape")
+        shared = settings.controller.token if settings.controller is not None else b""
+        return (shared or settings.operator.change_token).decode("utf-8", "surrogateescape")
     try:
         text: str = options.token_file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

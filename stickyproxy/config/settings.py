@@ -76,6 +76,8 @@ class ControllerSettings:
 
     address: Address
     token: bytes = field(repr=False)
+    state_file: str | None = None
+    """Where orders of operators are kept; None: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)

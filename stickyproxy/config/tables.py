@@ -301,9 +301,10 @@ class _TokenTable(_Table):
 
 class _ControllerTable(_TokenTable):
     address: Annotated[Address, PlainValidator(values.listener_address)]
+    state_file: Annotated[str, PlainValidator(values.orders_file)] | None = None
 
     def settings(self) -> ControllerSettings:
-        return ControllerSettings(self.address, self.secret())
+        return ControllerSettings(self.address, self.secret(), self.state_file)
 
 
 class _EngineTable(_Table):

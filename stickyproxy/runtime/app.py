@@ -20,6 +20,7 @@ from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
 from stickyproxy.config.settings import Config
 from stickyproxy.control.checks import Checker
 from stickyproxy.control.controller import Controller
+from stickyproxy.control.orders import Orders
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.downstream.listeners import Listeners
@@ -199,14 +200,21 @@ class ControllerApp:
         self._address = settings.controller.address
         usable = replace(settings, docker=None, follow=None)
         self._controller = Controller(settings.controller.token, names(usable))
-        publish, acme = with_acme(usable, self._controller.publish, self._controller.delivered)
+        self.orders = Orders(
+            self._controller.publish,
+            Path(settings.controller.state_file) if settings.controller.state_file else None,
+            self._controller.delivered,
+        )
+        """What operators want of endpoints, for all proxies."""
+        publish, acme = with_acme(usable, self.orders.publish, self._controller.delivered)
         self._providers = Providers(usable, publish, acme=acme)
         # It takes 10 MiB, which only a controller and its proxies need to have.
         from stickyproxy.base.token_tls import server_context  # noqa: PLC0415
 
-        self._server = ControlServer(
-            self._controller.make_app(), server_context(settings.controller.token)
-        )
+        app = self._controller.make_app()
+        access = Access(self._address, settings.controller.token, reading=True)
+        upkeep.add_routes(app, self.orders, access, None)
+        self._server = ControlServer(app, server_context(settings.controller.token))
         self._stop = asyncio.Event()
 
     async def start(self) -> str:
