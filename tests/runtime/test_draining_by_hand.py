@@ -168,3 +168,21 @@ async def test_what_is_refused(
     status, said = await site.operator("drain", "shop")
     assert status == 1
     assert "no proxy answers on" in said
+
+
+async def test_a_controller_is_told(start: StartProgram, tmp_path: Path) -> None:
+    """It is found by its configuration, which has the token; there is no Swarm here."""
+    config = tmp_path / "controller.toml"
+    swarm = f"[providers.swarm]\nendpoint = 'unix://{tmp_path}/none.sock'\nproxy_service = 'lb'\n"
+    table = f"[controller]\ntoken = 's3cret'\nstate_file = '{tmp_path}/orders.json'\n"
+    config.write_text(f"{swarm}{table}address = '127.0.0.1:0'\n")
+    program = await start("controller", "--config", config)
+    port = (await program.err.says(r"127\.0\.0\.1:(\d+)"))[1]
+    config.write_text(f"{table}address = '127.0.0.1:{port}'\n")
+    command = await start("drain", "shop", "--config", config)
+    assert await command.ended() == 1
+    assert command.err.text == 'there is no service "shop": there are none\n'
+    command = await start("drain", "shop", "--admin", f"127.0.0.1:{port}")
+    assert await command.ended() == 1
+    assert command.err.text.startswith("the token is missing or wrong")
+    await program.stop()
