@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
 
 from aiohttp import web
 
@@ -100,21 +101,31 @@ class _Upkeep:
     def _described(self, scope: Scope, idle: float) -> report.Json:
         now = time.monotonic()
         ordered: AdminState = self._orders.held.get(scope, "ready")
-        notes = []
-        if ordered != "ready" and not self._orders.lasting:
-            notes.append(_FORGETFUL)
-        if ordered != "ready" and "controller" in self._orders.providers(scope):
-            notes.append(_ALONE)
         return {
             "target": str(scope),
             "admin_state": ordered,
             "counts": self._counts,
-            "notes": notes,
+            "notes": [] if ordered == "ready" else list(self._notes(scope, ordered)),
             "endpoints": [
                 report.upkeep_row(service, spec, self._remains_of, idle, now)
                 for service, spec in self._orders.covered(scope)
             ],
         }
+
+    def _notes(self, scope: Scope, ordered: AdminState) -> Iterator[str]:
+        """What whoever gave this order should know."""
+        concerned = list(self._orders.concerned(scope))
+        if not self._orders.lasting:
+            yield _FORGETFUL
+        if any(provider == "controller" for provider, _ in concerned):
+            yield _ALONE
+        for _, service in concerned:
+            policy = service.policy
+            if ordered == "drain" and policy and policy.affinity and policy.kind != "cookie":
+                yield (
+                    f"service {service.name} knows its clients by {policy.describe()}, not by a "
+                    "cookie of ours: they move at once, as in maintenance"
+                )
 
 
 def _error(status: int, sentence: str) -> web.Response:

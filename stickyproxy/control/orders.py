@@ -115,14 +115,12 @@ class Orders:
                 alone = _ordered(replace(service, endpoints=(spec,)), self.held)
                 yield service.name, alone.settled(alone.endpoints[0])
 
-    def providers(self, scope: Scope) -> set[str]:
-        """Where the endpoints that are concerned come from."""
-        return {
-            provider
-            for provider, snapshot in self._snapshots.items()
-            for service in snapshot.services
-            if any(scope.covers(service.name, spec) for spec in service.endpoints)
-        }
+    def concerned(self, scope: Scope) -> Iterator[tuple[str, ServiceSpec]]:
+        """The services whose endpoints are concerned, with the names of their providers."""
+        for provider, snapshot in self._snapshots.items():
+            for service in snapshot.services:
+                if any(scope.covers(service.name, spec) for spec in service.endpoints):
+                    yield provider, service
 
     async def change(self, scope: Scope, state: AdminState) -> None:
         """From now on this is wanted; ``ready`` withdraws what was. It is kept before it is in

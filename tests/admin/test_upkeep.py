@@ -20,6 +20,7 @@ from stickyproxy.control.server import ControlServer
 from stickyproxy.model.service import EndpointKey, EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.sessions import Remains, Sessions
+from tests.specs import service_spec
 
 SHOP = ServiceSpec(
     "shop",
@@ -143,6 +144,20 @@ class TestAdminState:
         orders.publish(Snapshot("controller", (SHOP,)))
         _, found = await site.post("shop", "drain")
         assert "this proxy alone does so" in found["notes"][-1]
+
+    async def test_clients_that_are_known_by_a_hash(self, site: Site, orders: Orders) -> None:
+        hashed = service_spec("hashed", ("h.local",), (EndpointSpec("x", "h:80"),), ip_hash=True)
+        sticky = service_spec("sticky", ("s.local",), SHOP.endpoints, sticky_session_cookie="s")
+        orders.publish(Snapshot("static", (hashed, sticky, SHOP)))
+        said = {
+            name: (await site.post(name, "drain"))[1]["notes"][1:] for name in ("shop", "sticky")
+        }
+        assert said == {"shop": [], "sticky": []}
+        [note] = (await site.post("hashed", "drain"))[1]["notes"][1:]
+        assert note.startswith(
+            "service hashed knows its clients by ip hash, not by a cookie of ours"
+        )
+        assert not (await site.post("hashed", "maintenance"))[1]["notes"][1:]
 
     @pytest.mark.parametrize("idle", ["-1", "nan", "inf", "x", ""])
     async def test_no_number_of_seconds(self, site: Site, idle: str) -> None:
