@@ -72,6 +72,8 @@ class Worker:
         self._stop = asyncio.Event()
         self._status = 0
         self._telling: asyncio.TimerHandle | None = None
+        self._told_left = False
+        """The supervisor was told of endpoints that are to become empty."""
 
     async def run(self) -> int:
         """Work until stopped; returns the exit status."""
@@ -80,7 +82,7 @@ class Worker:
         self._plane.start()
         following = asyncio.create_task(self._follow(), name="supervisor")
         beating = asyncio.create_task(self._beat(), name="heartbeat")
-        counting = asyncio.create_task(self._tell_what_is_left(), name="what is left")
+        counting = asyncio.create_task(self._keep_telling_what_is_left(), name="what is left")
         await self._stop.wait()
         self._plane.accept_on(())
         for sock in self._sockets.values():
@@ -113,19 +115,22 @@ class Worker:
             self._channel.send(Alive())
             await asyncio.sleep(self._heartbeat)
 
-    async def _tell_what_is_left(self) -> None:
-        """Tell what endpoints still have that are to become empty, while there are any."""
-        told = False
+    async def _keep_telling_what_is_left(self) -> None:
+        """While there are endpoints that are to become empty."""
         while True:
-            if (left := self._plane.remains()) or told:
-                self._channel.send(Left(left))
-                told = bool(left)
+            self._tell_what_is_left()
             await asyncio.sleep(LEFT_SECONDS)
+
+    def _tell_what_is_left(self) -> None:
+        if (left := self._plane.remains()) or self._told_left:
+            self._channel.send(Left(left))
+            self._told_left = bool(left)
 
     def _obey(self, message: Message) -> None:
         match message:
             case Publish(snapshot):
                 self._plane.registry.publish(snapshot)
+                self._tell_what_is_left()  # or what was left under an earlier order would count
             case Unhealthy(endpoints):
                 self._plane.use_checks(endpoints)
             case Accept(shares) if not self._stop.is_set():

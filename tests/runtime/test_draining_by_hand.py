@@ -6,7 +6,10 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.cli.test_main import Program, StartProgram, asked, document, programs, service
@@ -48,6 +51,16 @@ class Site:
         """It runs; with the port."""
         program = await self._start("serve", "--config", self.config)
         return program, await program.listening()
+
+    async def admin_state(self, wanted: str) -> dict[str, Any]:
+        """Of the first endpoint, after this is wanted of it."""
+        socket = aiohttp.UnixConnector(self.admin.removeprefix("unix:"))
+        url = "http://localhost/v1/admin_state"
+        async with aiohttp.ClientSession(connector=socket) as session:
+            body = {"target": "shop/1", "admin_state": wanted}
+            async with session.post(url, json=body) as answer:
+                found: dict[str, Any] = (await answer.json())["endpoints"][0]
+                return found
 
     async def operator(self, *words: str) -> tuple[int, str]:
         """Exit status and output of a command."""
@@ -151,6 +164,22 @@ async def test_it_waits_for_what_is_under_way(
         assert {(await visit(port))[0] for _ in range(10)} == {b"two"}
     assert await waiting.ended() == 0, waiting.err.text
     assert "empty" in waiting.out.text
+    await program.stop()
+
+
+@both
+async def test_counting_begins_anew(
+    start: StartProgram, tmp_path: Path, addresses: tuple[str, str], workers: int
+) -> None:
+    """What was seen, or not, under an earlier order says nothing of this one."""
+    site = Site(start, tmp_path, addresses, workers)
+    program, _ = await site.serve()
+    first = await site.admin_state("drain")
+    assert first["quiet"] is not None, "all workers have told when the order is in force"
+    withdrawn = monotonic()
+    await site.admin_state("ready")
+    again = await site.admin_state("drain")
+    assert again["quiet"] <= monotonic() - withdrawn + 0.001, "it is rounded"
     await program.stop()
 
 
