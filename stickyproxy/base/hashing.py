@@ -25,6 +25,7 @@ SLOTS: Final = 1 << 16
 MAX_MEMBERS: Final = (1 << 16) - 2
 
 _KEY_SEED: Final = 0x73746B79
+_SPREAD_SEED: Final = 0x73707264
 _SLOT_MASK: Final = SLOTS - 1
 _SEAT_BITS: Final = 16
 _SEAT_MASK: Final = (1 << _SEAT_BITS) - 1
@@ -170,6 +171,11 @@ def address_key(address: str) -> bytes:
     except (OSError, ValueError):
         return address.encode(errors="backslashreplace")
     return packed[12:] if packed.startswith(_V4_MAPPED) else packed[:8]
+
+
+def spread(key: bytes) -> int:
+    """32 bits by which keys are told apart, and which say nothing of their slots."""
+    return _mmh3(key, _SPREAD_SEED)
 
 
 # --- pins -----------------------------------------------------------------------------------

@@ -17,25 +17,53 @@ TIMEOUT = 5.0
 
 def found_by_proxy(admin: Address) -> list[report.Json]:
     """The rows of a running proxy's admin page. Raises StickyproxyError."""
+    _, found = asked(admin, "GET", "/services?format=json", "or use --engine")
+    try:
+        return list(found["services"])
+    except (KeyError, TypeError) as error:
+        raise _is_no_page(admin) from error
+
+
+def asked(
+    admin: Address,
+    method: str,
+    path: str,
+    otherwise: str = "",
+    *,
+    body: report.Json | None = None,
+    token: str = "",
+) -> tuple[int, report.Json]:
+    """Status and document of an admin page's response. ``otherwise``: what else may be done if
+    there is no page. Raises StickyproxyError."""
     connection = http.client.HTTPConnection(admin.host or "127.0.0.1", admin.port, timeout=TIMEOUT)
+    headers = {"Content-Type": "application/json"} if body is not None else {}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
     try:
         if admin.path is not None:
             connection.sock = socket.socket(socket.AF_UNIX)
             connection.sock.settimeout(TIMEOUT)
             connection.sock.connect(admin.path)
-        connection.request("GET", "/services?format=json")
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
         response = connection.getresponse()
-        found = json.loads(response.read())["services"]
+        document = json.loads(response.read())
     except OSError as error:
+        remedy = ", ".join(filter(None, ("name its address here (--admin ADDR)", otherwise)))
         raise StickyproxyError(
             f"no proxy answers on {admin} ({error.strerror or error}): enable the [admin] "
-            "table of a running one and name its address here (--admin ADDR), or use --engine"
+            f"table of a running one and {remedy}"
         ) from error
-    except (http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-        raise StickyproxyError(f"what listens on {admin} is not an admin page") from error
+    except (http.client.HTTPException, ValueError) as error:
+        raise _is_no_page(admin) from error
     finally:
         connection.close()
-    return list(found)
+    if not isinstance(document, dict):
+        raise _is_no_page(admin)
+    return response.status, document
+
+
+def _is_no_page(admin: Address) -> StickyproxyError:
+    return StickyproxyError(f"what listens on {admin} is not an admin page")
 
 
 def found_by_engine(

@@ -22,6 +22,7 @@ from stickyproxy.cli import (
     keeper,
     serve,
     services,
+    upkeep,
 )
 
 
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         custodian,
         keeper,
         services,
+        upkeep,
         check,
         hash_password,
         demo,

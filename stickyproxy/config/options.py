@@ -46,7 +46,15 @@ from stickyproxy.base.values import (
 from stickyproxy.config import admitting, editing, pages, pem, watching
 from stickyproxy.model.edits import NO_EDITS, Edits
 from stickyproxy.model.health import DEFAULT_EJECTION, Checks, Ejection
-from stickyproxy.model.service import Drain, EndpointSpec, OptionValue, PolicySpec, ServiceSpec
+from stickyproxy.model.service import (
+    ADMIN_STATES,
+    AdminState,
+    Drain,
+    EndpointSpec,
+    OptionValue,
+    PolicySpec,
+    ServiceSpec,
+)
 from stickyproxy.model.terms import InFlight, Network, Terms
 from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import ClientAuth, UpstreamTls
@@ -281,6 +289,16 @@ def _drain(value: object) -> str:
     raise Misspelt(message, guess) if guess else ValueError(message)
 
 
+def _admin_state(value: object) -> str:
+    """What an operator wants of all endpoints. Raises ValueError."""
+    word = text(value).strip().lower()
+    if word in ADMIN_STATES:
+        return word
+    message = f'{shown(value)} is not known: write "ready", "drain" or "maintenance"'
+    guess = nearest(word, ADMIN_STATES)
+    raise Misspelt(message, guess) if guess else ValueError(message)
+
+
 # --- the options ----------------------------------------------------------------------------
 
 Boolean = Annotated[bool, PlainValidator(boolean)]
@@ -427,6 +445,7 @@ class ServiceOptions(_PlaceAndPolicy):
     websocket_endpoints: Annotated[tuple[UrlPath, ...], _split_by(",")] | None = None
     redirects: Annotated[tuple[Redirect, ...], _split_by(";")] = ()
     drain: Annotated[Drain, PlainValidator(_drain)] = "none"
+    admin_state: Annotated[AdminState, PlainValidator(_admin_state)] = "ready"
     ssl_only: Boolean = False
     hsts: Annotated[str | None, PlainValidator(_hsts)] = None
     client_ca: Annotated[pem.PemFile, PlainValidator(pem.ca_text)] | None = None
@@ -628,6 +647,7 @@ class ServiceOptions(_PlaceAndPolicy):
             share=self.share,
             default_backend=self.default_backend,
             drain=self.drain,
+            admin_state=self.admin_state,
             timeouts=self.timeouts(),
             ejection=self.ejection(),
             checks=self.checks(),

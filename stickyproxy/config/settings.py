@@ -76,6 +76,8 @@ class ControllerSettings:
 
     address: Address
     token: bytes = field(repr=False)
+    state_file: str | None = None
+    """Where orders of operators are kept; None: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,16 @@ class AcmeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorSettings:
+    """What operators may change while the proxy runs, and how."""
+
+    state_file: str | None = None
+    """Where their orders are kept; None: nowhere."""
+    change_token: bytes = field(default=b"", repr=False)
+    """What they have to show; empty: nothing, on an admin listener for this machine alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A whole, valid configuration."""
 
@@ -126,6 +138,7 @@ class Config:
     """What else was read for the services."""
     admin: Address | None = None
     """Where the admin page listens; None: nowhere."""
+    operator: OperatorSettings = OperatorSettings()
     swarm: SwarmSettings | None = None
     docker: DockerSettings | None = None
     follow: FollowSettings | None = None

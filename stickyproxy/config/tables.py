@@ -31,6 +31,7 @@ from stickyproxy.config.settings import (
     FollowSettings,
     JoinBy,
     KeyType,
+    OperatorSettings,
     SwarmSettings,
 )
 from stickyproxy.model.listener import ListenerSpec
@@ -263,6 +264,20 @@ class _ServiceTable(ServiceOptions):
 
 class _AdminTable(_Table):
     address: Annotated[Address, PlainValidator(values.listener_address)] = ADMIN_ADDRESS
+    state_file: Annotated[str, PlainValidator(values.orders_file)] | None = None
+    change_token: Annotated[bytes, PlainValidator(values.secret)] | None = None
+    change_token_file: Annotated[bytes, PlainValidator(values.secret_from_file)] | None = None
+
+    @field_validator("change_token_file")
+    @classmethod
+    def _one_token(cls, value: bytes, info: ValidationInfo) -> bytes:
+        if info.data.get("change_token"):
+            raise ValueError("cannot be combined with change_token: remove one of the two")
+        return value
+
+    def operator(self) -> OperatorSettings:
+        token = self.change_token or self.change_token_file or b""
+        return OperatorSettings(self.state_file, token)
 
 
 class _TokenTable(_Table):
@@ -288,9 +303,10 @@ class _TokenTable(_Table):
 
 class _ControllerTable(_TokenTable):
     address: Annotated[Address, PlainValidator(values.listener_address)]
+    state_file: Annotated[str, PlainValidator(values.orders_file)] | None = None
 
     def settings(self) -> ControllerSettings:
-        return ControllerSettings(self.address, self.secret())
+        return ControllerSettings(self.address, self.secret(), self.state_file)
 
 
 class _EngineTable(_Table):
@@ -457,6 +473,7 @@ class Document(_Table):
             services=tuple(table.spec(table.name, table.endpoints) for table in self.services),
             files=tuple(dict.fromkeys(file for table in self.services for file in table.files)),
             admin=None if self.admin is None else self.admin.address,
+            operator=OperatorSettings() if self.admin is None else self.admin.operator(),
             swarm=None if swarm is None else swarm.settings(),
             docker=None if docker is None else docker.settings(),
             follow=None if follow is None else follow.settings(),

@@ -156,6 +156,10 @@ def cache_file(value: object) -> str:
     return visible_text(value, "/var/lib/stickyproxy/snapshot.json")
 
 
+def orders_file(value: object) -> str:
+    return visible_text(value, "/var/lib/stickyproxy/orders.json")
+
+
 def handover_socket(value: object) -> str:
     """The path of a unix socket, with or without its kind."""
     text = visible_text(value, "/run/stickyproxy/handover.sock")

@@ -14,7 +14,8 @@ from stickyproxy.model.service import EndpointKey, EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.routing.balancers import OPTIONS, policy_for
 from stickyproxy.routing.builder import DEFAULT_HOST
-from stickyproxy.routing.endpoint import EndpointState, declared_facts, state_of
+from stickyproxy.routing.endpoint import Endpoint, EndpointState, declared_facts, state_of
+from stickyproxy.routing.sessions import Remains
 from stickyproxy.routing.table import RoutingTable
 
 Json = dict[str, Any]
@@ -22,23 +23,28 @@ StateOf = Callable[[str, EndpointSpec], str]
 """The state of an endpoint of a service, in a few words."""
 OutageOf = Callable[[EndpointKey], Outage | None]
 """Why an endpoint is out; None: it is not, as far as is known here."""
+RemainsOf = Callable[[EndpointKey], Remains | None]
+"""What an endpoint still has that an operator wants to be empty; None: that is not known yet."""
 
 
 NOT_REACHABLE = "not reachable"
 """The state of an endpoint that may be used, but has never taken a connection."""
 
 
+MAINTENANCE = "maintenance"
+"""The state of an endpoint that is down because an operator wants it to be."""
+
+
 def declared_state(_service: str, endpoint: EndpointSpec) -> str:
-    """The state of an endpoint as its provider sees it."""
-    return state_of(declared_facts(endpoint)).value
+    """The state of an endpoint as its provider and the operator see it."""
+    facts = declared_facts(endpoint)
+    return MAINTENANCE if facts.in_maintenance else state_of(facts).value
 
 
 def states_in(table: RoutingTable) -> StateOf:
     """The states of endpoints as a table has them."""
     live = {
-        (endpoint.service, endpoint.id): NOT_REACHABLE
-        if endpoint.unreached and endpoint.state is EndpointState.USABLE
-        else endpoint.state.value
+        (endpoint.service, endpoint.id): _live_state(endpoint)
         for cluster in table.clusters()
         for endpoint in cluster.endpoints
     }
@@ -47,6 +53,14 @@ def states_in(table: RoutingTable) -> StateOf:
         return live.get((service, spec.id)) or declared_state(service, spec)
 
     return live_state
+
+
+def _live_state(endpoint: Endpoint) -> str:
+    if endpoint.facts.in_maintenance:
+        return MAINTENANCE
+    if endpoint.unreached and endpoint.state is EndpointState.USABLE:
+        return NOT_REACHABLE
+    return endpoint.state.value
 
 
 def rows(
@@ -115,7 +129,7 @@ def _row(
 
 def _endpoints(service: ServiceSpec, state_of: StateOf, outage_of: OutageOf) -> list[Json]:
     rows: list[Json] = []
-    for spec in service.endpoints:
+    for spec in map(service.settled, service.endpoints):
         row = {"id": spec.id, "address": spec.address, "state": state_of(service.name, spec)}
         if outage := outage_of((service.name, spec.id)):
             row["reason"] = outage.reason
@@ -124,6 +138,33 @@ def _endpoints(service: ServiceSpec, state_of: StateOf, outage_of: OutageOf) -> 
                 row["until"] = _time(outage.until)
         rows.append(row)
     return rows
+
+
+def upkeep_row(
+    service: str, spec: EndpointSpec, remains_of: RemainsOf, idle: float, now: float
+) -> Json:
+    """What is wanted of an endpoint and what it still has; a session is over that had no request
+    for ``idle`` seconds. ``now``: by the monotonic clock."""
+    row: Json = {
+        "service": service,
+        "id": spec.id,
+        "address": spec.address,
+        "node": spec.node,
+        "admin_state": spec.admin_state,
+        "sessions": None,
+        "busy": None,
+        "quiet": None,
+        "empty": False,
+    }
+    remains = None if spec.admin_state == "ready" else remains_of((service, spec.id))
+    if remains is not None:
+        quiet = remains.sessions.quiet(now)
+        row["sessions"] = remains.sessions.count(idle, now)
+        row["busy"] = remains.busy
+        row["quiet"] = round(quiet, 3)
+        over = spec.admin_state == "maintenance" or quiet >= idle
+        row["empty"] = over and not remains.busy
+    return row
 
 
 def _time(seconds: float) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, get_args
 
 from stickyproxy.model.edits import Edits
 from stickyproxy.model.health import Checks, Ejection
@@ -22,6 +22,11 @@ OptionValue = bool | str | float
 Drain = Literal["none", "safe", "sticky"]
 """What a replica that is being stopped still gets, as long as there is another: nothing; the
 idempotent requests of its sessions; all requests of its sessions."""
+
+AdminState = Literal["ready", "drain", "maintenance"]
+"""What an operator wants of an endpoint: all; that it keeps its sessions and gets no new ones;
+nothing. Each is stricter than the one before."""
+ADMIN_STATES: tuple[AdminState, ...] = get_args(AdminState)
 
 
 class PolicySpec(Protocol):
@@ -57,6 +62,10 @@ class EndpointSpec:
     """The network whose connector opens connections to it; empty: the proxy connects directly."""
     server_name: str = ""
     """The name that it was declared by, if its service speaks TLS to it; empty: none."""
+    admin_state: AdminState = "ready"
+    """What an operator wants of it."""
+    node: str = ""
+    """The name of the machine that it runs on; empty: it is not known."""
 
     def target(self, tls: UpstreamTls | None) -> Target:
         """Where connections to it go. ``tls``: of its service."""
@@ -96,6 +105,8 @@ class ServiceSpec:
     """Also serves hosts that no service claims."""
     drain: Drain = "none"
     """What its replicas still get while they are being stopped."""
+    admin_state: AdminState = "ready"
+    """What an operator wants of all its endpoints."""
     timeouts: Timeouts | None = None
     """Those that are its own; None: it has none."""
     ejection: Ejection | None = None
@@ -128,6 +139,19 @@ class ServiceSpec:
         """As for endpoints."""
         return ServiceSpec, tuple([getattr(self, name) for name in self.__slots__])
 
+    def settled(self, endpoint: EndpointSpec) -> EndpointSpec:
+        """One of its endpoints, with the stricter one of what an operator wants of it and of all
+        endpoints."""
+        wanted = strictest(self.admin_state, endpoint.admin_state)
+        if wanted == endpoint.admin_state:
+            return endpoint
+        return replace(endpoint, admin_state=wanted)
+
 
 EndpointKey = tuple[str, str]
 """The name of its service and its id: what an endpoint is called in all processes."""
+
+
+def strictest(*states: AdminState) -> AdminState:
+    """The one of these under which an endpoint gets the least."""
+    return max(states, key=ADMIN_STATES.index)

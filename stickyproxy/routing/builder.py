@@ -5,11 +5,10 @@ known of them) of changed ones."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.routing.cluster import Cluster
-from stickyproxy.routing.endpoint import Endpoint
+from stickyproxy.routing.endpoint import Endpoint, declared_facts
 from stickyproxy.routing.servernames import ServerNames
 from stickyproxy.routing.table import AcmeAnswers, Route, RoutingTable, guard
 
@@ -112,7 +111,7 @@ class _Builder:
         cluster = self._clusters.get(name)
         if cluster is None:
             endpoints = tuple(
-                self._endpoint(service, spec)
+                self._endpoint(service, service.settled(spec))
                 for service in services
                 for spec in sorted(service.endpoints, key=lambda spec: spec.id)
             )
@@ -132,9 +131,10 @@ class _Builder:
             old = self._old_endpoints.get(key)
             if old is not None and old.target == spec.target(service.tls):
                 endpoint = old
-                if spec.draining is not old.facts.draining:
+                facts = declared_facts(spec, old.facts)
+                if facts != old.facts:
                     # It belongs to another service now, whose clusters are rebuilt in any case.
-                    old.note(replace(old.facts, draining=spec.draining))
+                    old.note(facts)
             else:
                 endpoint = self._make_endpoint(service, spec)
             endpoint.declare(service)

@@ -8,14 +8,20 @@ A balancer knows who keeps sessions and who does not. So ``safe`` is two balance
 has those that were spared, for when all others have been tried: tasks of a rolling update count as
 running before they listen. They are built with the table, and only while somebody drains.
 
+Those that an operator drains keep all their sessions, whatever the option says, and get no new ones
+even if there is no other endpoint: who drains a whole service wants it to be empty, and 503 is then
+what new clients are told.
+
 Endpoints that are down get nothing as long as there is another. If there is none, all of them are
 tried, with the sessions that they have: a request that may fail is better than one that must.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from time import monotonic
 
+from stickyproxy.base.hashing import looks_like_pin
 from stickyproxy.routing.endpoint import (
     Balancer,
     Endpoint,
@@ -30,15 +36,23 @@ from stickyproxy.routing.policy import Policy
 def build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | None) -> Balancer:
     """A balancer over these endpoints in their present states. ``previous``: the one it replaces,
     see ``Policy.build``."""
+    if isinstance(previous, CountingBalancer):
+        previous = previous.inner
+    built = _build(policy, endpoints, previous)
+    counted = [endpoint for endpoint in endpoints if endpoint.facts.asked_to_drain]
+    return CountingBalancer(built, counted) if counted else built
+
+
+def _build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | None) -> Balancer:
     if isinstance(previous, SparingBalancer):
         previous = previous.sparing
     usable = _those(EndpointState.USABLE, endpoints)
     draining = _those(EndpointState.DRAINING, endpoints)
     down = _those(EndpointState.DOWN, endpoints)
-    if not (usable or draining):  # all may be well but for what is known of them
+    if not Members(usable, draining).accepting:  # all may be well but for what is known of them
         usable = tuple([e for e in down if not e.facts.in_maintenance])
         down = tuple([e for e in down if e.facts.in_maintenance])
-    sticky = tuple([e for e in draining if e.drain == "sticky"])
+    sticky = tuple([e for e in draining if e.keeps == "sticky"])
     if len(sticky) == len(draining) or not (usable or sticky):
         return policy.build(Members(usable=usable, draining=draining, down=down), previous)
 
@@ -46,7 +60,7 @@ def build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | No
         leaving = tuple([e for e in draining if e not in kept])
         return policy.build(Members(usable, kept, leaving, down), previous)
 
-    safe = tuple([e for e in draining if e.drain != "none"])
+    safe = tuple([e for e in draining if e.keeps != "none"])
     sparing = keeping(sticky, previous)
     return SparingBalancer(
         sparing,
@@ -76,3 +90,32 @@ class SparingBalancer:
 
     def __repr__(self) -> str:
         return f"<SparingBalancer, {self.sparing!r}>"
+
+
+class CountingBalancer:
+    """While an operator empties endpoints: notes who is still sent there."""
+
+    def __init__(self, inner: Balancer, counted: Iterable[Endpoint]) -> None:
+        self.inner = inner
+        self.strips = inner.strips
+        self._names = sorted(inner.strips)
+        self._counted = {each: each.sessions for each in counted if each.sessions is not None}
+
+    def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:
+        """See ``endpoint.Balancer``."""
+        pick = self.inner.pick(request, tried)
+        if pick is not None and (sessions := self._counted.get(pick.endpoint)) is not None:
+            sessions.see(session_key(request, self._names), monotonic())
+        return pick
+
+    def __repr__(self) -> str:
+        return f"<CountingBalancer, {self.inner!r}>"
+
+
+def session_key(request: Request, names: Iterable[bytes]) -> bytes:
+    """By what one client is told from another. ``names``: of the cookies that may carry a pin."""
+    for name in names:
+        for value in request.cookies(name):
+            if value.strip(b'"') and not looks_like_pin(value):
+                return value
+    return request.client_address.encode() + b" " + (request.header("user-agent") or b"")

@@ -8,7 +8,8 @@ one:
     --------------  --------------------------------  ------------------------------------
     draining        its provider                      gets no new sessions; keeps those that it
                                                       has as its service's ``drain`` says
-    asked_to_drain  the operator                      likewise
+    asked_to_drain  the operator                      gets no new sessions, and keeps all of those
+                                                      that it has
     in_maintenance  the operator                      gets nothing, whatever else is known
     ejected         Health: what came of requests     likewise, while there is another
     unhealthy       Health: what came of checks       likewise, while there is another
@@ -17,7 +18,7 @@ one:
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
@@ -25,9 +26,10 @@ from stickyproxy.model.health import DEFAULT_EJECTION, Ejection
 from stickyproxy.model.service import Drain, EndpointSpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import UpstreamTls
+from stickyproxy.routing.sessions import Sessions
+from stickyproxy.routing.slots import Slots
 
 # --- live -----------------------------------------------------------------------------------
-from stickyproxy.routing.slots import Slots
 
 
 class Connections(Protocol):
@@ -74,6 +76,11 @@ class Facts:
         """True if it is about to be taken down, whatever else is known."""
         return self.draining or self.asked_to_drain
 
+    @property
+    def by_hand(self) -> bool:
+        """True if an operator wants it to be empty."""
+        return self.asked_to_drain or self.in_maintenance
+
 
 def state_of(facts: Facts) -> EndpointState:
     """What an endpoint with these facts may be used for."""
@@ -87,12 +94,17 @@ def state_of(facts: Facts) -> EndpointState:
 ALL_TENTHS = 10
 """``Endpoint.tenths`` of one that is warm."""
 
-_NOTHING_KNOWN, _DECLARED_DRAINING = Facts(), Facts(draining=True)
+_NOTHING_KNOWN = Facts()
 
 
-def declared_facts(spec: EndpointSpec) -> Facts:
-    """What its provider says about an endpoint."""
-    return _DECLARED_DRAINING if spec.draining else _NOTHING_KNOWN
+def declared_facts(spec: EndpointSpec, known: Facts = _NOTHING_KNOWN) -> Facts:
+    """What its provider and the operator say about an endpoint, and what else is ``known``."""
+    return replace(
+        known,
+        draining=spec.draining,
+        asked_to_drain=spec.admin_state == "drain",
+        in_maintenance=spec.admin_state == "maintenance",
+    )
 
 
 class Endpoint:
@@ -109,6 +121,7 @@ class Endpoint:
         "pin",
         "pool",
         "service",
+        "sessions",
         "slots",
         "slow_start",
         "state",
@@ -150,6 +163,8 @@ class Endpoint:
         """None unless its responses matter to somebody besides the client."""
         self.facts = declared_facts(spec)
         self.state = state_of(self.facts)
+        self.sessions: Sessions | None = Sessions() if self.facts.by_hand else None
+        """Those that it still has; None unless an operator wants it to be empty."""
         self.has_connected = False
         """True once it has taken a connection."""
         self.unreached = False
@@ -170,18 +185,27 @@ class Endpoint:
         self.pool.limit(service.timeouts)
         self._tell_pool()
 
+    @property
+    def keeps(self) -> Drain:
+        """What it still gets if it drains now. An operator who drains it waits for its sessions,
+        but does not hold up a provider that stops it."""
+        return "sticky" if self.facts.asked_to_drain and not self.facts.draining else self.drain
+
     def note(self, facts: Facts) -> bool:
         """Note these facts. True if that changes the state: then the balancers of all
         clusters with this endpoint are out of date (``RoutingTable.note`` sees to them)."""
         self.facts = facts
         before, self.state = self.state, state_of(facts)
+        if facts.by_hand is not (self.sessions is not None):
+            self.sessions = Sessions() if facts.by_hand else None
         self._tell_pool()
         return self.state is not before
 
     def _tell_pool(self) -> None:
         """Servers that stop gracefully wait for idle connections, or close them while the next
         request is on its way."""
-        self.pool.keep_idle(not (self.facts.drains and self.drain == "none"))
+        gives_up = self.facts.drains and self.keeps == "none"
+        self.pool.keep_idle(not (gives_up or self.facts.in_maintenance))
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.service}/{self.id} {self.address} {self.state.value}>"
@@ -269,5 +293,5 @@ class Members:
     @property
     def accepting(self) -> tuple[Endpoint, ...]:
         """Endpoints for new sessions: draining ones rather than none, as they still respond
-        and the alternative is a 503."""
-        return self.usable or self.draining
+        and the alternative is a 503; but never those that an operator wants to be empty."""
+        return self.usable or tuple([e for e in self.draining if not e.facts.asked_to_drain])

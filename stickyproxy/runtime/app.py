@@ -13,7 +13,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from stickyproxy.admin import pages
+from stickyproxy.admin import pages, upkeep
+from stickyproxy.admin.access import Access
 from stickyproxy.admin.metrics import Metrics, Workers
 from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
@@ -21,6 +22,7 @@ from stickyproxy.base.ledger import Ledger, added_up
 from stickyproxy.config.settings import Config
 from stickyproxy.control.checks import Checker
 from stickyproxy.control.controller import Controller
+from stickyproxy.control.orders import Orders
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.counters import LAYOUT
@@ -28,6 +30,7 @@ from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.upstream.asking import Asker
 from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey
+from stickyproxy.routing.sessions import Remains
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
 from stickyproxy.runtime.sources import (
     Providers,
@@ -74,17 +77,18 @@ class App:
                 workers=lambda: Workers(wanted=1, accepting=self._accepts.is_set()),
                 checks=self._checker.problems,
             )
-        self._admin = ControlServer(
-            pages.make_app(
-                self.registry,
-                self.proxy,
-                self._sources.troubles,
-                self._unready,
-                outage_of=self._outage_of,
-                checks=self._checker.problems,
-                metrics=metrics,
-            )
+        admin = pages.make_app(
+            self.registry,
+            self.proxy,
+            self._sources.troubles,
+            self._unready,
+            outage_of=self._outage_of,
+            checks=self._checker.problems,
+            metrics=metrics,
         )
+        access = Access(settings.admin, settings.operator.change_token)
+        upkeep.add_routes(admin, self._sources.orders, access, self._remains_of)
+        self._admin = ControlServer(admin)
 
     @classmethod
     def from_file(cls, path: Path) -> App:
@@ -162,6 +166,9 @@ class App:
     def _outage_of(self, key: EndpointKey) -> Outage | None:
         return self.outages.get(key)
 
+    def _remains_of(self, key: EndpointKey) -> Remains | None:
+        return self._plane.remains().get(key)
+
     async def _settled(self) -> None:
         """What was published is in force at once, but nobody sees it before connections are
         accepted."""
@@ -209,14 +216,21 @@ class ControllerApp:
         self._address = settings.controller.address
         usable = replace(settings, docker=None, follow=None)
         self._controller = Controller(settings.controller.token, names(usable))
-        publish, acme = with_acme(usable, self._controller.publish, self._controller.delivered)
+        self.orders = Orders(
+            self._controller.publish,
+            Path(settings.controller.state_file) if settings.controller.state_file else None,
+            self._controller.delivered,
+        )
+        """What operators want of endpoints, for all proxies."""
+        publish, acme = with_acme(usable, self.orders.publish, self._controller.delivered)
         self._providers = Providers(usable, publish, acme=acme)
         # It takes 10 MiB, which only a controller and its proxies need to have.
         from stickyproxy.base.token_tls import server_context  # noqa: PLC0415
 
-        self._server = ControlServer(
-            self._controller.make_app(), server_context(settings.controller.token)
-        )
+        app = self._controller.make_app()
+        access = Access(self._address, settings.controller.token, reading=True)
+        upkeep.add_routes(app, self.orders, access, None)
+        self._server = ControlServer(app, server_context(settings.controller.token))
         self._stop = asyncio.Event()
 
     async def start(self) -> str:

@@ -2,7 +2,7 @@
 
     supervisor to worker   Begin; then, as things change: Publish, Unhealthy, Accept, ReopenLog; at
                            last Drain
-    worker to supervisor   Applied after each of these, Accepting and Leaving; Down; Alive
+    worker to supervisor   Applied after each of these, Accepting and Leaving; Down; Left; Alive
 
 Each message to a worker states how things are now, not what changed: repeating one does no
 harm, and a new worker is told what the old ones know.
@@ -23,6 +23,7 @@ from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
 from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.routing.sessions import Remains
 
 BEATS = 6
 """Signs of life that a worker shows within its timeout."""
@@ -121,6 +122,13 @@ class Down:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """These endpoints, and no others, are to become empty, and still have that."""
+
+    endpoints: Mapping[EndpointKey, Remains]
+
+
+@dataclass(frozen=True, slots=True)
 class Alive:
     """My event loop is running."""
 
@@ -136,6 +144,7 @@ Message = (
     | Accepting
     | Leaving
     | Down
+    | Left
     | Alive
 )
 

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from stickyproxy.base.ledger import Ledger
 from stickyproxy.connector.wire import DIRECTORY
@@ -33,6 +34,8 @@ from stickyproxy.dataplane.upstream.pool import Upstreams
 from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.model.settings import AccessLogSettings, ProxySettings
+from stickyproxy.routing.endpoint import Endpoint
+from stickyproxy.routing.sessions import Remains
 from stickyproxy.semantics.forwarded import TrustedProxies
 
 log = logging.getLogger("stickyproxy")
@@ -63,6 +66,14 @@ class PlaneSettings:
         return not (self.has_tls or proxy.trusted_proxies or proxy.trust_unix)
 
 
+class CountsBusy(Protocol):
+    """What is asked of the pool of an endpoint that is to be empty."""
+
+    @property
+    def busy(self) -> int:
+        """Connections with a request under way, or upgraded."""
+
+
 class DataPlane:
     """Forwards requests by the snapshots that its ``registry`` gets."""
 
@@ -81,6 +92,8 @@ class DataPlane:
         is counted goes there; None: nothing is. Raises ListenError if the access log cannot be
         opened."""
         self._rebuilt = rebuilt
+        self._emptying: tuple[Endpoint, ...] = ()
+        """The endpoints that an operator wants to be empty."""
         proxy = settings.proxy
         self._access_log = open_access_log(settings.access_log)
         turns, descriptors = Turns(), Descriptors()
@@ -150,7 +163,23 @@ class DataPlane:
         """The endpoints that have never been reached, though they were tried."""
         return self._newcomers.silent if self._newcomers else frozenset()
 
+    def remains(self) -> dict[EndpointKey, Remains]:
+        """What endpoints still have that an operator wants to be empty."""
+        return {
+            (endpoint.service, endpoint.id): Remains(endpoint.sessions, _busy(endpoint))
+            for endpoint in self._emptying
+            if endpoint.sessions is not None
+        }
+
     def _on_new_table(self) -> None:
+        self._emptying = tuple(
+            dict.fromkeys(
+                endpoint
+                for cluster in self.proxy.table.clusters()
+                for endpoint in cluster.endpoints
+                if endpoint.sessions is not None
+            )
+        )
         self._health.look()
         if self._newcomers is not None:
             self._newcomers.look()
@@ -207,6 +236,11 @@ class DataPlane:
         """Reopen the access log, after it was rotated away. Raises ListenError."""
         if self._access_log is not None:
             self._access_log.reopen()
+
+
+def _busy(endpoint: Endpoint) -> int:
+    pool: CountsBusy = endpoint.pool  # type: ignore[assignment]
+    return pool.busy
 
 
 def make_upstreams(settings: PlaneSettings, turns: Turns, descriptors: Descriptors) -> Upstreams:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from stickyproxy.base.backoff import Backoff
 from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey
+from stickyproxy.routing.sessions import Remains
 from stickyproxy.runtime.channel import (
     BEATS,
     Accepting,
@@ -27,6 +28,7 @@ from stickyproxy.runtime.channel import (
     Down,
     Drain,
     Leaving,
+    Left,
     encoded,
 )
 
@@ -53,6 +55,8 @@ class WorkerSlot:
         """Those that it has never reached, if it is the one that tries."""
         self.lost = 0
         """Workers that ended here before they were to."""
+        self.left: Mapping[EndpointKey, Remains] = {}
+        """What endpoints that are to become empty still have here."""
         self._begin = begin
         self._changed = changed
         self._process: Process | None = None
@@ -149,7 +153,7 @@ class WorkerSlot:
             await asyncio.gather(*conversation, return_exceptions=True)
             channel.close()
             self._process = None
-            self.down, self.silent = {}, frozenset()
+            self.down, self.silent, self.left = {}, frozenset(), {}
             self._in_step.set()
             self._set_accepting(False)
 
@@ -205,6 +209,8 @@ class WorkerSlot:
                     self._set_accepting(False)
                 case Down(endpoints, silent):
                     self.down, self.silent = endpoints, silent
+                case Left(endpoints):
+                    self.left = endpoints
 
     async def _watch(self) -> None:
         """Kill the worker when it is frozen: its connections would wait for ever."""

@@ -9,9 +9,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from stickyproxy.config.settings import Config
+from stickyproxy.control.orders import Orders
 from stickyproxy.control.reload import ConfigFile, Reloader
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.providers.controller import ControllerProvider
@@ -199,7 +201,10 @@ class Sources:
         self.config = settings
         """The configuration in force."""
         self._settled = settled
-        publish, acme = with_acme(settings, publish, settled)
+        state_file = settings.operator.state_file
+        self.orders = Orders(publish, Path(state_file) if state_file else None, settled)
+        """What operators want of endpoints."""
+        publish, acme = with_acme(settings, self.orders.publish, settled)
         self._static = StaticProvider(settings.services, publish)
         self._certificates = _certificates(settings, publish)
         of_file: list[Provider] = [self._static]

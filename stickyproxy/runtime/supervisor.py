@@ -22,7 +22,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from stickyproxy.admin import pages
+from stickyproxy.admin import pages, upkeep
+from stickyproxy.admin.access import Access
 from stickyproxy.admin.metrics import Metrics, Workers
 from stickyproxy.base import signals
 from stickyproxy.base.errors import StickyproxyError
@@ -43,6 +44,7 @@ from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey, EndpointSpec
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.endpoint import EndpointState
+from stickyproxy.routing.sessions import Remains, merged
 from stickyproxy.routing.table import RoutingTable
 from stickyproxy.runtime.app import App, plane_settings
 from stickyproxy.runtime.channel import (
@@ -130,18 +132,19 @@ class Supervisor:
             state_of=self._state_of,
             checks=self._checker.problems,
         )
-        self._admin = ControlServer(
-            pages.make_app(
-                self.registry,
-                shown,
-                self._sources.troubles,
-                self._unready,
-                self._state_of,
-                outage_of=self._outage_of,
-                checks=self._checker.problems,
-                metrics=metrics if counting else None,
-            )
+        admin = pages.make_app(
+            self.registry,
+            shown,
+            self._sources.troubles,
+            self._unready,
+            self._state_of,
+            outage_of=self._outage_of,
+            checks=self._checker.problems,
+            metrics=metrics if counting else None,
         )
+        access = Access(settings.admin, settings.operator.change_token)
+        upkeep.add_routes(admin, self._sources.orders, access, self._remains_of)
+        self._admin = ControlServer(admin)
         self._listeners = Listeners()
         self._succession = Succession(settings)
         self._workers = workers
@@ -293,6 +296,8 @@ class Supervisor:
 
     def _state_of(self, service: str, endpoint: EndpointSpec) -> str:
         """The state of an endpoint as the workers see it."""
+        if endpoint.admin_state == "maintenance":
+            return report.declared_state(service, endpoint)
         if (service, endpoint.id) in self._checker.outages:
             return EndpointState.DOWN.value
         working = [slot for slot in self._slots if slot.accepting]
@@ -317,6 +322,12 @@ class Supervisor:
             accepting=sum(slot.accepting for slot in self._slots),
             lost=sum(slot.lost for slot in self._slots),
         )
+
+    def _remains_of(self, key: EndpointKey) -> Remains | None:
+        """As all workers see it that accept connections; None: not all of them have told yet."""
+        found = [slot.left.get(key) for slot in self._slots if slot.accepting]
+        told = [each for each in found if each is not None]
+        return merged(told) if told and len(told) == len(found) else None
 
     async def _in_step(self) -> None:
         """Wait until all workers have done what they were told; at the start, until they accept

@@ -31,6 +31,7 @@ from stickyproxy.runtime.channel import (
     Down,
     Drain,
     Leaving,
+    Left,
     Message,
     Publish,
     ReopenLog,
@@ -42,6 +43,10 @@ log = logging.getLogger("stickyproxy")
 
 TELL_SECONDS = 0.1
 """How long changes of health are collected before the supervisor is told."""
+
+
+LEFT_SECONDS = 1.0
+"""How often the supervisor is told what is left on endpoints that are to become empty."""
 
 
 class Worker:
@@ -70,6 +75,8 @@ class Worker:
         self._stop = asyncio.Event()
         self._status = 0
         self._telling: asyncio.TimerHandle | None = None
+        self._told_left = False
+        """The supervisor was told of endpoints that are to become empty."""
 
     async def run(self) -> int:
         """Work until stopped; returns the exit status."""
@@ -78,6 +85,7 @@ class Worker:
         self._plane.start()
         following = asyncio.create_task(self._follow(), name="supervisor")
         beating = asyncio.create_task(self._beat(), name="heartbeat")
+        counting = asyncio.create_task(self._keep_telling_what_is_left(), name="what is left")
         await self._stop.wait()
         self._plane.accept_on(())
         for sock in self._sockets.values():
@@ -86,7 +94,8 @@ class Worker:
         await self._plane.drain(self._grace, self._patience)
         following.cancel()
         beating.cancel()
-        await asyncio.gather(following, beating, return_exceptions=True)
+        counting.cancel()
+        await asyncio.gather(following, beating, counting, return_exceptions=True)
         await self._plane.stop()
         return self._status
 
@@ -109,10 +118,22 @@ class Worker:
             self._channel.send(Alive())
             await asyncio.sleep(self._heartbeat)
 
+    async def _keep_telling_what_is_left(self) -> None:
+        """While there are endpoints that are to become empty."""
+        while True:
+            self._tell_what_is_left()
+            await asyncio.sleep(LEFT_SECONDS)
+
+    def _tell_what_is_left(self) -> None:
+        if (left := self._plane.remains()) or self._told_left:
+            self._channel.send(Left(left))
+            self._told_left = bool(left)
+
     def _obey(self, message: Message) -> None:
         match message:
             case Publish(snapshot):
                 self._plane.registry.publish(snapshot)
+                self._tell_what_is_left()  # or what was left under an earlier order would count
             case Unhealthy(endpoints):
                 self._plane.use_checks(endpoints)
             case Accept(shares) if not self._stop.is_set():

@@ -384,6 +384,11 @@ class TestWhatIsRefused:
             ("ip_hash", "yes", '"yes" is neither true nor false'),
             ("ip_hash", 1, "1 is neither true nor false"),
             ("drain", "yes", '"yes" is not known: write "none", "safe" or "sticky"'),
+            (
+                "admin_state",
+                "drian",
+                '"drian" is not known: write "ready", "drain" or "maintenance"',
+            ),
             ("drain", True, "true is not text: write it in quotes"),
             ("response_timeout", "5", '"5" has no unit: write "5s"'),
             ("upgrade_idle_timeout", "0s", "would time out at once: write more than zero"),

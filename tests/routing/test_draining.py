@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
 import pytest
 
@@ -154,8 +153,69 @@ class TestBalancers:
         assert picked(balancer, pinned_to(b)) == (b, Affinity.PINNED)
         assert picked(balancer, pinned_to(a)) == (c, Affinity.REPINNED_DRAINING)
 
-    def test_who_was_told_to_drain_by_the_operator(self) -> None:
-        a, b, c = three()
-        a.note(replace(Facts(), asked_to_drain=True))
+
+class TestDrainingByHand:
+    """An operator wants the first of three to be empty."""
+
+    @pytest.mark.parametrize("idempotent", [True, False])
+    @ways
+    def test_it_keeps_its_sessions_whatever_the_option(
+        self, drain: Drain, idempotent: bool
+    ) -> None:
+        a, b, c = drained_by_hand(drain)
         balancer = build(COOKIE, (a, b, c), None)
-        assert picked(balancer, pinned_to(a))[1] is Affinity.REPINNED_DRAINING
+        request = pinned_to(a, idempotent=idempotent)
+        assert picked(balancer, request) == (a, Affinity.PINNED)
+        assert not isinstance(balancer, SparingBalancer)
+
+    @policies
+    def test_it_gets_no_new_ones(self, policy: Policy) -> None:
+        a, b, c = drained_by_hand()
+        balancer = build(policy, (a, b, c), None)
+        assert a not in {picked(balancer, FakeRequest())[0] for _ in range(9)}
+
+    @policies
+    def test_not_even_if_there_is_no_other(self, policy: Policy) -> None:
+        a, _, _ = drained_by_hand()
+        assert build(policy, (a,), None).pick(FakeRequest(), ()) is None
+
+    def test_alone_it_keeps_its_sessions(self) -> None:
+        a, _, _ = drained_by_hand()
+        assert picked(build(COOKIE, (a,), None), pinned_to(a)) == (a, Affinity.PINNED)
+
+    @policies
+    def test_rather_one_that_is_ejected(self, policy: Policy) -> None:
+        a, b, _ = drained_by_hand()
+        b.note(Facts(ejected=True))
+        balancer = build(policy, (a, b), None)
+        assert picked(balancer, FakeRequest())[0] is b
+
+    def test_rather_one_that_its_provider_stops(self) -> None:
+        a, b, _ = drained_by_hand()
+        b.note(Facts(draining=True))
+        balancer = build(COOKIE, (a, b), None)
+        assert picked(balancer, FakeRequest())[0] is b
+        assert picked(balancer, pinned_to(a)) == (a, Affinity.PINNED)
+
+    @ways
+    def test_its_provider_stops_it_too(self, drain: Drain) -> None:
+        """Then there is nothing to wait for."""
+        a, b, c = drained_by_hand(drain)
+        a.note(Facts(draining=True, asked_to_drain=True))
+        found, _ = picked(build(COOKIE, (a, b, c), None), pinned_to(a, idempotent=False))
+        assert (found is a) is (drain == "sticky")
+
+    def test_maintenance_moves_its_sessions(self) -> None:
+        a, b, c = drained_by_hand()
+        a.note(Facts(in_maintenance=True))
+        found, affinity = picked(build(COOKIE, (a, b, c), None), pinned_to(a))
+        assert found in (b, c)
+        assert affinity is Affinity.REPINNED_DOWN
+
+
+def drained_by_hand(drain: Drain = "none") -> tuple[Endpoint, Endpoint, Endpoint]:
+    found = endpoint("a"), endpoint("b"), endpoint("c")
+    for each in found:
+        each.drain = drain
+    found[0].note(Facts(asked_to_drain=True))
+    return found

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from stickyproxy.base.errors import InvalidHost
-from stickyproxy.model.service import Drain, EndpointSpec, ServiceSpec
+from stickyproxy.model.service import AdminState, Drain, EndpointSpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import UpstreamTls
 from stickyproxy.routing.builder import build
@@ -229,15 +229,35 @@ class TestIdleConnections:
         assert cluster(second).endpoints[0] is cluster(first).endpoints[0]
         assert self.keeps(second) == [True, True]
 
-    def test_by_the_operator_and_whatever_else_is_known(self) -> None:
+    def test_whatever_else_is_known(self) -> None:
         found = table(SHOP)
         one = cluster(found).endpoints[0]
-        found.note(one, Facts(asked_to_drain=True))
+        found.note(one, Facts(draining=True, asked_to_drain=True))
         assert self.keeps(found) == [False, True]
-        found.note(one, Facts(asked_to_drain=True, ejected=True))
+        found.note(one, Facts(draining=True, asked_to_drain=True, ejected=True))
         assert self.keeps(found) == [False, True]
         found.note(one, Facts(ejected=True))
         assert self.keeps(found) == [True, True]
+
+    def test_by_the_operator(self) -> None:
+        first = table(SHOP)
+        drained = replace(SHOP, admin_state="drain")
+        second = table(drained, previous=first)
+        assert self.keeps(second) == [True, True]
+        one = replace(ONE, admin_state="maintenance")
+        third = table(replace(SHOP, endpoints=(one, TWO)), previous=second)
+        assert self.keeps(third) == [False, True]
+        assert self.keeps(table(SHOP, previous=third)) == [True, True]
+
+    @pytest.mark.parametrize("of_service", ["ready", "drain", "maintenance"])
+    @pytest.mark.parametrize("of_endpoint", ["ready", "drain", "maintenance"])
+    def test_the_stricter_one_counts(self, of_service: AdminState, of_endpoint: AdminState) -> None:
+        one = replace(ONE, admin_state=of_endpoint)
+        found = table(replace(SHOP, admin_state=of_service, endpoints=(one, TWO)))
+        facts = cluster(found).endpoints[0].facts
+        wanted = {of_service, of_endpoint}
+        assert facts.in_maintenance is ("maintenance" in wanted)
+        assert facts.asked_to_drain is ("drain" in wanted and not facts.in_maintenance)
 
     def test_services_on_one_host_each_have_their_own_way(self) -> None:
         other = ServiceSpec("other", SHOP.hosts, (replace(TWO, draining=True),), drain="sticky")

@@ -66,6 +66,11 @@ class Pool:
         """A request older than this is not tried on another endpoint."""
         return RETRY_CONNECTS * self._clock.connect_timeout
 
+    @property
+    def busy(self) -> int:
+        """Connections with a request under way, or upgraded."""
+        return len(self._all) - len(self._idle)
+
     def take(self, *, replayable: bool) -> UpstreamConnection | None:
         """An idle connection, or None. A request that cannot be replayed only gets one that was
         busy a moment ago: the longer it idles, the likelier its endpoint is about to close it."""

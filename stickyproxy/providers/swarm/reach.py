@@ -195,8 +195,13 @@ class SwarmIndex:
             port = port_on_node(task, port) if way.published else port
         if not address or not port:
             return None
-        draining = task["DesiredState"] != "running"
-        return EndpointSpec(task["ID"], join_host_port(address, port), draining, way.via)
+        return EndpointSpec(
+            task["ID"],
+            join_host_port(address, port),
+            draining=task["DesiredState"] != "running",
+            network=way.via,
+            node=str((node.get("Description") or {}).get("Hostname", "")),
+        )
 
     def odd_addresses(self, name: str, way: Way, tasks: Sequence[Json]) -> Iterator[Problem]:
         """Nodes whose own address is not one at which a proxy can reach them."""
