@@ -20,8 +20,10 @@ from stickyproxy.routing.endpoint import (
     Balancer,
     Endpoint,
     EndpointState,
+    Evidence,
     Members,
     Pick,
+    ReadsRequests,
     Request,
 )
 from stickyproxy.routing.policy import Policy
@@ -30,7 +32,9 @@ from stickyproxy.routing.policy import Policy
 def build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | None) -> Balancer:
     """A balancer over these endpoints in their present states. ``previous``: the one it replaces,
     see ``Policy.build``."""
+    previous_for_idempotent: Balancer | None = None
     if isinstance(previous, SparingBalancer):
+        previous_for_idempotent = previous.for_idempotent
         previous = previous.sparing
     usable = _those(EndpointState.USABLE, endpoints)
     draining = _those(EndpointState.DRAINING, endpoints)
@@ -50,7 +54,7 @@ def build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | No
     sparing = keeping(sticky, previous)
     return SparingBalancer(
         sparing,
-        for_idempotent=sparing if safe == sticky else keeping(safe),
+        for_idempotent=sparing if safe == sticky else keeping(safe, previous_for_idempotent),
         last=policy.build(Members(draining=draining), None),
     )
 
@@ -66,13 +70,18 @@ class SparingBalancer:
         """``last`` has the draining endpoints alone."""
         self.sparing = sparing
         self.strips = sparing.strips
-        self._for_idempotent = for_idempotent
+        self.for_idempotent = for_idempotent
         self._last = last
 
     def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:
         """See ``endpoint.Balancer``."""
-        balancer = self._for_idempotent if request.idempotent else self.sparing
+        balancer = self.for_idempotent if request.idempotent else self.sparing
         return balancer.pick(request, tried) or self._last.pick(request, tried)
+
+    def evidence(self, request: Request) -> Sequence[Evidence]:
+        """See ``endpoint.ReadsRequests``."""
+        balancer = self.for_idempotent if request.idempotent else self.sparing
+        return balancer.evidence(request) if isinstance(balancer, ReadsRequests) else ()
 
     def __repr__(self) -> str:
         return f"<SparingBalancer, {self.sparing!r}>"
