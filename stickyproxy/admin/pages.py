@@ -4,6 +4,7 @@ GET /services       every service with its endpoints and problems; JSON if asked
                     ``Accept: application/json`` or ``?format=json``, else text
 GET /certificates   every certificate with its hosts and dates, and no keys; JSON
 GET /table          the routing table, as text
+POST /explain       what would come of a request, and why: question and answer in JSON
 GET /healthz        200 as long as this process responds
 GET /readyz         200 if clients are welcome, else 503 and the reason: not every provider has
                     published yet, or the proxy is starting or stopping
@@ -11,13 +12,16 @@ GET /readyz         200 if clients are welcome, else 503 and the reason: not eve
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Protocol
 
 from aiohttp import web
 
 from stickyproxy.control import certificates, report
+from stickyproxy.control.questions import Questions
 from stickyproxy.control.registry import HoldsTable
 from stickyproxy.model.snapshot import Problem, Snapshot
 
@@ -38,21 +42,33 @@ def make_app(
     unready: Callable[[], str],
     state_of: report.StateOf | None = None,
     *,
+    questions: Questions,
     outage_of: report.OutageOf = lambda _: None,
     checks: Callable[[], Iterable[Problem]] = lambda: (),
 ) -> web.Application:
     """The admin page of one proxy. ``troubles``: why sources cannot be reached, by name of
     the provider. ``unready``: why clients had better go elsewhere; empty: they are welcome.
-    ``state_of`` replaces the states in the table. ``checks``: what is odd about the checks of
-    endpoints."""
+    ``questions`` answers those about the table. ``state_of`` replaces the states in the table.
+    ``checks``: what is odd about the checks of endpoints."""
     pages = _Pages(registry, proxy, troubles, unready, state_of, outage_of=outage_of, checks=checks)
     app = web.Application()
+    app.router.add_post("/explain", partial(_answer, questions.explain))
     app.router.add_get("/services", pages.services)
     app.router.add_get("/certificates", pages.certificates)
     app.router.add_get("/table", pages.table)
     app.router.add_get("/healthz", pages.healthz)
     app.router.add_get("/readyz", pages.readyz)
     return app
+
+
+async def _answer(answer: Callable[[object], report.Json], request: web.Request) -> web.Response:
+    """Answer a question in JSON."""
+    try:
+        return web.json_response(answer(await request.json()))
+    except (ValueError, RecursionError) as error:
+        parsed = not isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError)
+        reason = str(error) if parsed else "the question is not JSON"
+        return web.json_response({"error": reason}, status=400)
 
 
 class _Pages:

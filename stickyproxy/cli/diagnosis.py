@@ -1,15 +1,25 @@
-"""Where ``stickyproxy services`` gets its rows from: a running proxy, or a Docker engine."""
+"""Whom ``stickyproxy services`` and ``stickyproxy explain`` ask: a running proxy, a Docker engine,
+or a configuration file."""
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
+from collections.abc import Iterable
+from dataclasses import replace
 
 from stickyproxy.base.addresses import Address
-from stickyproxy.base.errors import StickyproxyError
-from stickyproxy.config.settings import DockerSettings, SwarmSettings
+from stickyproxy.base.errors import ProviderError, StickyproxyError
+from stickyproxy.config.settings import Config, DockerSettings, SwarmSettings
 from stickyproxy.control import report
+from stickyproxy.control.registry import NoConnections, Registry
+from stickyproxy.model.service import ServiceSpec
+from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.providers.names import Resolution, look_up, name_in
+from stickyproxy.providers.static import snapshot
+from stickyproxy.routing.table import RoutingTable
 
 TIMEOUT = 5.0
 """Seconds the proxy may take to respond."""
@@ -17,25 +27,51 @@ TIMEOUT = 5.0
 
 def found_by_proxy(admin: Address) -> list[report.Json]:
     """The rows of a running proxy's admin page. Raises StickyproxyError."""
+    _, found = _ask(admin, "GET", "/services?format=json")
+    if not isinstance(found, dict) or not isinstance(found.get("services"), list):
+        raise _is_none(admin)
+    return list(found["services"])
+
+
+def answered_by_proxy(admin: Address, question: str, asked: report.Json) -> report.Json:
+    """What a running proxy answers to a question, one of ``explain``. Raises StickyproxyError."""
+    status, found = _ask(admin, "POST", f"/{question}", asked)
+    if not isinstance(found, dict):
+        raise _is_none(admin)
+    if status != 200:
+        raise StickyproxyError(str(found.get("error") or f"the proxy on {admin} says {status}"))
+    return found
+
+
+def _ask(
+    admin: Address, method: str, target: str, asked: report.Json | None = None
+) -> tuple[int, object]:
+    """Status and JSON of a response of the admin page. Raises StickyproxyError."""
     connection = http.client.HTTPConnection(admin.host or "127.0.0.1", admin.port, timeout=TIMEOUT)
     try:
         if admin.path is not None:
             connection.sock = socket.socket(socket.AF_UNIX)
             connection.sock.settimeout(TIMEOUT)
             connection.sock.connect(admin.path)
-        connection.request("GET", "/services?format=json")
+        body = None if asked is None else json.dumps(asked)
+        connection.request(method, target, body, {"Content-Type": "application/json"})
         response = connection.getresponse()
-        found = json.loads(response.read())["services"]
+        return response.status, json.loads(response.read())
     except OSError as error:
         raise StickyproxyError(
             f"no proxy answers on {admin} ({error.strerror or error}): enable the [admin] "
             "table of a running one and name its address here (--admin ADDR), or use --engine"
         ) from error
-    except (http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-        raise StickyproxyError(f"what listens on {admin} is not an admin page") from error
+    except (http.client.HTTPException, ValueError) as error:
+        raise _is_none(admin) from error
     finally:
         connection.close()
-    return list(found)
+
+
+def _is_none(admin: Address) -> StickyproxyError:
+    return StickyproxyError(
+        f"what listens on {admin} is not an admin page that knows this question"
+    )
 
 
 def found_by_engine(
@@ -43,6 +79,14 @@ def found_by_engine(
 ) -> list[report.Json]:
     """The rows for what engines list: services of a Swarm, containers, or both. Raises
     ProviderError."""
+    snapshots = listed(swarm, docker)
+    services = [service for snapshot in snapshots for service in snapshot.services]
+    found = [problem for snapshot in snapshots for problem in snapshot.problems]
+    return report.rows(snapshots, [*found, *report.conflicts(services)])
+
+
+def listed(swarm: SwarmSettings | None, docker: DockerSettings | None) -> list[Snapshot]:
+    """What engines list. Raises ProviderError."""
     # the docker SDK takes its time
     from stickyproxy.providers.docker.engine import list_containers  # noqa: PLC0415
     from stickyproxy.providers.swarm.engine import list_once  # noqa: PLC0415
@@ -52,6 +96,40 @@ def found_by_engine(
         snapshots.append(list_once(swarm))
     if docker is not None:
         snapshots.append(list_containers(docker))
-    services = [service for snapshot in snapshots for service in snapshot.services]
-    found = [problem for snapshot in snapshots for problem in snapshot.problems]
-    return report.rows(snapshots, [*found, *report.conflicts(services)])
+    return snapshots
+
+
+def engines(settings: Config, endpoint: str) -> tuple[SwarmSettings | None, DockerSettings | None]:
+    """The engines of a configuration; a Swarm if it has none. ``endpoint`` replaces theirs unless
+    it is empty."""
+    swarm, docker = settings.swarm, settings.docker
+    if swarm is None and docker is None:
+        swarm = SwarmSettings()
+        endpoint = endpoint or os.environ.get("DOCKER_HOST", "")
+    if endpoint:
+        swarm = None if swarm is None else replace(swarm, endpoint=endpoint)
+        docker = None if docker is None else replace(docker, endpoint=endpoint)
+    return swarm, docker
+
+
+def in_file(services: Iterable[ServiceSpec]) -> Snapshot:
+    """The services of a file, with the addresses that names in them resolve to now."""
+    services = tuple(services)
+    hosts = {name_in(each.address) for service in services for each in service.endpoints} - {""}
+    known = {}
+    for host in hosts:
+        try:
+            known[host] = Resolution().after(look_up(host))
+        except ProviderError as error:
+            known[host] = Resolution().after_failure(str(error))
+    return snapshot(services, known)
+
+
+class TableOf:
+    """The table of snapshots; nothing is forwarded by it."""
+
+    def __init__(self, snapshots: Iterable[Snapshot], pin_secret: bytes | None) -> None:
+        self.table = RoutingTable({})
+        registry = Registry(self, NoConnections(), pin_secret, tells_problems=False)
+        for each in snapshots:
+            registry.publish(each)

@@ -19,6 +19,7 @@ import os
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from stickyproxy.config.settings import Config
 from stickyproxy.control import report
 from stickyproxy.control.checks import Checker
 from stickyproxy.control.health import facts_of_checks
+from stickyproxy.control.questions import Questions
 from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
@@ -40,8 +42,9 @@ from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey, EndpointSpec
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.endpoint import EndpointState
+from stickyproxy.routing.explain import Explanation, Question
 from stickyproxy.routing.table import RoutingTable
-from stickyproxy.runtime.app import App, plane_settings
+from stickyproxy.runtime.app import App, explainer, plane_settings
 from stickyproxy.runtime.channel import (
     Accept,
     Begin,
@@ -98,6 +101,7 @@ class Supervisor:
         if log_file is not None:
             log_file.close()
         self._grace_period = settings.proxy.grace_period
+        self._explainer = explainer(settings)
         shown = self._shown = _ShownTable()
         plane = plane_settings(settings)
         self.registry = Registry(
@@ -123,6 +127,7 @@ class Supervisor:
                 self._state_of,
                 outage_of=self._outage_of,
                 checks=self._checker.problems,
+                questions=Questions(shown, self._explain),
             )
         )
         self._listeners = Listeners()
@@ -278,6 +283,22 @@ class Supervisor:
         if down == len(working):
             return EndpointState.DOWN.value
         return f"{EndpointState.DOWN.value} in {down} of {len(working)} workers"
+
+    def _explain(self, table: RoutingTable, question: Question) -> Explanation:
+        """As workers would serve it. What only some of them have ejected counts as usable."""
+        working = [slot for slot in self._slots if slot.accepting]
+        table.note_all(
+            {
+                endpoint: replace(
+                    endpoint.facts,
+                    ejected=bool(working)
+                    and all((endpoint.service, endpoint.id) in slot.down for slot in working),
+                )
+                for cluster in table.clusters()
+                for endpoint in cluster.endpoints
+            }
+        )
+        return self._explainer(table, question)
 
     def _outage_of(self, key: EndpointKey) -> Outage | None:
         """What its checks say, else why the first worker has ejected it that has."""
