@@ -5,6 +5,7 @@ GET /services       every service with its endpoints and problems; JSON if asked
 GET /certificates   every certificate with its hosts and dates, and no keys; JSON
 GET /table          the routing table, as text
 POST /explain       what would come of a request, and why: question and answer in JSON
+POST /simulate      what a change of endpoints would do to sessions, likewise
 GET /healthz        200 as long as this process responds
 GET /readyz         200 if clients are welcome, else 503 and the reason: not every provider has
                     published yet, or the proxy is starting or stopping
@@ -12,6 +13,7 @@ GET /readyz         200 if clients are welcome, else 503 and the reason: not eve
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -53,6 +55,7 @@ def make_app(
     pages = _Pages(registry, proxy, troubles, unready, state_of, outage_of=outage_of, checks=checks)
     app = web.Application()
     app.router.add_post("/explain", partial(_answer, questions.explain))
+    app.router.add_post("/simulate", partial(_answer_by_thread, questions.simulation))
     app.router.add_get("/services", pages.services)
     app.router.add_get("/certificates", pages.certificates)
     app.router.add_get("/table", pages.table)
@@ -66,9 +69,24 @@ async def _answer(answer: Callable[[object], report.Json], request: web.Request)
     try:
         return web.json_response(answer(await request.json()))
     except (ValueError, RecursionError) as error:
-        parsed = not isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError)
-        reason = str(error) if parsed else "the question is not JSON"
-        return web.json_response({"error": reason}, status=400)
+        return _no_question(error)
+
+
+async def _answer_by_thread(
+    prepare: Callable[[object], Callable[[], report.Json]], request: web.Request
+) -> web.Response:
+    """The same where an answer takes so long that requests would wait for it."""
+    try:
+        prepared = prepare(await request.json())
+    except (ValueError, RecursionError) as error:
+        return _no_question(error)
+    return web.json_response(await asyncio.to_thread(prepared))
+
+
+def _no_question(error: Exception) -> web.Response:
+    parsed = not isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError)
+    reason = str(error) if parsed else "the question is not JSON"
+    return web.json_response({"error": reason}, status=400)
 
 
 class _Pages:

@@ -22,6 +22,7 @@ from stickyproxy.cli import (
     keeper,
     serve,
     services,
+    simulate,
 )
 
 
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         keeper,
         services,
         explain,
+        simulate,
         check,
         demo,
         demo_app,

@@ -1,4 +1,5 @@
-"""Questions about a routing table, in JSON, and their answers: what would come of a request.
+"""Questions about a routing table, in JSON, and their answers: what would come of a request, and
+what a change of endpoints would do to sessions.
 
 Whoever has a table answers them: a running proxy on its admin listener, or the command line by a
 file or an engine. The command line prints the answers of both alike.
@@ -7,6 +8,7 @@ file or an engine. The command line prints the answers of both alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -14,6 +16,13 @@ from stickyproxy.base.errors import BadRequest
 from stickyproxy.base.text import shown
 from stickyproxy.control.registry import HoldsTable
 from stickyproxy.control.report import Json
+from stickyproxy.control.simulation import (
+    PlannedChange,
+    Result,
+    Simulation,
+    simulations,
+    visitors,
+)
 from stickyproxy.routing.endpoint import Affinity, Endpoint, Evidence, Meaning
 from stickyproxy.routing.explain import Choice, Explanation, Question
 from stickyproxy.routing.table import RoutingTable
@@ -22,7 +31,12 @@ Explain = Callable[[RoutingTable, Question], Explanation]
 """``routing.explain.explain`` with the proxies that are trusted."""
 
 SHOWN = 20
-"""Endpoints that a line shows."""
+"""Endpoints that a line shows, and moves that an answer shows."""
+
+SESSIONS = 10_000
+"""Sessions of a simulation, if nobody says how many."""
+MOST_SESSIONS = 100_000
+MOST_ENDPOINTS = 1000
 
 
 class Questions:
@@ -35,6 +49,16 @@ class Questions:
     def explain(self, asked: object) -> Json:
         """What would come of a request. Raises ValueError for what is no question."""
         return answer(self._explain(self._proxy.table, question_of(asked)))
+
+    def simulate(self, asked: object) -> Json:
+        """What a change would do. Raises ValueError for what is no change."""
+        return self.simulation(asked)()
+
+    def simulation(self, asked: object) -> Callable[[], Json]:
+        """The same in two steps. The second one takes its time, a second for 100,000 sessions, and
+        may be taken in another thread. Raises ValueError."""
+        change, sessions = change_of(asked)
+        return partial(simulated, simulations(self._proxy.table, change), sessions)
 
 
 # --- from JSON ----------------------------------------------------------------------------------
@@ -94,6 +118,36 @@ def _client(address: str) -> str:
         return address and str(ip_address(address))
     except ValueError as error:
         raise ValueError(f"client is {shown(address)}: write an IP address") from error
+
+
+_CHANGE_KEYS = ("scale", "remove", "sessions")
+
+
+def change_of(asked: object) -> tuple[PlannedChange, int]:
+    """The change in a JSON object, and the number of sessions to try it with. Raises ValueError
+    with a sentence that names what is wrong."""
+    if not isinstance(asked, Mapping):
+        raise ValueError('a change is an object: write {"scale": {"demo": 10}}')
+    for key in asked:
+        if key not in _CHANGE_KEYS:
+            raise ValueError(f"{shown(key)} is unknown: write one of {', '.join(_CHANGE_KEYS)}")
+    scale, remove = asked.get("scale", {}), asked.get("remove", [])
+    if not isinstance(scale, Mapping):
+        raise ValueError('scale is not an object: write {"demo": 10}')
+    for name, count in scale.items():
+        _whole_number(f"scale of {shown(name)}", count, 0, MOST_ENDPOINTS)
+    if not (isinstance(remove, list) and all(isinstance(each, str) for each in remove)):
+        raise ValueError("remove is not a list of strings: write the ids of endpoints")
+    if not (scale or remove):
+        raise ValueError("nothing is to be changed: write scale or remove")
+    sessions = _whole_number("sessions", asked.get("sessions", SESSIONS), 1, MOST_SESSIONS)
+    return PlannedChange(dict(scale), tuple(remove)), sessions
+
+
+def _whole_number(name: str, value: object, least: int, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{name} is {shown(value)}: write a number from {least} to {most}")
+    return value
 
 
 # --- to JSON ------------------------------------------------------------------------------------
@@ -158,6 +212,40 @@ def _endpoint(endpoint: Endpoint) -> Json:
     }
 
 
+def simulated(prepared: Iterable[Simulation], sessions: int) -> Json:
+    """The results of simulations with so many sessions each, ready for JSON."""
+    results = [each.run(visitors(each.before.policy, sessions)) for each in prepared]
+    return {"sessions": sessions, "services": [_result(each) for each in results]}
+
+
+def _result(result: Result) -> Json:
+    before, after = result.before, result.after
+    staying = set(before.endpoints) & set(after.endpoints)
+
+    def row(endpoint: Endpoint, change: str) -> Json:
+        return {
+            **_endpoint(endpoint),
+            "change": None if endpoint in staying else change,
+            "before": result.load_before[endpoint],
+            "after": result.load_after[endpoint],
+        }
+
+    return {
+        "service": before.name,
+        "policy": before.policy.describe(),
+        "affinity": before.policy.affinity,
+        "moved": sum(result.moves.values()) if before.policy.affinity else None,
+        "moves": [
+            {"from": _endpoint(a), "to": None if b is None else _endpoint(b), "sessions": count}
+            for (a, b), count in result.moves.most_common()
+        ],
+        "endpoints": [
+            *[row(each, "removed") for each in before.endpoints],
+            *[row(each, "added") for each in after.endpoints if each not in staying],
+        ],
+    }
+
+
 # --- to text ------------------------------------------------------------------------------------
 
 _AFFINITY = {
@@ -203,6 +291,32 @@ def _lines(said: Json) -> Iterator[str]:
         yield f"  if it dies {_turns(instead['endpoints'])}: {_words(instead['affinity'])}"
     elif said["affinity"] is not None:
         yield "  if it dies there is no other endpoint"
+
+
+def simulation_as_text(answered: Json) -> str:
+    """What a change does, for a terminal."""
+    lines: list[str] = []
+    for row in answered["services"]:
+        lines += _simulation_lines(row, answered["sessions"])
+    return "\n".join(lines) or "nothing changes"
+
+
+def _simulation_lines(row: Json, sessions: int) -> Iterator[str]:
+    if row["affinity"]:
+        share = row["moved"] / sessions
+        yield f"{row['service']}: {row['moved']} of {sessions} sessions move ({share:.1%})"
+    else:
+        yield f"{row['service']}: no sessions that could move, {sessions} requests"
+    yield f"  policy     {row['policy']}"
+    width = max((len(_name(each)) for each in row["endpoints"]), default=0)
+    for each in row["endpoints"]:
+        change = f"  {each['change']}" if each["change"] else ""
+        yield f"  {_name(each):{width}}  {each['before']:>7} -> {each['after']:>7}{change}"
+    for move in row["moves"][:SHOWN]:
+        to = "nobody: no endpoint is left" if move["to"] is None else _name(move["to"])
+        yield f"  {move['sessions']:>9} move from {_name(move['from'])} to {to}"
+    if len(row["moves"]) > SHOWN:
+        yield f"  and between {len(row['moves']) - SHOWN} more pairs of endpoints (--json)"
 
 
 def _meaning(each: Json) -> str:
