@@ -23,6 +23,8 @@ from stickyproxy.routing.table import RoutingTable
 
 TIMEOUT = 5.0
 """Seconds the proxy may take to respond."""
+SIMULATION_TIMEOUT = 60.0
+"""The same for an answer that takes work."""
 
 
 def found_by_proxy(admin: Address) -> list[report.Json]:
@@ -35,7 +37,7 @@ def found_by_proxy(admin: Address) -> list[report.Json]:
 
 def answered_by_proxy(admin: Address, question: str, asked: report.Json) -> report.Json:
     """What a running proxy answers to a question, one of ``explain``. Raises StickyproxyError."""
-    status, found = _ask(admin, "POST", f"/{question}", asked)
+    status, found = _ask(admin, "POST", f"/{question}", asked, SIMULATION_TIMEOUT)
     if not isinstance(found, dict):
         raise _is_none(admin)
     if status != 200:
@@ -44,14 +46,18 @@ def answered_by_proxy(admin: Address, question: str, asked: report.Json) -> repo
 
 
 def _ask(
-    admin: Address, method: str, target: str, asked: report.Json | None = None
+    admin: Address,
+    method: str,
+    target: str,
+    asked: report.Json | None = None,
+    timeout: float = TIMEOUT,
 ) -> tuple[int, object]:
     """Status and JSON of a response of the admin page. Raises StickyproxyError."""
-    connection = http.client.HTTPConnection(admin.host or "127.0.0.1", admin.port, timeout=TIMEOUT)
+    connection = http.client.HTTPConnection(admin.host or "127.0.0.1", admin.port, timeout=timeout)
     try:
         if admin.path is not None:
             connection.sock = socket.socket(socket.AF_UNIX)
-            connection.sock.settimeout(TIMEOUT)
+            connection.sock.settimeout(timeout)
             connection.sock.connect(admin.path)
         body = None if asked is None else json.dumps(asked)
         connection.request(method, target, body, {"Content-Type": "application/json"})
