@@ -52,7 +52,16 @@ def make_app(
     the provider. ``unready``: why clients had better go elsewhere; empty: they are welcome.
     ``questions`` answers those about the table. ``state_of`` replaces the states in the table.
     ``checks``: what is odd about the checks of endpoints."""
-    pages = _Pages(registry, proxy, troubles, unready, state_of, outage_of=outage_of, checks=checks)
+    pages = _Pages(
+        registry,
+        proxy,
+        troubles,
+        unready,
+        state_of,
+        questions=questions,
+        outage_of=outage_of,
+        checks=checks,
+    )
     app = web.Application()
     app.router.add_post("/explain", partial(_answer, questions.explain))
     app.router.add_post("/simulate", partial(_answer_by_thread, questions.simulation))
@@ -98,6 +107,7 @@ class _Pages:
         unready: Callable[[], str],
         state_of: report.StateOf | None,
         *,
+        questions: Questions,
         outage_of: report.OutageOf,
         checks: Callable[[], Iterable[Problem]],
     ) -> None:
@@ -106,6 +116,7 @@ class _Pages:
         self._troubles = troubles
         self._unready = unready
         self._state_of = state_of
+        self._questions = questions
         self._outage_of = outage_of
         self._checks = checks
 
@@ -124,7 +135,7 @@ class _Pages:
         return web.json_response({"certificates": rows})
 
     async def table(self, _request: web.Request) -> web.Response:
-        return web.Response(text=self._proxy.table.dump() + "\n")
+        return web.Response(text=self._questions.table().dump() + "\n")
 
     async def healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

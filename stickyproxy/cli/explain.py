@@ -104,7 +104,7 @@ def ask(options: argparse.Namespace, kind: str, asked: Json) -> Json:
     if options.engine is not None:
         snapshots += listed(*engines(settings, options.engine))
     shown = TableOf(snapshots, settings.proxy.pin_secret)
-    answers = Questions(shown, explainer(settings))
+    answers = Questions(lambda: shown.table, explainer(settings))
     try:
         answer: Json = getattr(answers, kind)(asked)
     except ValueError as error:

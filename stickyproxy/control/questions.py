@@ -14,7 +14,6 @@ from typing import Any
 
 from stickyproxy.base.errors import BadRequest
 from stickyproxy.base.text import shown
-from stickyproxy.control.registry import HoldsTable
 from stickyproxy.control.report import Json
 from stickyproxy.control.simulation import (
     PlannedChange,
@@ -42,13 +41,15 @@ MOST_ENDPOINTS = 1000
 class Questions:
     """Answers questions by the table of the moment."""
 
-    def __init__(self, proxy: HoldsTable, explain: Explain) -> None:
-        self._proxy = proxy
+    def __init__(self, table: Callable[[], RoutingTable], explain: Explain) -> None:
+        """``table`` returns that of the moment."""
+        self.table = table
+        """What is asked."""
         self._explain = explain
 
     def explain(self, asked: object) -> Json:
         """What would come of a request. Raises ValueError for what is no question."""
-        return answer(self._explain(self._proxy.table, question_of(asked)))
+        return answer(self._explain(self.table(), question_of(asked)))
 
     def simulate(self, asked: object) -> Json:
         """What a change would do. Raises ValueError for what is no change."""
@@ -58,7 +59,7 @@ class Questions:
         """The same in two steps. The second one takes its time, a second for 100,000 sessions, and
         may be taken in another thread. Raises ValueError."""
         change, sessions = change_of(asked)
-        return partial(simulated, simulations(self._proxy.table, change), sessions)
+        return partial(simulated, simulations(self.table(), change), sessions)
 
 
 # --- from JSON ----------------------------------------------------------------------------------

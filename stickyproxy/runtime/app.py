@@ -70,7 +70,7 @@ class App:
                 self._unready,
                 outage_of=self._outage_of,
                 checks=self._checker.problems,
-                questions=Questions(self.proxy, explainer(settings)),
+                questions=Questions(lambda: self.proxy.table, explainer(settings)),
             )
         )
 

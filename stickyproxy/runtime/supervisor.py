@@ -42,7 +42,6 @@ from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey, EndpointSpec
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.endpoint import EndpointState
-from stickyproxy.routing.explain import Explanation, Question
 from stickyproxy.routing.table import RoutingTable
 from stickyproxy.runtime.app import App, explainer, plane_settings
 from stickyproxy.runtime.channel import (
@@ -101,7 +100,6 @@ class Supervisor:
         if log_file is not None:
             log_file.close()
         self._grace_period = settings.proxy.grace_period
-        self._explainer = explainer(settings)
         shown = self._shown = _ShownTable()
         plane = plane_settings(settings)
         self.registry = Registry(
@@ -127,7 +125,7 @@ class Supervisor:
                 self._state_of,
                 outage_of=self._outage_of,
                 checks=self._checker.problems,
-                questions=Questions(shown, self._explain),
+                questions=Questions(self._table_of_workers, explainer(settings)),
             )
         )
         self._listeners = Listeners()
@@ -284,21 +282,19 @@ class Supervisor:
             return EndpointState.DOWN.value
         return f"{EndpointState.DOWN.value} in {down} of {len(working)} workers"
 
-    def _explain(self, table: RoutingTable, question: Question) -> Explanation:
-        """As workers would serve it. What only some of them have ejected counts as usable."""
+    def _table_of_workers(self) -> RoutingTable:
+        """The table as all workers have it. What only some of them have ejected counts as
+        usable."""
+        table = self._shown.table
         working = [slot for slot in self._slots if slot.accepting]
-        table.note_all(
-            {
-                endpoint: replace(
-                    endpoint.facts,
-                    ejected=bool(working)
-                    and all((endpoint.service, endpoint.id) in slot.down for slot in working),
-                )
-                for cluster in table.clusters()
-                for endpoint in cluster.endpoints
-            }
-        )
-        return self._explainer(table, question)
+        facts = {}
+        for cluster in table.clusters():
+            for endpoint in cluster.endpoints:
+                key = endpoint.service, endpoint.id
+                ejected = bool(working) and all(key in slot.down for slot in working)
+                facts[endpoint] = replace(endpoint.facts, ejected=ejected)
+        table.note_all(facts)
+        return table
 
     def _outage_of(self, key: EndpointKey) -> Outage | None:
         """What its checks say, else why the first worker has ejected it that has."""

@@ -38,7 +38,8 @@ class Shown:
 
 @pytest.fixture
 def questions() -> Questions:
-    return Questions(Shown(), partial(explain, trusted_proxies=TrustedProxies()))
+    shown = Shown()
+    return Questions(lambda: shown.table, partial(explain, trusted_proxies=TrustedProxies()))
 
 
 class TestQuestions:

@@ -39,7 +39,7 @@ class Shown:
     @property
     def questions(self) -> Questions:
         """Whom to ask about it."""
-        return Questions(self, partial(explain, trusted_proxies=TrustedProxies()))
+        return Questions(lambda: self.table, partial(explain, trusted_proxies=TrustedProxies()))
 
 
 def ids(service: ServiceSpec) -> list[str]:
