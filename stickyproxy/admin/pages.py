@@ -14,7 +14,6 @@ GET /readyz         200 if clients are welcome, else 503 and the reason: not eve
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -64,7 +63,9 @@ def make_app(
     )
     app = web.Application()
     app.router.add_post("/explain", partial(_answer, questions.explain))
-    app.router.add_post("/simulate", partial(_answer_by_thread, questions.simulation))
+    app.router.add_post(
+        "/simulate", partial(_answer_by_thread, questions.simulation, asyncio.Lock())
+    )
     app.router.add_get("/services", pages.services)
     app.router.add_get("/certificates", pages.certificates)
     app.router.add_get("/table", pages.table)
@@ -73,29 +74,37 @@ def make_app(
     return app
 
 
+async def _asked(request: web.Request) -> object:
+    """The question in a request. Raises ValueError, also for what a web page elsewhere could make a
+    browser send without asking us first."""
+    if request.content_type != "application/json":
+        raise ValueError("the question is not JSON: send Content-Type: application/json")
+    try:
+        return await request.json()
+    except (ValueError, RecursionError) as error:
+        raise ValueError("the question is not JSON") from error
+
+
 async def _answer(answer: Callable[[object], report.Json], request: web.Request) -> web.Response:
     """Answer a question in JSON."""
     try:
-        return web.json_response(answer(await request.json()))
-    except (ValueError, RecursionError) as error:
-        return _no_question(error)
+        return web.json_response(answer(await _asked(request)))
+    except ValueError as error:
+        return web.json_response({"error": str(error)}, status=400)
 
 
 async def _answer_by_thread(
-    prepare: Callable[[object], Callable[[], report.Json]], request: web.Request
+    prepare: Callable[[object], Callable[[], report.Json]],
+    one_at_a_time: asyncio.Lock,
+    request: web.Request,
 ) -> web.Response:
     """The same where an answer takes so long that requests would wait for it."""
     try:
-        prepared = prepare(await request.json())
-    except (ValueError, RecursionError) as error:
-        return _no_question(error)
-    return web.json_response(await asyncio.to_thread(prepared))
-
-
-def _no_question(error: Exception) -> web.Response:
-    parsed = not isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError)
-    reason = str(error) if parsed else "the question is not JSON"
-    return web.json_response({"error": reason}, status=400)
+        prepared = prepare(await _asked(request))
+    except ValueError as error:
+        return web.json_response({"error": str(error)}, status=400)
+    async with one_at_a_time:
+        return web.json_response(await asyncio.to_thread(prepared))
 
 
 class _Pages:

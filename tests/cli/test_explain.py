@@ -14,6 +14,8 @@ import pytest
 
 from stickyproxy.runtime.app import App
 
+JSON = {"Content-Type": "application/json"}
+
 CONFIG = """
 [[listeners]]
 address = "127.0.0.1:0"
@@ -87,10 +89,22 @@ class TestWhomTheyAsk:
         connector = aiohttp.UnixConnector(running)
         async with (
             aiohttp.ClientSession(connector=connector) as session,
-            session.post(f"http://admin/{question}", data=body) as answer,
+            session.post(f"http://admin/{question}", data=body, headers=JSON) as answer,
         ):
             assert answer.status == 400
             assert (await answer.json())["error"]
+
+    @pytest.mark.parametrize("question", ["explain", "simulate"])
+    async def test_what_a_page_elsewhere_sends(self, running: str, question: str) -> None:
+        """Browsers send such a request without asking first."""
+        connector = aiohttp.UnixConnector(running)
+        asked = '{"host": "demo.local"}'
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.post(f"http://admin/{question}", data=asked) as answer,
+        ):
+            assert answer.status == 400
+            assert "send Content-Type" in (await answer.json())["error"]
 
     async def test_no_proxy(self, config: Path) -> None:
         status, _, said = await run("explain", "demo.local", "--config", str(config))
