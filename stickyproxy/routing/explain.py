@@ -22,7 +22,7 @@ from stickyproxy.routing.endpoint import (
     Pick,
     ReadsRequests,
 )
-from stickyproxy.routing.table import ACME_PATH, Gate, Route, RoutingTable
+from stickyproxy.routing.table import Gate, Route, RoutingTable, challenge_token
 from stickyproxy.semantics.forwarded import TrustedProxies
 from stickyproxy.semantics.request import ClientRequest, Peer
 
@@ -161,7 +161,7 @@ def _explain(table: RoutingTable, question: Question, request: ClientRequest) ->
     cluster = route.cluster
     if cluster is None:
         return _elsewhere(route, question, request)
-    if route.gate is not None and (stopped := _stopped_at(route.gate, question, request)):
+    if route.gate is not None and (stopped := _stopped_at(table, route.gate, question, request)):
         return stopped
     balancer = _copy(cluster)
     choice = _choice(cluster, balancer, request)
@@ -198,14 +198,16 @@ def _elsewhere(route: Route, question: Question, request: ClientRequest) -> Expl
     return Explanation(question, Fate.REDIRECTED, why, 308, client, route)
 
 
-def _stopped_at(gate: Gate, question: Question, request: ClientRequest) -> Explanation | None:
+def _stopped_at(
+    table: RoutingTable, gate: Gate, question: Question, request: ClientRequest
+) -> Explanation | None:
     """None: it may pass."""
     client = request.client_address
-    if gate.https_only and not (request.secure or request.target.startswith(ACME_PATH)):
+    if gate.https_only and not (request.secure or challenge_token(request.target)):
         why = "the service is for https only (ssl_only)"
         return Explanation(question, Fate.REDIRECTED, why, 308, client)
-    # Whoever can be asked for a certificate is taken for somebody who was.
-    asked = gate.client_auth if question.secure else None
+    # TLS is taken to have begun with the name in Host, and the client to have a certificate.
+    asked = table.client_auth(request.host) if question.secure else None
     if not gate.admits(asked):
         why = "the service asks clients for a certificate, which takes https"
         return Explanation(question, Fate.REFUSED, why, 421, client)

@@ -13,6 +13,7 @@ import pytest
 from stickyproxy.base.errors import BadRequest
 from stickyproxy.dataplane.exchange import Exchange
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.model.tls import ClientAuth
 from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts, Meaning
 from stickyproxy.routing.explain import Explanation, Fate, Question, explain
 from stickyproxy.routing.table import RoutingTable
@@ -206,12 +207,23 @@ class TestOtherFates:
             service_spec("b", ("b.local",), at, ssl_only=True),
             service_spec("c", ("c.local",), at, ssl_passthrough=True),
             service_spec("d", ("d.local",)),
+            service_spec("g", ("g.local",), at, client_auth=ClientAuth("PEM", required=True)),
         ]
         proxy = InProcessProxy(services)
         await proxy.start()
         try:
             live = Live(proxy)
-            hosts = ("a.local", "x.a.local", "old.local", "b.local", "c.local", "d.local", "e", "?")
+            hosts = (
+                "a.local",
+                "x.a.local",
+                "old.local",
+                "b.local",
+                "c.local",
+                "d.local",
+                "e",
+                "?",
+                "g.local",
+            )
             found = {}
             for host in hosts:
                 question = Question(host.encode())
@@ -223,7 +235,7 @@ class TestOtherFates:
             await proxy.stop()
         assert list(found.values()) == [
             *(Fate.FORWARDED, Fate.FORWARDED, Fate.REDIRECTED, Fate.REDIRECTED, Fate.REDIRECTED),
-            *(Fate.NO_ENDPOINT, Fate.NO_ROUTE, Fate.REFUSED),
+            *(Fate.NO_ENDPOINT, Fate.NO_ROUTE, Fate.REFUSED, Fate.REFUSED),
         ]
 
     @pytest.mark.parametrize(
