@@ -95,6 +95,11 @@ class TestAnswers:
             "  if it dies shop/t2 10.0.0.2:80 (draining): its pin says so (pinned)",
         ]
 
+    def test_https(self, questions: Questions) -> None:
+        said = questions.explain({"host": "shop.local", "path": "/app", "secure": True})
+        assert as_text(said).startswith("GET https://shop.local/app from 127.0.0.1: forwarded")
+        assert said["set_cookies"][0].endswith("; Secure")
+
     def test_no_route(self, questions: Questions) -> None:
         assert as_text(questions.explain({"host": "a"})).splitlines() == [
             "GET http://a/ from 127.0.0.1: no route with 404",

@@ -14,6 +14,7 @@ from stickyproxy.base.errors import BadRequest
 from stickyproxy.dataplane.exchange import Exchange
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.tls import ClientAuth
+from stickyproxy.routing.balancers import KINDS, policy_for
 from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts, Meaning
 from stickyproxy.routing.explain import Explanation, Fate, Question, explain
 from stickyproxy.routing.table import RoutingTable
@@ -108,6 +109,11 @@ async def four_endpoints(endpoint: MakeEndpoint, **options: Any) -> list[Service
     declared = {"context_root": "/app", "context_root_rewrite": True, **options}
     demo = service_spec("demo", ("demo.local",), tuple(specs[:4]), **declared)
     return [demo, service_spec("other", ("other.local",), (specs[4],))]
+
+
+def test_these_are_all_policies() -> None:
+    kinds = {policy_for(service_spec("a", (), **POLICIES[name])).kind for name in POLICIES}
+    assert len(kinds) == len(KINDS)
 
 
 @pytest.mark.parametrize("drain", ["none", "safe", "sticky"])
