@@ -36,6 +36,8 @@ SESSIONS = 10_000
 """Sessions of a simulation, if nobody says how many."""
 MOST_SESSIONS = 100_000
 MOST_ENDPOINTS = 1000
+MOST_WORK = 10_000_000
+"""Sessions times endpoints: it takes a second."""
 
 
 class Questions:
@@ -142,6 +144,10 @@ def change_of(asked: object) -> tuple[PlannedChange, int]:
     if not (scale or remove):
         raise ValueError("nothing is to be changed: write scale or remove")
     sessions = _whole_number("sessions", asked.get("sessions", SESSIONS), 1, MOST_SESSIONS)
+    most = max(scale.values(), default=0)
+    if sessions * most > MOST_WORK:
+        few = MOST_WORK // most
+        raise ValueError(f"sessions is {sessions}: for {most} endpoints write {few} at most")
     return PlannedChange(dict(scale), tuple(remove)), sessions
 
 
@@ -283,7 +289,7 @@ def _lines(said: Json) -> Iterator[str]:
         yield f"  endpoint   {_name(said['endpoint'])}: {_words(said['affinity'])}"
     elif said["by_turns"]:
         yield f"  endpoint   {_turns(said['by_turns'])}: {_words(said['affinity'])}"
-    if said["service"] is not None and said["path_at_endpoint"] != asked["path"]:
+    if said["path_at_endpoint"] not in (None, asked["path"]):
         yield f"  asked for  {said['path_at_endpoint']}"
     for cookie in said["set_cookies"]:
         yield f"  sets       {cookie}"

@@ -21,9 +21,11 @@ from stickyproxy.routing.endpoint import (
     Evidence,
     Pick,
     ReadsRequests,
+    Request,
 )
 from stickyproxy.routing.table import Gate, Route, RoutingTable, challenge_token
 from stickyproxy.semantics.forwarded import TrustedProxies
+from stickyproxy.semantics.headers import normalise_host
 from stickyproxy.semantics.request import ClientRequest, Peer
 
 SAME = 64
@@ -94,6 +96,7 @@ class Fate(Enum):
     NO_ROUTE = "no route"
     NO_ENDPOINT = "no endpoint"
     ACME = "ACME challenge"
+    PASSED_THROUGH = "passed through"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +145,51 @@ def explain(
 ) -> Explanation:
     """What would come of this request by this table."""
     peer = Peer(question.client, "", 0, secure=question.secure, trusted_proxies=trusted_proxies)
+    if (passed := _passed_through(table, question)) is not None:
+        return passed
     try:
         request = ClientRequest(_AskedHead(question, peer), b"0" * 32)
         return _explain(table, question, request)
     except BadRequest as error:
         return Explanation(question, Fate.REFUSED, error.message, error.status)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """A TLS connection that is passed through. Implements ``routing.endpoint.Request``."""
+
+    client_address: str
+    idempotent: bool = False
+
+    def cookies(self, name: bytes) -> tuple[bytes, ...]:
+        """Nobody reads them."""
+        return ()
+
+    def header(self, name: str) -> None:
+        """Likewise."""
+
+    def query(self, name: bytes) -> None:
+        """Likewise."""
+
+
+def _passed_through(table: RoutingTable, question: Question) -> Explanation | None:
+    """What comes of a TLS connection for the host; None: TLS ends here."""
+    host = normalise_host(question.host)
+    names = table.passthrough if question.secure and host else None
+    cluster = None if names is None or host is None else names.cluster(host.decode("latin-1"))
+    if cluster is None:
+        return None
+    balancer, request = _copy(cluster), _Unread(question.client)
+    choice = _choice(cluster, balancer, request)
+    evidence = tuple(balancer.evidence(request)) if isinstance(balancer, ReadsRequests) else ()
+    owners: dict[bytes, Endpoint] = {}
+    known = (question.client, None, cluster, b"", evidence, owners)
+    if choice is None:
+        why = f"service {cluster.name} has no usable endpoint"
+        return Explanation(question, Fate.NO_ENDPOINT, why, 0, *known)
+    why = f"TLS for {question.host.decode('latin-1')} is passed through, so nothing of it is read"
+    instead = _choice(cluster, _copy(cluster), request, choice.endpoints[:1])
+    return Explanation(question, Fate.PASSED_THROUGH, why, 0, *known, choice, (), instead)
 
 
 def _explain(table: RoutingTable, question: Question, request: ClientRequest) -> Explanation:
@@ -222,7 +265,7 @@ def _copy(cluster: Cluster) -> Balancer:
 def _choice(
     cluster: Cluster,
     balancer: Balancer,
-    request: ClientRequest,
+    request: Request,
     tried: Collection[Endpoint] = (),
 ) -> Choice | None:
     """Picks until it is clear who has a turn."""

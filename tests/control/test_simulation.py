@@ -93,6 +93,10 @@ class TestQuestions:
             ({"scale": {"shpo": 1}}, 'no service is called "shpo": write one of these: shop'),
             ({"remove": "t1"}, "remove is not a list of strings"),
             ({"remove": ["t9"]}, 'no endpoint is called "t9"'),
+            (
+                {"scale": {"shop": 1000}, "sessions": 10_001},
+                "for 1000 endpoints write 10000 at most",
+            ),
             ({"remove": ["t1"], "sessions": 0}, "sessions is 0: write a number from 1 to 100000"),
         ],
     )

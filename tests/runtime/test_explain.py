@@ -20,6 +20,7 @@ from stickyproxy.routing.explain import Explanation, Fate, Question, explain
 from stickyproxy.routing.table import RoutingTable
 from stickyproxy.semantics.forwarded import TrustedProxies
 from tests.conftest import MakeClient, MakeEndpoint
+from tests.routing.balancers import FakeRequest
 from tests.running import InProcessProxy
 from tests.scripted import RawClient, Response, request
 from tests.specs import service_spec
@@ -256,6 +257,31 @@ class TestOtherFates:
     def test_no_request(self, wrong: Mapping[str, Any]) -> None:
         with pytest.raises(BadRequest):
             Question(b"a.local", **wrong)
+
+
+@pytest.mark.parametrize("client", ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"])
+async def test_what_is_passed_through(endpoint: MakeEndpoint, client: str) -> None:
+    """As the balancer picks that such connections are given by."""
+    peers = [await endpoint() for _ in range(3)]
+    specs = tuple(EndpointSpec(f"t{n}", peer.address) for n, peer in enumerate(peers))
+    proxy = InProcessProxy([service_spec("c", ("*.c.local",), specs, ssl_passthrough=True)])
+    await proxy.start()
+    try:
+        live = Live(proxy)
+        cookie = ((b"Cookie", b"session=abc"),)
+        said = live.explain(Question(b"A.c.local:443", b"/", "GET", cookie, client, secure=True))
+        assert live.table.passthrough is not None
+        cluster = live.table.passthrough.cluster("a.c.local")
+        assert cluster is not None
+        picked = cluster.balancer.pick(FakeRequest(client_address=client), ())
+    finally:
+        await proxy.stop()
+    assert said.fate is Fate.PASSED_THROUGH
+    assert said.choice is not None
+    assert picked is not None
+    assert said.choice.endpoints == (picked.endpoint,)
+    assert [each.source for each in said.evidence] == ["client address"]
+    assert said.if_it_dies is not None
 
 
 async def test_whose_pin_it_is(endpoint: MakeEndpoint) -> None:
