@@ -5,6 +5,8 @@ GET /services       every service with its endpoints and problems; JSON if asked
 GET /certificates   every certificate with its hosts and dates, and no keys; JSON
 GET /table          the routing table, as text
 GET /metrics        what was counted, for Prometheus; only if something is
+POST /explain       what would come of a request, and why: question and answer in JSON
+POST /simulate      what a change of endpoints would do to sessions, likewise
 GET /healthz        200 as long as this process responds
 GET /readyz         200 if clients are welcome, else 503 and the reason: not every provider has
                     published yet, or the proxy is starting or stopping
@@ -12,6 +14,7 @@ GET /readyz         200 if clients are welcome, else 503 and the reason: not eve
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -21,6 +24,7 @@ from aiohttp import web
 
 from stickyproxy.admin.metrics import CONTENT_TYPE, Metrics
 from stickyproxy.control import certificates, report
+from stickyproxy.control.questions import Questions
 from stickyproxy.control.registry import HoldsTable
 from stickyproxy.model.snapshot import Problem, Snapshot
 
@@ -41,16 +45,30 @@ def make_app(
     unready: Callable[[], str],
     state_of: report.StateOf | None = None,
     *,
+    questions: Questions,
     outage_of: report.OutageOf = lambda _: None,
     checks: Callable[[], Iterable[Problem]] = lambda: (),
     metrics: Metrics | None = None,
 ) -> web.Application:
     """The admin page of one proxy. ``troubles``: why sources cannot be reached, by name of
     the provider. ``unready``: why clients had better go elsewhere; empty: they are welcome.
-    ``state_of`` replaces the states in the table. ``checks``: what is odd about the checks of
-    endpoints. ``metrics``: None: nothing is counted."""
-    pages = _Pages(registry, proxy, troubles, unready, state_of, outage_of=outage_of, checks=checks)
+    ``questions`` answers those about the table. ``state_of`` replaces the states in the table.
+    ``checks``: what is odd about the checks of endpoints. ``metrics``: None: nothing is counted."""
+    pages = _Pages(
+        registry,
+        proxy,
+        troubles,
+        unready,
+        state_of,
+        questions=questions,
+        outage_of=outage_of,
+        checks=checks,
+    )
     app = web.Application()
+    app.router.add_post("/explain", partial(_answer, questions.explain))
+    app.router.add_post(
+        "/simulate", partial(_answer_by_thread, questions.simulation, asyncio.Lock())
+    )
     app.router.add_get("/services", pages.services)
     app.router.add_get("/certificates", pages.certificates)
     app.router.add_get("/table", pages.table)
@@ -65,6 +83,39 @@ async def _metrics(metrics: Metrics, _request: web.Request) -> web.Response:
     return web.Response(body=await metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
+async def _asked(request: web.Request) -> object:
+    """The question in a request. Raises ValueError, also for what a web page elsewhere could make a
+    browser send without asking us first."""
+    if request.content_type != "application/json":
+        raise ValueError("the question is not JSON: send Content-Type: application/json")
+    try:
+        return await request.json()
+    except (ValueError, RecursionError) as error:
+        raise ValueError("the question is not JSON") from error
+
+
+async def _answer(answer: Callable[[object], report.Json], request: web.Request) -> web.Response:
+    """Answer a question in JSON."""
+    try:
+        return web.json_response(answer(await _asked(request)))
+    except ValueError as error:
+        return web.json_response({"error": str(error)}, status=400)
+
+
+async def _answer_by_thread(
+    prepare: Callable[[object], Callable[[], report.Json]],
+    one_at_a_time: asyncio.Lock,
+    request: web.Request,
+) -> web.Response:
+    """The same where an answer takes so long that requests would wait for it."""
+    try:
+        prepared = prepare(await _asked(request))
+    except ValueError as error:
+        return web.json_response({"error": str(error)}, status=400)
+    async with one_at_a_time:
+        return web.json_response(await asyncio.to_thread(prepared))
+
+
 class _Pages:
     def __init__(
         self,
@@ -74,6 +125,7 @@ class _Pages:
         unready: Callable[[], str],
         state_of: report.StateOf | None,
         *,
+        questions: Questions,
         outage_of: report.OutageOf,
         checks: Callable[[], Iterable[Problem]],
     ) -> None:
@@ -82,6 +134,7 @@ class _Pages:
         self._troubles = troubles
         self._unready = unready
         self._state_of = state_of
+        self._questions = questions
         self._outage_of = outage_of
         self._checks = checks
 
@@ -100,7 +153,7 @@ class _Pages:
         return web.json_response({"certificates": rows})
 
     async def table(self, _request: web.Request) -> web.Response:
-        return web.Response(text=self._proxy.table.dump() + "\n")
+        return web.Response(text=self._questions.table().dump() + "\n")
 
     async def healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

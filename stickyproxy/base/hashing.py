@@ -116,6 +116,11 @@ class SlotTable(Generic[M]):
             return self._race(slot, [s for s in self._seated if self._people[s] not in tried])
         return owner
 
+    @staticmethod
+    def slot(key: bytes) -> int:
+        """The slot that ``key`` belongs to, less than ``SLOTS``."""
+        return _mmh3(key, _KEY_SEED) & _SLOT_MASK
+
     def _decide(self, slot: int) -> M | None:
         seats_then, seat = divmod(self._entries[slot], 1 << _SEAT_BITS)
         later = range(seats_then, len(self._people))

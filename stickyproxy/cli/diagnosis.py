@@ -1,27 +1,48 @@
-"""Where ``stickyproxy services`` gets its rows from: a running proxy, or a Docker engine."""
+"""Whom ``stickyproxy services`` and ``stickyproxy explain`` ask: a running proxy, a Docker engine,
+or a configuration file."""
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
+from collections.abc import Iterable
+from dataclasses import replace
 
 from stickyproxy.base.addresses import Address
-from stickyproxy.base.errors import StickyproxyError
-from stickyproxy.config.settings import DockerSettings, SwarmSettings
+from stickyproxy.base.errors import ProviderError, StickyproxyError
+from stickyproxy.config.settings import Config, DockerSettings, SwarmSettings
 from stickyproxy.control import report
+from stickyproxy.control.registry import NoConnections, Registry
+from stickyproxy.model.service import ServiceSpec
+from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.providers.names import Resolution, look_up, name_in
+from stickyproxy.providers.static import snapshot
+from stickyproxy.routing.table import RoutingTable
 
 TIMEOUT = 5.0
 """Seconds the proxy may take to respond."""
+SIMULATION_TIMEOUT = 60.0
+"""The same for an answer that takes work."""
 
 
 def found_by_proxy(admin: Address) -> list[report.Json]:
     """The rows of a running proxy's admin page. Raises StickyproxyError."""
     _, found = asked(admin, "GET", "/services?format=json", "or use --engine")
-    try:
-        return list(found["services"])
-    except (KeyError, TypeError) as error:
-        raise _is_no_page(admin) from error
+    if not isinstance(found.get("services"), list):
+        raise _is_no_page(admin)
+    return list(found["services"])
+
+
+def answered_by_proxy(admin: Address, question: str, asking: report.Json) -> report.Json:
+    """What a running proxy answers to a question, one of ``explain``. Raises StickyproxyError."""
+    status, found = asked(
+        admin, "POST", f"/{question}", "or use --engine", body=asking, timeout=SIMULATION_TIMEOUT
+    )
+    if status != 200:
+        raise StickyproxyError(str(found.get("error") or f"the proxy on {admin} says {status}"))
+    return found
 
 
 def asked(
@@ -32,17 +53,18 @@ def asked(
     *,
     body: report.Json | None = None,
     token: str = "",
+    timeout: float = TIMEOUT,
 ) -> tuple[int, report.Json]:
     """Status and document of an admin page's response. ``otherwise``: what else may be done if
-    there is no page. Raises StickyproxyError."""
-    connection = http.client.HTTPConnection(admin.host or "127.0.0.1", admin.port, timeout=TIMEOUT)
+    there is no page. ``timeout``: seconds. Raises StickyproxyError."""
+    connection = http.client.HTTPConnection(admin.host or "127.0.0.1", admin.port, timeout=timeout)
     headers = {"Content-Type": "application/json"} if body is not None else {}
     if token:
         headers["Authorization"] = f"Bearer {token}"
     try:
         if admin.path is not None:
             connection.sock = socket.socket(socket.AF_UNIX)
-            connection.sock.settimeout(TIMEOUT)
+            connection.sock.settimeout(timeout)
             connection.sock.connect(admin.path)
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         response = connection.getresponse()
@@ -63,7 +85,9 @@ def asked(
 
 
 def _is_no_page(admin: Address) -> StickyproxyError:
-    return StickyproxyError(f"what listens on {admin} is not an admin page")
+    return StickyproxyError(
+        f"what listens on {admin} is not an admin page that knows this question"
+    )
 
 
 def found_by_engine(
@@ -71,6 +95,14 @@ def found_by_engine(
 ) -> list[report.Json]:
     """The rows for what engines list: services of a Swarm, containers, or both. Raises
     ProviderError."""
+    snapshots = listed(swarm, docker)
+    services = [service for snapshot in snapshots for service in snapshot.services]
+    found = [problem for snapshot in snapshots for problem in snapshot.problems]
+    return report.rows(snapshots, [*found, *report.conflicts(services)])
+
+
+def listed(swarm: SwarmSettings | None, docker: DockerSettings | None) -> list[Snapshot]:
+    """What engines list. Raises ProviderError."""
     # the docker SDK takes its time
     from stickyproxy.providers.docker.engine import list_containers  # noqa: PLC0415
     from stickyproxy.providers.swarm.engine import list_once  # noqa: PLC0415
@@ -80,6 +112,40 @@ def found_by_engine(
         snapshots.append(list_once(swarm))
     if docker is not None:
         snapshots.append(list_containers(docker))
-    services = [service for snapshot in snapshots for service in snapshot.services]
-    found = [problem for snapshot in snapshots for problem in snapshot.problems]
-    return report.rows(snapshots, [*found, *report.conflicts(services)])
+    return snapshots
+
+
+def engines(settings: Config, endpoint: str) -> tuple[SwarmSettings | None, DockerSettings | None]:
+    """The engines of a configuration; a Swarm if it has none. ``endpoint`` replaces theirs unless
+    it is empty."""
+    swarm, docker = settings.swarm, settings.docker
+    if swarm is None and docker is None:
+        swarm = SwarmSettings()
+        endpoint = endpoint or os.environ.get("DOCKER_HOST", "")
+    if endpoint:
+        swarm = None if swarm is None else replace(swarm, endpoint=endpoint)
+        docker = None if docker is None else replace(docker, endpoint=endpoint)
+    return swarm, docker
+
+
+def in_file(services: Iterable[ServiceSpec]) -> Snapshot:
+    """The services of a file, with the addresses that names in them resolve to now."""
+    services = tuple(services)
+    hosts = {name_in(each.address) for service in services for each in service.endpoints} - {""}
+    known = {}
+    for host in hosts:
+        try:
+            known[host] = Resolution().after(look_up(host))
+        except ProviderError as error:
+            known[host] = Resolution().after_failure(str(error))
+    return snapshot(services, known)
+
+
+class TableOf:
+    """The table of snapshots; nothing is forwarded by it."""
+
+    def __init__(self, snapshots: Iterable[Snapshot], pin_secret: bytes | None) -> None:
+        self.table = RoutingTable({})
+        registry = Registry(self, NoConnections(), pin_secret, tells_problems=False)
+        for each in snapshots:
+            registry.publish(each)

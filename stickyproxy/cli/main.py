@@ -18,10 +18,12 @@ from stickyproxy.cli import (
     custodian,
     demo,
     demo_app,
+    explain,
     hash_password,
     keeper,
     serve,
     services,
+    simulate,
     upkeep,
 )
 
@@ -66,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         keeper,
         services,
         upkeep,
+        explain,
+        simulate,
         check,
         hash_password,
         demo,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from dataclasses import replace
 from pathlib import Path
 
 from stickyproxy.cli.common import Commands, address
-from stickyproxy.cli.diagnosis import found_by_engine, found_by_proxy
+from stickyproxy.cli.diagnosis import engines, found_by_engine, found_by_proxy
 from stickyproxy.config.load import load
-from stickyproxy.config.settings import ADMIN_ADDRESS, Config, SwarmSettings
+from stickyproxy.config.settings import ADMIN_ADDRESS, Config
 from stickyproxy.control import report
 
 WRONG = 3
@@ -57,22 +55,9 @@ def services(options: argparse.Namespace) -> int:
     among what was found."""
     settings = Config() if options.config is None else load(options.config)
     if options.engine is not None:
-        rows = _ask_engine(settings, options.engine)
+        rows = found_by_engine(*engines(settings, options.engine))
     else:
         rows = found_by_proxy(options.admin or settings.admin or ADMIN_ADDRESS)
     if not options.quiet:
         print(json.dumps(rows, indent=2) if options.json else report.as_text(rows))
     return WRONG if report.has_errors(rows) else 0
-
-
-def _ask_engine(settings: Config, endpoint: str) -> list[report.Json]:
-    """What the providers of the configuration would find; a Swarm if it has none. ``endpoint``
-    replaces theirs unless it is empty. Raises ProviderError."""
-    swarm, docker = settings.swarm, settings.docker
-    if swarm is None and docker is None:
-        swarm = SwarmSettings()
-        endpoint = endpoint or os.environ.get("DOCKER_HOST", "")
-    if endpoint:
-        swarm = None if swarm is None else replace(swarm, endpoint=endpoint)
-        docker = None if docker is None else replace(docker, endpoint=endpoint)
-    return found_by_engine(swarm, docker)

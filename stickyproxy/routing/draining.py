@@ -26,8 +26,10 @@ from stickyproxy.routing.endpoint import (
     Balancer,
     Endpoint,
     EndpointState,
+    Evidence,
     Members,
     Pick,
+    ReadsRequests,
     Request,
 )
 from stickyproxy.routing.policy import Policy
@@ -44,7 +46,9 @@ def build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | No
 
 
 def _build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | None) -> Balancer:
+    previous_for_idempotent: Balancer | None = None
     if isinstance(previous, SparingBalancer):
+        previous_for_idempotent = previous.for_idempotent
         previous = previous.sparing
     usable = _those(EndpointState.USABLE, endpoints)
     draining = _those(EndpointState.DRAINING, endpoints)
@@ -64,7 +68,7 @@ def _build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | N
     sparing = keeping(sticky, previous)
     return SparingBalancer(
         sparing,
-        for_idempotent=sparing if safe == sticky else keeping(safe),
+        for_idempotent=sparing if safe == sticky else keeping(safe, previous_for_idempotent),
         last=policy.build(Members(draining=draining), None),
     )
 
@@ -80,13 +84,18 @@ class SparingBalancer:
         """``last`` has the draining endpoints alone."""
         self.sparing = sparing
         self.strips = sparing.strips
-        self._for_idempotent = for_idempotent
+        self.for_idempotent = for_idempotent
         self._last = last
 
     def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:
         """See ``endpoint.Balancer``."""
-        balancer = self._for_idempotent if request.idempotent else self.sparing
+        balancer = self.for_idempotent if request.idempotent else self.sparing
         return balancer.pick(request, tried) or self._last.pick(request, tried)
+
+    def evidence(self, request: Request) -> Sequence[Evidence]:
+        """See ``endpoint.ReadsRequests``."""
+        balancer = self.for_idempotent if request.idempotent else self.sparing
+        return balancer.evidence(request) if isinstance(balancer, ReadsRequests) else ()
 
     def __repr__(self) -> str:
         return f"<SparingBalancer, {self.sparing!r}>"
@@ -107,6 +116,11 @@ class CountingBalancer:
         if pick is not None and (sessions := self._counted.get(pick.endpoint)) is not None:
             sessions.see(session_key(request, self._names), monotonic())
         return pick
+
+    def evidence(self, request: Request) -> Sequence[Evidence]:
+        """See ``endpoint.ReadsRequests``."""
+        inner = self.inner
+        return inner.evidence(request) if isinstance(inner, ReadsRequests) else ()
 
     def __repr__(self) -> str:
         return f"<CountingBalancer, {self.inner!r}>"

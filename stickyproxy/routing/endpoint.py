@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from stickyproxy.model.health import DEFAULT_EJECTION, Ejection
 from stickyproxy.model.service import Drain, EndpointSpec, ServiceSpec
@@ -245,6 +245,33 @@ class Pick:
     cookies: CookieIssue | None = None
 
 
+class Meaning(Enum):
+    """What a balancer makes of something in a request."""
+
+    PIN = "pin"  # names an endpoint that keeps its sessions
+    PIN_LEAVING = "pin of an endpoint that is being stopped"
+    PIN_DOWN = "pin of an endpoint that is down"
+    PIN_UNKNOWN = "pin of no endpoint of this service"
+    KEY = "key"  # it is hashed
+    NOTHING = "nothing"  # neither a pin nor a key
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Something in a request that a balancer looks at."""
+
+    source: str
+    """Where it is, such as ``cookie session``."""
+    value: bytes
+    meaning: Meaning
+    decides: bool = False
+    """The endpoint is chosen by it."""
+    endpoint: Endpoint | None = None
+    """The one that it names, or that owns it; None: there is none."""
+    slot: int | None = None
+    """Of a key: its slot in the table of slots."""
+
+
 # --- protocols ------------------------------------------------------------------------------
 
 
@@ -277,6 +304,14 @@ class Balancer(Protocol):
 
     def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:
         """Choose an endpoint that is not in ``tried``; None if there is none. No I/O."""
+
+
+@runtime_checkable
+class ReadsRequests(Protocol):
+    """A balancer that can say what it looks at."""
+
+    def evidence(self, request: Request) -> Sequence[Evidence]:
+        """What it looks at in a request, in its order of precedence."""
 
 
 @dataclass(frozen=True, slots=True)

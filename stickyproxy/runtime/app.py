@@ -23,6 +23,7 @@ from stickyproxy.config.settings import Config
 from stickyproxy.control.checks import Checker
 from stickyproxy.control.controller import Controller
 from stickyproxy.control.orders import Orders
+from stickyproxy.control.questions import Explain, Questions
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.counters import LAYOUT
@@ -30,6 +31,7 @@ from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.upstream.asking import Asker
 from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey
+from stickyproxy.routing.explain import explain
 from stickyproxy.routing.sessions import Remains
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
 from stickyproxy.runtime.sources import (
@@ -41,6 +43,7 @@ from stickyproxy.runtime.sources import (
     with_acme,
 )
 from stickyproxy.runtime.succession import Succession, delivered
+from stickyproxy.semantics.forwarded import TrustedProxies
 
 log = logging.getLogger("stickyproxy")
 
@@ -84,6 +87,7 @@ class App:
             self._unready,
             outage_of=self._outage_of,
             checks=self._checker.problems,
+            questions=Questions(lambda: self.proxy.table, explainer(settings)),
             metrics=metrics,
         )
         access = Access(settings.admin, settings.operator.change_token)
@@ -260,6 +264,13 @@ class ControllerApp:
 
     def _on_hangup(self) -> None:
         log.warning("a controller reads its file once: restart it for changes to take effect")
+
+
+def explainer(settings: Config) -> Explain:
+    """What says what would come of a request, with the proxies that these settings trust."""
+    proxy = settings.proxy
+    trusted = TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix)
+    return partial(explain, trusted_proxies=trusted)
 
 
 def plane_settings(settings: Config) -> PlaneSettings:

@@ -19,6 +19,7 @@ import os
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from stickyproxy.config.settings import Config
 from stickyproxy.control import report
 from stickyproxy.control.checks import Checker
 from stickyproxy.control.health import facts_of_checks
+from stickyproxy.control.questions import Questions
 from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
@@ -46,7 +48,7 @@ from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.endpoint import EndpointState
 from stickyproxy.routing.sessions import Remains, merged
 from stickyproxy.routing.table import RoutingTable
-from stickyproxy.runtime.app import App, plane_settings
+from stickyproxy.runtime.app import App, explainer, plane_settings
 from stickyproxy.runtime.channel import (
     Accept,
     Begin,
@@ -140,6 +142,7 @@ class Supervisor:
             self._state_of,
             outage_of=self._outage_of,
             checks=self._checker.problems,
+            questions=Questions(self._table_of_workers, explainer(settings)),
             metrics=metrics if counting else None,
         )
         access = Access(settings.admin, settings.operator.change_token)
@@ -309,6 +312,20 @@ class Supervisor:
         if down == len(working):
             return EndpointState.DOWN.value
         return f"{EndpointState.DOWN.value} in {down} of {len(working)} workers"
+
+    def _table_of_workers(self) -> RoutingTable:
+        """The table as all workers have it. What only some of them have ejected counts as
+        usable."""
+        table = self._shown.table
+        working = [slot for slot in self._slots if slot.accepting]
+        facts = {}
+        for cluster in table.clusters():
+            for endpoint in cluster.endpoints:
+                key = endpoint.service, endpoint.id
+                ejected = bool(working) and all(key in slot.down for slot in working)
+                facts[endpoint] = replace(endpoint.facts, ejected=ejected)
+        table.note_all(facts)
+        return table
 
     def _outage_of(self, key: EndpointKey) -> Outage | None:
         """What its checks say, else why the first worker has ejected it that has."""

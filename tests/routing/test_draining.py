@@ -67,6 +67,18 @@ class TestSessions:
             assert cookie.startswith(name + b"=" + pick.endpoint.pin)
         assert chosen(balancer.pick(request, (b, c))) is a
 
+    @pytest.mark.parametrize("idempotent", [True, False])
+    @ways
+    def test_turns_go_on_when_it_is_built_again(self, drain: Drain, idempotent: bool) -> None:
+        endpoints = (*three(drain), *[endpoint(f"d{number}") for number in range(100)])
+        new = FakeRequest(idempotent=idempotent)
+        balancer = build(COOKIE, endpoints, None)
+        taken = []
+        for _ in range(102):
+            taken.append(chosen(balancer.pick(new, ())))
+            balancer = build(COOKIE, endpoints, balancer)
+        assert len(set(taken)) == 102
+
     @ways
     def test_of_others_stay(self, drain: Drain) -> None:
         a, b, c = three(drain)

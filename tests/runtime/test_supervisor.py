@@ -567,6 +567,32 @@ class TestTheRest:
         await proxy.close()
         await proxy.program.stop()
 
+    async def test_questions_are_answered_as_by_workers(
+        self, proxies: Proxies, start: StartProgram, endpoint: MakeEndpoint, tmp_path: Path
+    ) -> None:
+        good, bad = await endpoint(), await endpoint(listening=False)
+        admin = f"unix:{tmp_path}/admin.sock"
+        proxy = await proxies(
+            service("demo", [good.address]),
+            service("shaky", [good.address, bad.address]),
+            admin=f'address = "{admin}"',
+        )
+
+        async def said() -> str:
+            explain = await start("explain", "shaky.local", "--admin", admin)
+            assert await explain.ended() == 0, explain.err.text
+            return explain.out.text
+
+        assert "one of 2 by turns" in await said()
+        for user, *_ in (await proxy.users()).values():
+            for _ in range(2 * health.FAILURES):
+                assert await body(user, get(host="shaky.local")) == b"hello"
+        async with asyncio.timeout(TIMEOUT):
+            while f"shaky/{good.address}: it has no session" not in await said():
+                pass
+        await proxy.close()
+        await proxy.program.stop()
+
     async def test_one_worker_is_one_process(
         self, start: StartProgram, endpoint: MakeEndpoint, tmp_path: Path
     ) -> None:

@@ -12,7 +12,17 @@ from stickyproxy.base.hashing import SlotTable, address_key
 from stickyproxy.base.values import boolean, cookie_lifetime, cookie_path, query_name, token
 from stickyproxy.model.service import OptionValue
 from stickyproxy.routing.balancers.round_robin import RoundRobinPolicy
-from stickyproxy.routing.endpoint import Affinity, Balancer, Endpoint, Members, Pick, Request
+from stickyproxy.routing.endpoint import (
+    Affinity,
+    Balancer,
+    Endpoint,
+    Evidence,
+    Meaning,
+    Members,
+    Pick,
+    ReadsRequests,
+    Request,
+)
 from stickyproxy.routing.policy import Option, Policy, PolicyKind
 from stickyproxy.semantics import cookies
 
@@ -190,6 +200,17 @@ class ConsistentHashBalancer:
         if self._generated is not None:
             return self._generate(self._generated, tried)
         return self.fallback.pick(request, tried)
+
+    def evidence(self, request: Request) -> Sequence[Evidence]:
+        """See ``endpoint.ReadsRequests``."""
+        source, key = self._key.describe(), self._key.read(request)
+        if key:
+            owner, slot = self.table.owner(key), self.table.slot(key)
+            return (Evidence(source, key, Meaning.KEY, True, owner, slot),)
+        empty = () if key is None else (Evidence(source, key, Meaning.NOTHING),)
+        if self._generated is None and isinstance(self.fallback, ReadsRequests):
+            return (*empty, *self.fallback.evidence(request))
+        return empty
 
     def _generate(self, cookie: CookieKey, tried: Collection[Endpoint]) -> Pick | None:
         """A new session. After a failed try it is given a value of its own that points to another

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -29,7 +29,17 @@ from stickyproxy.base.values import token
 from stickyproxy.model.service import OptionValue
 from stickyproxy.routing.balancers import ip_hash
 from stickyproxy.routing.balancers.round_robin import RoundRobinPolicy
-from stickyproxy.routing.endpoint import Affinity, Balancer, Endpoint, Members, Pick, Request
+from stickyproxy.routing.endpoint import (
+    Affinity,
+    Balancer,
+    Endpoint,
+    Evidence,
+    Meaning,
+    Members,
+    Pick,
+    ReadsRequests,
+    Request,
+)
 from stickyproxy.routing.policy import Option, Policy, PolicyKind
 from stickyproxy.semantics import cookies
 
@@ -188,6 +198,33 @@ class CookieBalancer:
         if not pins.isdisjoint(self._leaving):
             return Affinity.REPINNED_DRAINING
         return Affinity.REPINNED_GONE if pins.isdisjoint(self._down) else Affinity.REPINNED_DOWN
+
+    def evidence(self, request: Request) -> Sequence[Evidence]:
+        """See ``endpoint.ReadsRequests``. In the order of the table above: pins before keys."""
+        sent = [(name, v) for name in (self._companion, self._name) for v in request.cookies(name)]
+        found = [self._meaning(name, value) for name, value in sent]
+        for decisive in (Meaning.PIN, Meaning.KEY):
+            for at, each in enumerate(found):
+                if each.meaning is decisive:
+                    found[at] = replace(each, decides=True)
+                    return found
+        if isinstance(self.fallback, ReadsRequests):
+            found += self.fallback.evidence(request)
+        return found
+
+    def _meaning(self, name: bytes, value: bytes) -> Evidence:
+        source, bare = f"cookie {name.decode()}", value.strip(b'"')
+        endpoint = self._by_pin.get(bare)
+        if endpoint is not None:
+            return Evidence(source, value, Meaning.PIN, endpoint=endpoint)
+        if looks_like_pin(value):
+            leaving, down = bare in self._leaving, bare in self._down
+            gone = Meaning.PIN_DOWN if down else Meaning.PIN_UNKNOWN
+            return Evidence(source, value, Meaning.PIN_LEAVING if leaving else gone)
+        if name == self._companion or not bare:
+            return Evidence(source, value, Meaning.NOTHING)
+        owner, slot = self.table.owner(value), self.table.slot(value)
+        return Evidence(source, value, Meaning.KEY, endpoint=owner, slot=slot)
 
     def __repr__(self) -> str:
         return f"<CookieBalancer {self._name.decode()}, {len(self._by_pin)} pins>"

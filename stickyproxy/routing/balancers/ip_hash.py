@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from stickyproxy.base.hashing import SlotTable, address_key
 from stickyproxy.base.values import boolean
 from stickyproxy.model.service import OptionValue
-from stickyproxy.routing.endpoint import Affinity, Balancer, Endpoint, Members, Pick, Request
+from stickyproxy.routing.endpoint import (
+    Affinity,
+    Balancer,
+    Endpoint,
+    Evidence,
+    Meaning,
+    Members,
+    Pick,
+    Request,
+)
 from stickyproxy.routing.policy import Option, PolicyKind
 
 
@@ -55,6 +64,14 @@ class IpHashBalancer:
         there is none."""
         endpoint = self.table.owner(address_key(request.client_address), tried)
         return None if endpoint is None else self._picks[endpoint]
+
+    def evidence(self, request: Request) -> Sequence[Evidence]:
+        """See ``endpoint.ReadsRequests``."""
+        address = request.client_address
+        key = address_key(address)
+        owner, slot = self.table.owner(key), self.table.slot(key)
+        found = Evidence("client address", address.encode(), Meaning.KEY, True, owner, slot)
+        return (found,)
 
     def __repr__(self) -> str:
         return f"<IpHashBalancer over {len(self._picks)}>"

@@ -1,0 +1,64 @@
+"""``stickyproxy simulate``: what a change of endpoints would do to sessions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from stickyproxy.cli.common import Commands
+from stickyproxy.cli.explain import add_whom, ask
+from stickyproxy.control import questions
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "simulate",
+        help="how many sessions a change would move",
+        description="Say how many sessions would move if endpoints were added or removed, from "
+        "where to where, and the load before and after. The sessions are made up; nothing is "
+        "changed, and nothing is sent to any endpoint.",
+    )
+    parser.add_argument(
+        "--scale",
+        metavar="SERVICE=N",
+        type=_scale,
+        action="append",
+        default=[],
+        help="the service has N endpoints then; may be repeated",
+    )
+    parser.add_argument(
+        "--remove",
+        metavar="ENDPOINT",
+        action="append",
+        default=[],
+        help="the endpoint with this id or address is gone then; may be repeated",
+    )
+    parser.add_argument(
+        "--sessions",
+        metavar="N",
+        type=int,
+        default=questions.SESSIONS,
+        help=f"how many are made up (default: {questions.SESSIONS})",
+    )
+    add_whom(parser)
+    parser.set_defaults(command=simulate)
+
+
+def _scale(text: str) -> tuple[str, int]:
+    name, _, count = text.rpartition("=")
+    if not name or not (count.isascii() and count.isdecimal() and len(count) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a service and a number: write demo=10")
+    return name, int(count)
+
+
+def simulate(options: argparse.Namespace) -> int:
+    """Run the command."""
+    asked = {
+        "scale": dict(options.scale),
+        "remove": options.remove,
+        "sessions": options.sessions,
+    }
+    said = ask(options, "simulate", asked)
+    print(json.dumps(said, indent=2) if options.json else questions.simulation_as_text(said))
+    return 0
