@@ -254,7 +254,7 @@ class TestOtherFates:
         ],
     )
     def test_no_request(self, wrong: Mapping[str, Any]) -> None:
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="is not a "):
             Question(b"a.local", **wrong)
 
 
