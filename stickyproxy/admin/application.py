@@ -10,6 +10,7 @@ from stickyproxy.admin import api, pages, questions, upkeep
 from stickyproxy.admin.access import Access
 from stickyproxy.admin.answers import error
 from stickyproxy.admin.metrics import Metrics
+from stickyproxy.admin.openapi import MOST_BYTES
 from stickyproxy.admin.view import ProxyView
 from stickyproxy.control.orders import Orders
 
@@ -24,7 +25,7 @@ def make_app(
     view: ProxyView, orders: Orders, access: Access, metrics: Metrics | None = None
 ) -> web.Application:
     """The application. ``metrics``: None: nothing is counted."""
-    app = web.Application(middlewares=[guard(access)])
+    app = web.Application(middlewares=[guard(access)], client_max_size=MOST_BYTES)
     pages.add_routes(app, view, metrics)
     api.add_routes(app, view)
     questions.add_routes(app, view.questions)
@@ -38,10 +39,10 @@ def guard(access: Access) -> Middleware:
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         path = request.path
-        if path in FOR_ALL:
-            return await handler(request)
         versioned = path.startswith("/v1/")
-        if not versioned:
+        if path in FOR_ALL or request.match_info.http_exception is not None:
+            refused = None
+        elif not versioned:
             refused = access.refusal_to_show_pages(request.headers)
         elif request.method != "POST":
             refused = access.refusal_to_show(request.headers)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from stickyproxy import __version__
+from stickyproxy.base import build_info
 from stickyproxy.control import report
 from stickyproxy.control.inventory import Figures, Inventory, NoFigures
 from stickyproxy.control.questions import Questions
@@ -58,6 +61,50 @@ class ProxyView:
     checks: Callable[[], Iterable[Problem]] = lambda: ()
     """What is odd about the checks of endpoints."""
     figures: Figures = field(default_factory=NoFigures)
+
+    config: Callable[[], Iterator[str]] = lambda: iter(("{}",))
+    """The configuration in force without its secrets, as JSON in pieces."""
+    began: float = field(default_factory=time.time)
+    """Unix time in seconds."""
+
+    def status(self) -> report.Json:
+        """How the proxy as a whole is."""
+        registry, troubles, now = self.registry, self.troubles(), time.time()
+        snapshots = registry.snapshots()
+        problems = self.problems()
+        workers = self.workers()
+        unready = self.unready()
+        services = [service for snapshot in snapshots for service in snapshot.services]
+        return {
+            "version": __version__,
+            "commit": build_info.commit(),
+            "began": self.began,
+            "uptime": now - self.began,
+            "ready": not unready,
+            "why": unready,
+            "workers": {
+                "wanted": workers.wanted,
+                "accepting": workers.accepting,
+                "lost": workers.lost,
+            },
+            "providers": [
+                {
+                    "name": name,
+                    "up": name not in troubles,
+                    "why": troubles.get(name, ""),
+                    "published": (published := registry.published.get(name)),
+                    "age": None if published is None else max(0.0, now - published),
+                }
+                for name in sorted({*(each.provider for each in snapshots), *troubles})
+            ],
+            "services": len(services),
+            "endpoints": sum(len(service.endpoints) for service in services),
+            "problems": {
+                "errors": sum(problem.fatal for problem in problems) + len(troubles),
+                "warnings": sum(not problem.fatal for problem in problems),
+            },
+            "table_swaps": registry.swaps,
+        }
 
     def problems(self) -> list[Problem]:
         """All that there are."""

@@ -91,6 +91,26 @@ class Inventory:
             ),
         )
 
+    def problems_found(self, troubles: Mapping[str, str]) -> Pieces:
+        """``{"problems": [...]}``: those of services, of certificates, and of providers that have
+        lost contact with their sources. ``troubles``: why, by the name of the provider."""
+        about = [
+            *(("provider", name, Problem("", why, fatal=True)) for name, why in troubles.items()),
+            *(
+                ("certificate", each.certificate, each)
+                if each.certificate
+                else ("service", each.service, each)
+                for each in self.problems
+            ),
+        ]
+        return _list(
+            "problems",
+            (
+                iter([_text({"about": kind, "name": name} | problem_rows([problem])[0])])
+                for kind, name, problem in about
+            ),
+        )
+
     def _problems_of(self) -> Mapping[str, list[Problem]]:
         found: dict[str, list[Problem]] = {}
         for problem in self.problems:

@@ -22,6 +22,7 @@ from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
 from stickyproxy.base.ledger import Ledger, added_up
 from stickyproxy.config.settings import Config
+from stickyproxy.control import effective
 from stickyproxy.control.checks import Checker
 from stickyproxy.control.controller import Controller
 from stickyproxy.control.orders import Orders
@@ -77,10 +78,11 @@ class App:
             troubles=self._sources.troubles,
             unready=self._unready,
             questions=Questions(lambda: self.proxy.table, explainer(settings)),
-            workers=lambda: Workers(wanted=1, accepting=self._accepts.is_set()),
+            workers=lambda: Workers(wanted=1, accepting=int(self._accepts.is_set())),
             outage_of=self._outage_of,
             remains_of=self._remains_of,
             checks=self._checker.problems,
+            config=lambda: effective.pieces(self.config),
         )
         ledgers = () if ledger is None else (ledger,)
         self._admin = admin_server(settings, view, self._sources.orders, ledgers)
