@@ -3,10 +3,12 @@ proxy consists of, and for the rule of who may see what."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from stickyproxy.admin import api, pages, questions, upkeep
+from stickyproxy.admin import api, live, pages, questions, upkeep
 from stickyproxy.admin.access import Access
 from stickyproxy.admin.answers import error
 from stickyproxy.admin.metrics import Metrics
@@ -14,7 +16,7 @@ from stickyproxy.admin.openapi import MOST_BYTES
 from stickyproxy.admin.view import ProxyView
 from stickyproxy.control.orders import Orders
 
-FOR_ALL = frozenset(("/", "/healthz", "/readyz"))
+FOR_ALL = live.PATHS | {"/healthz", "/readyz"}
 """Paths that tell nothing that somebody must not know."""
 
 CHANGES = frozenset(("/v1/admin_state",))
@@ -26,11 +28,22 @@ def make_app(
 ) -> web.Application:
     """The application. ``metrics``: None: nothing is counted."""
     app = web.Application(middlewares=[guard(access)], client_max_size=MOST_BYTES)
+    live.add_routes(app)
     pages.add_routes(app, view, metrics)
     api.add_routes(app, view)
     questions.add_routes(app, view.questions)
     upkeep.add_routes(app, orders, access, view.remains_of)
+    if view.figures is not None:
+        app.on_startup.append(_calling(view.figures.start))
+        app.on_cleanup.append(_calling(view.figures.stop))
     return app
+
+
+def _calling(action: Callable[[], None]) -> Callable[[web.Application], Awaitable[None]]:
+    async def call(_app: web.Application) -> None:
+        action()
+
+    return call
 
 
 def guard(access: Access) -> Middleware:

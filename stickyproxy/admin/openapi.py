@@ -116,7 +116,12 @@ _SCHEMAS: dict[str, Schema] = {
     ),
     "Problem": _object(_PROBLEM),
     "ProblemOf": _object(
-        {"about": _one_of("service", "certificate", "provider"), "name": _TEXT} | _PROBLEM
+        {
+            "service": _said(_TEXT, "the one that it is about; empty: it is about none"),
+            "certificate": _said(_TEXT, "likewise"),
+            "provider": _said(_TEXT, "likewise: it has lost contact with its source"),
+        }
+        | _PROBLEM
     ),
     "Service": _object(
         {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from stickyproxy import __version__
+from stickyproxy.admin.figures import EndpointFigures, Figures, ServiceFigures
 from stickyproxy.base import build_info
 from stickyproxy.control import report
-from stickyproxy.control.inventory import Figures, Inventory, NoFigures
+from stickyproxy.control.inventory import Inventory
 from stickyproxy.control.questions import Questions
 from stickyproxy.control.registry import HoldsTable
 from stickyproxy.model.snapshot import Problem, Snapshot
@@ -60,7 +61,8 @@ class ProxyView:
     """None: no requests are forwarded, so that nobody knows."""
     checks: Callable[[], Iterable[Problem]] = lambda: ()
     """What is odd about the checks of endpoints."""
-    figures: Figures = field(default_factory=NoFigures)
+    figures: Figures | None = None
+    """None: nothing is counted."""
 
     config: Callable[[], Iterator[str]] = lambda: iter(("{}",))
     """The configuration in force without its secrets, as JSON in pieces."""
@@ -112,10 +114,20 @@ class ProxyView:
 
     def inventory(self) -> Inventory:
         """What there is now."""
+        services = self.figures.services() if self.figures else {}
+        endpoints = self.figures.endpoints() if self.figures else {}
         return Inventory(
             self.registry.snapshots(),
             self.problems(),
             self.state_of or report.states_in(self.proxy.table),
             self.outage_of,
-            self.figures,
+            lambda name: _row(services.get(name)),
+            lambda key: _row(endpoints.get(key)),
         )
+
+
+def _row(figures: ServiceFigures | EndpointFigures | None) -> report.Json | None:
+    """Ready for JSON."""
+    if figures is None:
+        return None
+    return {each.name: getattr(figures, each.name) for each in fields(figures)}

@@ -16,6 +16,7 @@ from pathlib import Path
 from stickyproxy.admin import upkeep
 from stickyproxy.admin.access import Access
 from stickyproxy.admin.application import make_app
+from stickyproxy.admin.figures import Figures
 from stickyproxy.admin.metrics import Metrics
 from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import build_info, signals
@@ -86,6 +87,8 @@ class App:
         )
         ledgers = () if ledger is None else (ledger,)
         self._admin = admin_server(settings, view, self._sources.orders, ledgers)
+        self.admin_address = ""
+        """Of the admin listener, once it listens."""
 
     @classmethod
     def from_file(cls, path: Path) -> App:
@@ -111,7 +114,8 @@ class App:
         try:
             await self._succession.begin(shares=1)
             if self.config.admin is not None:
-                await self._admin.start(self.config.admin, await self._succession.admin_sockets())
+                sockets = await self._succession.admin_sockets()
+                self.admin_address = await self._admin.start(self.config.admin, sockets)
             self._succession.check(ready=await self._sources.ready())
             self._listeners = await self._succession.open()
         except StickyproxyError:
@@ -273,8 +277,11 @@ def admin_server(
     is one for each process that forwards, or none at all."""
     operator = settings.operator
     access = Access(settings.admin, operator.change_token, read_token=operator.read_token)
-    metrics = Metrics(LAYOUT, partial(added_up, ledgers), view) if ledgers else None
-    return ControlServer(make_app(view, orders, access, metrics))
+    if not ledgers:
+        return ControlServer(make_app(view, orders, access))
+    totals = partial(added_up, ledgers)
+    view = replace(view, figures=Figures(LAYOUT, totals))
+    return ControlServer(make_app(view, orders, access, Metrics(LAYOUT, totals, view)))
 
 
 def plane_settings(settings: Config) -> PlaneSettings:

@@ -51,9 +51,9 @@ class TestWhatIsTold:
         async with site() as place:
             _, found = await place.get("/v1/problems")
         swarm, bad, certificate = found["problems"]
-        assert (swarm["about"], swarm["name"], swarm["fatal"]) == ("provider", "swarm", True)
-        assert (bad["about"], bad["name"], bad["remedy"]) == ("service", "bad", "docker ...")
-        assert (certificate["about"], certificate["name"]) == ("certificate", "/etc/a.pem")
+        assert (swarm["provider"], swarm["service"], swarm["fatal"]) == ("swarm", "", True)
+        assert (bad["service"], bad["provider"], bad["remedy"]) == ("bad", "", "docker ...")
+        assert (certificate["certificate"], certificate["service"]) == ("/etc/a.pem", "")
 
     async def test_a_service_that_there_is_not(self) -> None:
         async with site() as place:
