@@ -57,7 +57,7 @@ RESERVED = {
         "dataplane.downstream.stream",
         *("admin.answers", "admin.api", "admin.application"),
         "admin.live",
-        *("admin.pages", "admin.questions", "admin.upkeep"),
+        *("admin.events", "admin.pages", "admin.questions", "admin.upkeep"),
         *("control.controller", "control.server", "providers.controller"),
         "demo.app",
     },

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Final, Protocol, TypeVar
 
@@ -142,6 +143,12 @@ _CLIENTS, _BUSY, _IDLE = LAYOUT.cell(CLIENTS), LAYOUT.cell(OPEN, "busy"), LAYOUT
 _NEW, _REUSED = LAYOUT.cell(CONNECTIONS, "new"), LAYOUT.cell(CONNECTIONS, "reused")
 
 
+Move = tuple[str, str, str]
+"""The service of a session that moved, the word of ``Affinity`` that says why, and the id of the
+endpoint that it was at; empty: it is not known."""
+Moves = Mapping[Move, int]
+
+
 class HasOpen(Protocol):
     """What is asked of an endpoint's pool."""
 
@@ -158,6 +165,7 @@ class Counters:
         self._ledger = ledger
         self._rows: dict[str, Cells] = {}
         """By service; those without one are in the row with the empty name."""
+        self._moves: Counter[Move] = Counter()
         self._open: set[str] = set()
         """Services whose open connections were noted last."""
         for service, row in ledger.rows():
@@ -182,6 +190,8 @@ class Counters:
         row[_DURATION_SUM] += int(elapsed * MICROSECONDS)
         if pick is not None:
             row[_AFFINITY[id(pick.affinity)]] += 1
+            if pick.left is not None:
+                self._moves[pick.endpoint.service, pick.affinity.value, pick.left] += 1
         status = 0
         if reply is not None:
             status = reply.status
@@ -211,6 +221,12 @@ class Counters:
         row[_RECEIVED] += passage.bytes_up
         if pick is not None:
             row[_AFFINITY[id(pick.affinity)]] += 1
+
+    def take_moves(self) -> Moves:
+        """How many sessions have moved since the last time. Clients may make pins up, and so move
+        at will: but the keys are words and names of ours."""
+        found, self._moves = self._moves, Counter()
+        return found
 
     def note_open(self, clients: int, endpoints: Iterable[Endpoint]) -> None:
         """How many connections there are now: those of clients, and those to these endpoints."""
