@@ -18,7 +18,6 @@ from stickyproxy.admin.access import Access
 from stickyproxy.admin.metrics import Metrics, Workers
 from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
-from stickyproxy.base.ledger import Ledger, added_up
 from stickyproxy.config.settings import Config
 from stickyproxy.control.checks import Checker
 from stickyproxy.control.controller import Controller
@@ -26,10 +25,11 @@ from stickyproxy.control.orders import Orders
 from stickyproxy.control.questions import Explain, Questions
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
-from stickyproxy.dataplane.counters import LAYOUT
+from stickyproxy.dataplane.counters import ENDPOINT_LAYOUT, LAYOUT, Memory, counts_of
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.upstream.asking import Asker
 from stickyproxy.model.health import Outage
+from stickyproxy.model.metrics import Counts
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.routing.explain import explain
 from stickyproxy.routing.sessions import Remains
@@ -57,8 +57,10 @@ class App:
         self._grace_period = settings.proxy.grace_period
         self._stop = asyncio.Event()
         self._accepts = asyncio.Event()
-        ledger = None if settings.admin is None else Ledger(LAYOUT.width)
-        self._plane = DataPlane(plane_settings(settings), rebuilt=self._on_new_table, ledger=ledger)
+        self._memory = None if settings.admin is None else Memory()
+        self._plane = DataPlane(
+            plane_settings(settings), rebuilt=self._on_new_table, memory=self._memory
+        )
         self.proxy = self._plane.proxy
         self.passthrough = self._plane.passthrough
         self.registry = self._plane.registry
@@ -70,10 +72,11 @@ class App:
             settings, file, self.registry.publish, self._settled, review=self.registry.review
         )
         metrics = None
-        if ledger is not None:
+        if self._memory is not None:
             metrics = Metrics(
-                LAYOUT,
-                partial(added_up, (ledger,)),
+                (LAYOUT, ENDPOINT_LAYOUT),
+                self._counts,
+                window=settings.proxy.session_window,
                 registry=self.registry,
                 proxy=self.proxy,
                 troubles=self._sources.troubles,
@@ -166,6 +169,10 @@ class App:
 
     def _on_checks(self) -> None:
         self._plane.use_checks(frozenset(self._checker.outages))
+
+    async def _counts(self) -> Counts:
+        self._plane.add_up()
+        return counts_of(() if self._memory is None else (self._memory,))
 
     def _outage_of(self, key: EndpointKey) -> Outage | None:
         return self.outages.get(key)
