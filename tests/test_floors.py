@@ -62,6 +62,8 @@ RESERVED = {
         "demo.app",
     },
     "acme": {"providers.acme.authority"},
+    "backports": {"dataplane.compression"},
+    "brotli": {"dataplane.compression"},
     "cryptography": {
         *("base.token_tls", "config.certificates"),
         *("providers.acme.authority", "providers.acme.keys"),
