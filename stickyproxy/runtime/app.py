@@ -16,12 +16,14 @@ from pathlib import Path
 from stickyproxy.admin import upkeep
 from stickyproxy.admin.access import Access
 from stickyproxy.admin.application import make_app
+from stickyproxy.admin.figures import Figures
 from stickyproxy.admin.metrics import Metrics
 from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
 from stickyproxy.base.ledger import Ledger, added_up
 from stickyproxy.config.settings import Config
+from stickyproxy.control import effective
 from stickyproxy.control.checks import Checker
 from stickyproxy.control.controller import Controller
 from stickyproxy.control.orders import Orders
@@ -77,10 +79,11 @@ class App:
             troubles=self._sources.troubles,
             unready=self._unready,
             questions=Questions(lambda: self.proxy.table, explainer(settings)),
-            workers=lambda: Workers(wanted=1, accepting=self._accepts.is_set()),
+            workers=lambda: Workers(wanted=1, accepting=int(self._accepts.is_set())),
             outage_of=self._outage_of,
             remains_of=self._remains_of,
             checks=self._checker.problems,
+            config=lambda: effective.pieces(self.config),
         )
         ledgers = () if ledger is None else (ledger,)
         self._admin = admin_server(settings, view, self._sources.orders, ledgers)
@@ -274,8 +277,11 @@ def admin_server(
     is one for each process that forwards, or none at all."""
     operator = settings.operator
     access = Access(settings.admin, operator.change_token, read_token=operator.read_token)
-    metrics = Metrics(LAYOUT, partial(added_up, ledgers), view) if ledgers else None
-    return ControlServer(make_app(view, orders, access, metrics))
+    if not ledgers:
+        return ControlServer(make_app(view, orders, access))
+    totals = partial(added_up, ledgers)
+    view = replace(view, figures=Figures(LAYOUT, totals))
+    return ControlServer(make_app(view, orders, access, Metrics(LAYOUT, totals, view)))
 
 
 def plane_settings(settings: Config) -> PlaneSettings:

@@ -28,7 +28,7 @@ from stickyproxy.base import signals
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.base.ledger import Ledger
 from stickyproxy.config.settings import Config
-from stickyproxy.control import report
+from stickyproxy.control import effective, report
 from stickyproxy.control.checks import Checker
 from stickyproxy.control.health import facts_of_checks
 from stickyproxy.control.questions import Questions
@@ -132,6 +132,7 @@ class Supervisor:
             outage_of=self._outage_of,
             remains_of=self._remains_of,
             checks=self._checker.problems,
+            config=lambda: effective.pieces(self.config),
         )
         self._admin = admin_server(settings, view, self._sources.orders, self._ledgers)
         self.admin_address = ""
