@@ -65,7 +65,9 @@ def make_app(
         checks=checks,
     )
     app = web.Application()
-    app.router.add_post("/explain", partial(_answer, questions.explain))
+    app.router.add_post(
+        "/explain", partial(_answer_by_thread, questions.explanation, asyncio.Lock())
+    )
     app.router.add_post(
         "/simulate", partial(_answer_by_thread, questions.simulation, asyncio.Lock())
     )
@@ -94,20 +96,13 @@ async def _asked(request: web.Request) -> object:
         raise ValueError("the question is not JSON") from error
 
 
-async def _answer(answer: Callable[[object], report.Json], request: web.Request) -> web.Response:
-    """Answer a question in JSON."""
-    try:
-        return web.json_response(answer(await _asked(request)))
-    except ValueError as error:
-        return web.json_response({"error": str(error)}, status=400)
-
-
 async def _answer_by_thread(
     prepare: Callable[[object], Callable[[], report.Json]],
     one_at_a_time: asyncio.Lock,
     request: web.Request,
 ) -> web.Response:
-    """The same where an answer takes so long that requests would wait for it."""
+    """Answer a question in JSON. It is prepared here, where the table is, and answered in a thread,
+    because that may take so long that requests would wait for it."""
     try:
         prepared = prepare(await _asked(request))
     except ValueError as error:
