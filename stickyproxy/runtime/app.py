@@ -8,14 +8,16 @@ import logging
 import socket
 import time
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from stickyproxy.admin import pages, upkeep
+from stickyproxy.admin import upkeep
 from stickyproxy.admin.access import Access
-from stickyproxy.admin.metrics import Metrics, Workers
+from stickyproxy.admin.application import make_app
+from stickyproxy.admin.metrics import Metrics
+from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
 from stickyproxy.base.ledger import Ledger, added_up
@@ -69,30 +71,19 @@ class App:
         self._sources = Sources(
             settings, file, self.registry.publish, self._settled, review=self.registry.review
         )
-        metrics = None
-        if ledger is not None:
-            metrics = Metrics(
-                LAYOUT,
-                partial(added_up, (ledger,)),
-                registry=self.registry,
-                proxy=self.proxy,
-                troubles=self._sources.troubles,
-                workers=lambda: Workers(wanted=1, accepting=self._accepts.is_set()),
-                checks=self._checker.problems,
-            )
-        admin = pages.make_app(
-            self.registry,
-            self.proxy,
-            self._sources.troubles,
-            self._unready,
-            outage_of=self._outage_of,
-            checks=self._checker.problems,
+        view = ProxyView(
+            registry=self.registry,
+            proxy=self.proxy,
+            troubles=self._sources.troubles,
+            unready=self._unready,
             questions=Questions(lambda: self.proxy.table, explainer(settings)),
-            metrics=metrics,
+            workers=lambda: Workers(wanted=1, accepting=self._accepts.is_set()),
+            outage_of=self._outage_of,
+            remains_of=self._remains_of,
+            checks=self._checker.problems,
         )
-        access = Access(settings.admin, settings.operator.change_token)
-        upkeep.add_routes(admin, self._sources.orders, access, self._remains_of)
-        self._admin = ControlServer(admin)
+        ledgers = () if ledger is None else (ledger,)
+        self._admin = admin_server(settings, view, self._sources.orders, ledgers)
 
     @classmethod
     def from_file(cls, path: Path) -> App:
@@ -274,6 +265,17 @@ def explainer(settings: Config) -> Explain:
     clear = [each for each in settings.listeners if each.tls is None]
     moved = bool(clear) and all(each.redirect_to_https is not None for each in clear)
     return partial(explain, trusted_proxies=trusted, moves_clear=moved)
+
+
+def admin_server(
+    settings: Config, view: ProxyView, orders: Orders, ledgers: Sequence[Ledger]
+) -> ControlServer:
+    """What listens on the admin listener of a proxy. ``ledgers``: those that are counted in; there
+    is one for each process that forwards, or none at all."""
+    operator = settings.operator
+    access = Access(settings.admin, operator.change_token, read_token=operator.read_token)
+    metrics = Metrics(LAYOUT, partial(added_up, ledgers), view) if ledgers else None
+    return ControlServer(make_app(view, orders, access, metrics))
 
 
 def plane_settings(settings: Config) -> PlaneSettings:
