@@ -6,14 +6,14 @@ from __future__ import annotations
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from stickyproxy.admin import api, pages, questions, upkeep
+from stickyproxy.admin import api, live, pages, questions, upkeep
 from stickyproxy.admin.access import Access
 from stickyproxy.admin.answers import error
 from stickyproxy.admin.metrics import Metrics
 from stickyproxy.admin.view import ProxyView
 from stickyproxy.control.orders import Orders
 
-FOR_ALL = frozenset(("/", "/healthz", "/readyz"))
+FOR_ALL = live.PATHS | {"/healthz", "/readyz"}
 """Paths that tell nothing that somebody must not know."""
 
 CHANGES = frozenset(("/v1/admin_state",))
@@ -25,6 +25,7 @@ def make_app(
 ) -> web.Application:
     """The application. ``metrics``: None: nothing is counted."""
     app = web.Application(middlewares=[guard(access)])
+    live.add_routes(app)
     pages.add_routes(app, view, metrics)
     api.add_routes(app, view)
     questions.add_routes(app, view.questions)

@@ -29,6 +29,10 @@ nothing. Each is stricter than the one before."""
 ADMIN_STATES: tuple[AdminState, ...] = get_args(AdminState)
 
 
+CODINGS = ("zstd", "br", "gzip")
+"""Content codings that responses can get, the preferred one first."""
+
+
 class PolicySpec(Protocol):
     """How a service's requests are distributed over its endpoints, as declared: a frozen
     dataclass, comparable and picklable, from one of the files in ``routing/balancers/``."""
@@ -144,6 +148,8 @@ class ServiceSpec:
     """Header fields that are set and removed; None: none."""
     error_page: str = ""
     """HTML for the proxy's own error responses; empty: one line of plain text."""
+    compression: tuple[str, ...] = ()
+    """Content codings that responses may get, the preferred one first; empty: none."""
     tls: UpstreamTls | None = None
     """How its endpoints are spoken to; None: in the clear."""
 

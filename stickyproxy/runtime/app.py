@@ -84,6 +84,8 @@ class App:
         )
         ledgers = () if ledger is None else (ledger,)
         self._admin = admin_server(settings, view, self._sources.orders, ledgers)
+        self.admin_address = ""
+        """Of the admin listener, once it listens."""
 
     @classmethod
     def from_file(cls, path: Path) -> App:
@@ -109,7 +111,8 @@ class App:
         try:
             await self._succession.begin(shares=1)
             if self.config.admin is not None:
-                await self._admin.start(self.config.admin, await self._succession.admin_sockets())
+                sockets = await self._succession.admin_sockets()
+                self.admin_address = await self._admin.start(self.config.admin, sockets)
             self._succession.check(ready=await self._sources.ready())
             self._listeners = await self._succession.open()
         except StickyproxyError:

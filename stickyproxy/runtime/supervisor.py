@@ -134,6 +134,8 @@ class Supervisor:
             checks=self._checker.problems,
         )
         self._admin = admin_server(settings, view, self._sources.orders, self._ledgers)
+        self.admin_address = ""
+        """Of the admin listener, once it listens."""
         self._listeners = Listeners()
         self._succession = Succession(settings)
         self._workers = workers
@@ -158,7 +160,8 @@ class Supervisor:
         try:
             await self._succession.begin(self._workers)
             if self.config.admin is not None:
-                await self._admin.start(self.config.admin, await self._succession.admin_sockets())
+                sockets = await self._succession.admin_sockets()
+                self.admin_address = await self._admin.start(self.config.admin, sockets)
             self._succession.check(ready=await self._sources.ready())
             self._listeners = await self._succession.open()
         except StickyproxyError:
