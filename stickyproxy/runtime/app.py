@@ -264,10 +264,13 @@ class ControllerApp:
 
 
 def explainer(settings: Config) -> Explain:
-    """What says what would come of a request, with the proxies that these settings trust."""
+    """What says what would come of a request, with the proxies that these settings trust and the
+    listeners that they have."""
     proxy = settings.proxy
     trusted = TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix)
-    return partial(explain, trusted_proxies=trusted)
+    clear = [each for each in settings.listeners if each.tls is None]
+    moved = bool(clear) and all(each.redirect_to_https is not None for each in clear)
+    return partial(explain, trusted_proxies=trusted, moves_clear=moved)
 
 
 def admin_server(
