@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from itertools import accumulate
 from time import monotonic
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -27,41 +26,16 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from stickyproxy import __version__
+from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import build_info, visitors
 from stickyproxy.base.ledger import OTHERS
 from stickyproxy.control import certificates, report
-from stickyproxy.control.registry import HoldsTable
 from stickyproxy.model.metrics import MICROSECONDS, Counts, Family, Layout
-from stickyproxy.model.snapshot import Problem, Snapshot
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 Layouts = tuple[Layout, Layout]
 """Of the rows of services, and of those of endpoints."""
-
-
-class PublishedView(Protocol):
-    """What is asked of the registry."""
-
-    problems: tuple[Problem, ...]
-    published: dict[str, float]
-    """When each provider published last, in Unix time."""
-    swaps: int
-    """How often there was a new table."""
-
-    def snapshots(self) -> list[Snapshot]:
-        """The state of each provider."""
-
-
-@dataclass(frozen=True, slots=True)
-class Workers:
-    """The processes that forward requests."""
-
-    wanted: int
-    accepting: int
-    """Of those, how many accept connections."""
-    lost: int = 0
-    """How many have ended that should not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,26 +66,16 @@ class Metrics:
         self,
         layouts: Layouts,
         counts: Callable[[], Awaitable[Counts]],
+        view: ProxyView,
         *,
         window: float,
-        registry: PublishedView,
-        proxy: HoldsTable,
-        troubles: Callable[[], Mapping[str, str]],
-        workers: Callable[[], Workers],
-        state_of: report.StateOf | None = None,
-        checks: Callable[[], Iterable[Problem]] = lambda: (),
     ) -> None:
         """``counts``: what was counted, by these layouts. ``window``: seconds within which clients
-        are counted. The rest as for ``pages.make_app``."""
+        are counted."""
         self._layouts = layouts
         self._counts = counts
+        self._view = view
         self._window = window
-        self._registry = registry
-        self._proxy = proxy
-        self._troubles = troubles
-        self._workers = workers
-        self._state_of = state_of
-        self._checks = checks
 
     async def text(self) -> bytes:
         """The metrics as they are now."""
@@ -119,10 +83,10 @@ class Metrics:
 
     def now(self, counts: Counts) -> Moment:
         """Everything as it is now, with what was counted."""
-        registry, table = self._registry, self._proxy.table
-        snapshots, troubles = registry.snapshots(), self._troubles()
+        view, registry, table = self._view, self._view.registry, self._view.proxy.table
+        snapshots, troubles = registry.snapshots(), view.troubles()
         services = [service for snapshot in snapshots for service in snapshot.services]
-        state_of = self._state_of or report.states_in(table)
+        state_of = view.state_of or report.states_in(table)
         known = {"", OTHERS, *(service.name for service in services)}
         known.update(cluster.name for cluster in table.clusters())
         there = {(service.name, each.id) for service in services for each in service.endpoints}
@@ -149,9 +113,9 @@ class Metrics:
                 for name in sorted({*(each.provider for each in snapshots), *troubles})
             },
             published=dict(registry.published),
-            problems=Counter(each.fatal for each in (*registry.problems, *self._checks())),
+            problems=Counter(each.fatal for each in view.problems()),
             swaps=registry.swaps,
-            workers=self._workers(),
+            workers=view.workers(),
         )
 
 

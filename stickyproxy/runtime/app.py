@@ -8,17 +8,21 @@ import logging
 import socket
 import time
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from stickyproxy.admin import pages, upkeep
+from stickyproxy.admin import upkeep
 from stickyproxy.admin.access import Access
-from stickyproxy.admin.metrics import Metrics, Workers
+from stickyproxy.admin.application import make_app
+from stickyproxy.admin.figures import Figures
+from stickyproxy.admin.metrics import Metrics
+from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
 from stickyproxy.config.settings import Config
+from stickyproxy.control import effective
 from stickyproxy.control.checks import Checker
 from stickyproxy.control.controller import Controller
 from stickyproxy.control.orders import Orders
@@ -71,31 +75,22 @@ class App:
         self._sources = Sources(
             settings, file, self.registry.publish, self._settled, review=self.registry.review
         )
-        metrics = None
-        if self._memory is not None:
-            metrics = Metrics(
-                (LAYOUT, ENDPOINT_LAYOUT),
-                self._counts,
-                window=settings.proxy.session_window,
-                registry=self.registry,
-                proxy=self.proxy,
-                troubles=self._sources.troubles,
-                workers=lambda: Workers(wanted=1, accepting=self._accepts.is_set()),
-                checks=self._checker.problems,
-            )
-        admin = pages.make_app(
-            self.registry,
-            self.proxy,
-            self._sources.troubles,
-            self._unready,
-            outage_of=self._outage_of,
-            checks=self._checker.problems,
+        view = ProxyView(
+            registry=self.registry,
+            proxy=self.proxy,
+            troubles=self._sources.troubles,
+            unready=self._unready,
             questions=Questions(lambda: self.proxy.table, explainer(settings)),
-            metrics=metrics,
+            workers=lambda: Workers(wanted=1, accepting=int(self._accepts.is_set())),
+            outage_of=self._outage_of,
+            remains_of=self._remains_of,
+            checks=self._checker.problems,
+            config=lambda: effective.pieces(self.config),
         )
-        access = Access(settings.admin, settings.operator.change_token)
-        upkeep.add_routes(admin, self._sources.orders, access, self._remains_of)
-        self._admin = ControlServer(admin)
+        counts = None if self._memory is None else self._counts
+        self._admin = admin_server(settings, view, self._sources.orders, counts)
+        self.admin_address = ""
+        """Of the admin listener, once it listens."""
 
     @classmethod
     def from_file(cls, path: Path) -> App:
@@ -121,7 +116,8 @@ class App:
         try:
             await self._succession.begin(shares=1)
             if self.config.admin is not None:
-                await self._admin.start(self.config.admin, await self._succession.admin_sockets())
+                sockets = await self._succession.admin_sockets()
+                self.admin_address = await self._admin.start(self.config.admin, sockets)
             self._succession.check(ready=await self._sources.ready())
             self._listeners = await self._succession.open()
         except StickyproxyError:
@@ -274,10 +270,31 @@ class ControllerApp:
 
 
 def explainer(settings: Config) -> Explain:
-    """What says what would come of a request, with the proxies that these settings trust."""
+    """What says what would come of a request, with the proxies that these settings trust and the
+    listeners that they have."""
     proxy = settings.proxy
     trusted = TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix)
-    return partial(explain, trusted_proxies=trusted)
+    clear = [each for each in settings.listeners if each.tls is None]
+    moved = bool(clear) and all(each.redirect_to_https is not None for each in clear)
+    return partial(explain, trusted_proxies=trusted, moves_clear=moved)
+
+
+def admin_server(
+    settings: Config,
+    view: ProxyView,
+    orders: Orders,
+    counts: Callable[[], Awaitable[Counts]] | None,
+) -> ControlServer:
+    """What listens on the admin listener of a proxy. ``counts``: what was counted; None: nothing
+    is."""
+    operator = settings.operator
+    access = Access(settings.admin, operator.change_token, read_token=operator.read_token)
+    if counts is None:
+        return ControlServer(make_app(view, orders, access))
+    layouts, window = (LAYOUT, ENDPOINT_LAYOUT), settings.proxy.session_window
+    view = replace(view, figures=Figures(layouts, counts, window=window))
+    metrics = Metrics(layouts, counts, view, window=window)
+    return ControlServer(make_app(view, orders, access, metrics))
 
 
 def plane_settings(settings: Config) -> PlaneSettings:

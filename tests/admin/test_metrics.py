@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from stickyproxy.admin.metrics import Metrics, Workers
+from stickyproxy.admin.metrics import Metrics
+from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import visitors
 from stickyproxy.base.ledger import OTHERS
+from stickyproxy.config.settings import Config
+from stickyproxy.control.questions import Questions
 from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.dataplane.counters import (
     BOUNDS,
@@ -26,6 +29,7 @@ from stickyproxy.model.metrics import Counts, Family, Layout
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.routing.table import RoutingTable
+from stickyproxy.runtime.app import explainer
 from tests.specs import service_spec
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference/metrics.md"
@@ -65,17 +69,16 @@ async def metrics_text(
     shown = Shown()
     registry = Registry(shown, NoConnections(), None, tells_problems=False)
     registry.publish(Snapshot("static", (SHOP,)))
-    made = Metrics(
-        (layout, ENDPOINT_LAYOUT),
-        counts,
-        window=WINDOW,
+    view = ProxyView(
         registry=registry,
         proxy=shown,
         troubles=lambda: troubles,
+        unready=str,
+        questions=Questions(lambda: shown.table, explainer(Config())),
         workers=lambda: Workers(wanted=4, accepting=3, lost=2),
         checks=lambda: [Problem("shop", "is checked in vain", fatal=True)],
     )
-    return await made.text()
+    return await Metrics((layout, ENDPOINT_LAYOUT), counts, view, window=WINDOW).text()
 
 
 def parsed(text: bytes) -> dict[str, float]:
