@@ -58,7 +58,10 @@ def add(commands: Commands) -> None:
         help=f"port of the live page (default: {DEMO_ADMIN_PORT}; any free one with --port 0)",
     )
     parser.add_argument(
-        "--replicas", type=partial(_count, 100), default=5, help="number of demo replicas (default: 5)"
+        "--replicas",
+        type=partial(_count, 100),
+        default=5,
+        help="number of demo replicas (default: 5)",
     )
     parser.add_argument(
         "--policy",
@@ -122,9 +125,7 @@ class Replicas:
 
     def __init__(self, count: int, *, sets_cookie: bool) -> None:
         self._options = [
-            DemoOptions.from_environ(
-                os.environ, instance=f"demo-{number}", sets_cookie=sets_cookie
-            )
+            DemoOptions.from_environ(os.environ, instance=f"demo-{number}", sets_cookie=sets_cookie)
             for number in range(1, count + 1)
         ]
         self._addresses: list[str] = []
@@ -196,9 +197,7 @@ def _read(put: Callable[[str], object]) -> None:
         return
 
 
-def _demo_config(
-    port: int, admin_port: int, policy: str, addresses: Sequence[str]
-) -> Config:
+def _demo_config(port: int, admin_port: int, policy: str, addresses: Sequence[str]) -> Config:
     service = ServiceSpec(
         name="demo",
         hosts=(DEMO_HOST,),
