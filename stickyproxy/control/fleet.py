@@ -64,7 +64,7 @@ class _Told:
 
 
 class Fleet:
-    """The proxies of one controller. Implements ``control.inventory.Figures``."""
+    """The proxies of one controller."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Fleet:
         return f"{worst} in {odd[worst]} of {states.total()} proxies"
 
     def of_service(self, name: str) -> Json | None:
-        """See ``control.inventory.Figures``."""
+        """What a service does right now, summed up; None: no proxy tells."""
         rows = (said.services.get(name) for said in self._all_fresh())
         return added(row["figures"] for row in rows if row is not None)
 
