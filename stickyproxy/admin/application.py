@@ -3,6 +3,8 @@ proxy consists of, and for the rule of who may see what."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
@@ -10,6 +12,7 @@ from stickyproxy.admin import api, live, pages, questions, upkeep
 from stickyproxy.admin.access import Access
 from stickyproxy.admin.answers import error
 from stickyproxy.admin.metrics import Metrics
+from stickyproxy.admin.openapi import MOST_BYTES
 from stickyproxy.admin.view import ProxyView
 from stickyproxy.control.orders import Orders
 
@@ -24,13 +27,23 @@ def make_app(
     view: ProxyView, orders: Orders, access: Access, metrics: Metrics | None = None
 ) -> web.Application:
     """The application. ``metrics``: None: nothing is counted."""
-    app = web.Application(middlewares=[guard(access)])
+    app = web.Application(middlewares=[guard(access)], client_max_size=MOST_BYTES)
     live.add_routes(app)
     pages.add_routes(app, view, metrics)
     api.add_routes(app, view)
     questions.add_routes(app, view.questions)
     upkeep.add_routes(app, orders, access, view.remains_of)
+    if view.figures is not None:
+        app.on_startup.append(_calling(view.figures.start))
+        app.on_cleanup.append(_calling(view.figures.stop))
     return app
+
+
+def _calling(action: Callable[[], None]) -> Callable[[web.Application], Awaitable[None]]:
+    async def call(_app: web.Application) -> None:
+        action()
+
+    return call
 
 
 def guard(access: Access) -> Middleware:
@@ -39,10 +52,10 @@ def guard(access: Access) -> Middleware:
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         path = request.path
-        if path in FOR_ALL:
-            return await handler(request)
         versioned = path.startswith("/v1/")
-        if not versioned:
+        if path in FOR_ALL or request.match_info.http_exception is not None:
+            refused = None
+        elif not versioned:
             refused = access.refusal_to_show_pages(request.headers)
         elif request.method != "POST":
             refused = access.refusal_to_show(request.headers)

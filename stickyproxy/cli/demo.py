@@ -176,7 +176,11 @@ class Replicas:
 def _typed_lines() -> asyncio.Queue[str]:
     """What is typed, line by line, until there is no more of it."""
     lines: asyncio.Queue[str] = asyncio.Queue()
-    put = partial(asyncio.get_running_loop().call_soon_threadsafe, lines.put_nowait)
+    loop = asyncio.get_running_loop()
+
+    def put(line: str) -> None:
+        loop.call_soon_threadsafe(lines.put_nowait, line)
+
     # In the background of a shell a read would stop the whole process; so it fails.
     signal.signal(signal.SIGTTIN, signal.SIG_IGN)
     # A thread, because a regular file cannot be waited for; a daemon, because nothing ends a read.

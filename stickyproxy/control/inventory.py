@@ -7,9 +7,8 @@ as belongs to one endpoint, is made in some microseconds. Pieces joined are JSON
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from stickyproxy.control.report import (
     Json,
@@ -27,26 +26,6 @@ from stickyproxy.routing.table import Route, RoutingTable
 Pieces = Iterator[str]
 
 
-class Figures(Protocol):
-    """What services and endpoints do right now, ready for JSON; None: it is not known."""
-
-    def of_service(self, name: str) -> Json | None:
-        """See ``admin-api.md``: rates in one second, quantiles in seconds."""
-
-    def of_endpoint(self, key: EndpointKey) -> Json | None:
-        """Likewise."""
-
-
-class NoFigures:
-    """Nobody counts. Implements ``Figures``."""
-
-    def of_service(self, name: str) -> Json | None:
-        """None."""
-
-    def of_endpoint(self, key: EndpointKey) -> Json | None:
-        """None."""
-
-
 @dataclass(frozen=True, slots=True)
 class Inventory:
     """What there is at one moment."""
@@ -55,7 +34,10 @@ class Inventory:
     problems: Sequence[Problem]
     state_of: StateOf
     outage_of: OutageOf
-    figures: Figures
+    figures_of: Callable[[str], Json | None] = lambda _: None
+    """What a service does right now; None: it is not known."""
+    figures_at: Callable[[EndpointKey], Json | None] = lambda _: None
+    """The same of an endpoint."""
 
     def services(self) -> Pieces:
         """``{"services": [...]}``, by name: those that are published, and those that are not
@@ -91,6 +73,15 @@ class Inventory:
             ),
         )
 
+    def problems_found(self, troubles: Mapping[str, str]) -> Pieces:
+        """``{"problems": [...]}``: those of services, of certificates, and of providers that have
+        lost contact with their sources. ``troubles``: why, by the name of the provider."""
+        about = [
+            *((Problem("", why, fatal=True), provider) for provider, why in troubles.items()),
+            *((problem, "") for problem in self.problems),
+        ]
+        return _list("problems", (iter([_text(_problem(*each))]) for each in about))
+
     def _problems_of(self) -> Mapping[str, list[Problem]]:
         found: dict[str, list[Problem]] = {}
         for problem in self.problems:
@@ -115,7 +106,7 @@ class Inventory:
             row["context_root"] = service.context_root
             row["policy"] = policy_for(service).describe()
             row["state"] = service_state(specs, problems)
-            row["figures"] = self.figures.of_service(name)
+            row["figures"] = self.figures_of(name)
         yield _text(row)[:-1]
         yield ', "endpoints": ['
         numbers = () if service is None else service.numbers()
@@ -136,8 +127,17 @@ class Inventory:
             "state": self.state_of(service.name, spec),
             "why": "" if outage is None else outage.reason,
             "admin_state": spec.admin_state,
-            "figures": self.figures.of_endpoint(key),
+            "figures": self.figures_at(key),
         }
+
+
+def _problem(problem: Problem, provider: str) -> Json:
+    about = {
+        "service": problem.service,
+        "certificate": problem.certificate,
+        "provider": provider,
+    }
+    return about | problem_rows([problem])[0]
 
 
 def routes(table: RoutingTable) -> Pieces:

@@ -8,7 +8,7 @@ import logging
 import socket
 import time
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,23 +16,25 @@ from pathlib import Path
 from stickyproxy.admin import fleet
 from stickyproxy.admin.access import Access
 from stickyproxy.admin.application import make_app
+from stickyproxy.admin.figures import Figures
 from stickyproxy.admin.fleet import report_of
 from stickyproxy.admin.metrics import Metrics
 from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
-from stickyproxy.base.ledger import Ledger, added_up
 from stickyproxy.config.settings import Config
+from stickyproxy.control import effective
 from stickyproxy.control.checks import Checker
 from stickyproxy.control.controller import Controller
 from stickyproxy.control.orders import Orders
 from stickyproxy.control.questions import Explain, Questions
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
-from stickyproxy.dataplane.counters import LAYOUT
+from stickyproxy.dataplane.counters import ENDPOINT_LAYOUT, LAYOUT, Memory, counts_of
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.upstream.asking import Asker
 from stickyproxy.model.health import Outage
+from stickyproxy.model.metrics import Counts
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.routing.explain import explain
 from stickyproxy.routing.sessions import Remains
@@ -60,8 +62,10 @@ class App:
         self._grace_period = settings.proxy.grace_period
         self._stop = asyncio.Event()
         self._accepts = asyncio.Event()
-        ledger = None if settings.admin is None else Ledger(LAYOUT.width)
-        self._plane = DataPlane(plane_settings(settings), rebuilt=self._on_new_table, ledger=ledger)
+        self._memory = None if settings.admin is None else Memory()
+        self._plane = DataPlane(
+            plane_settings(settings), rebuilt=self._on_new_table, memory=self._memory
+        )
         self.proxy = self._plane.proxy
         self.passthrough = self._plane.passthrough
         self.registry = self._plane.registry
@@ -83,13 +87,14 @@ class App:
             troubles=self._sources.troubles,
             unready=self._unready,
             questions=Questions(lambda: self.proxy.table, explainer(settings)),
-            workers=lambda: Workers(wanted=1, accepting=self._accepts.is_set()),
+            workers=lambda: Workers(wanted=1, accepting=int(self._accepts.is_set())),
             outage_of=self._outage_of,
             remains_of=self._remains_of,
             checks=self._checker.problems,
+            config=lambda: effective.pieces(self.config),
         )
-        ledgers = () if ledger is None else (ledger,)
-        self._admin = admin_server(settings, view, self._sources.orders, ledgers)
+        counts = None if self._memory is None else self._counts
+        self._admin = admin_server(settings, view, self._sources.orders, counts)
         self.admin_address = ""
         """Of the admin listener, once it listens."""
 
@@ -166,6 +171,10 @@ class App:
 
     def _on_checks(self) -> None:
         self._plane.use_checks(frozenset(self._checker.outages))
+
+    async def _counts(self) -> Counts:
+        self._plane.add_up()
+        return counts_of(() if self._memory is None else (self._memory,))
 
     def _outage_of(self, key: EndpointKey) -> Outage | None:
         return self.outages.get(key)
@@ -281,13 +290,20 @@ def explainer(settings: Config) -> Explain:
 
 
 def admin_server(
-    settings: Config, view: ProxyView, orders: Orders, ledgers: Sequence[Ledger]
+    settings: Config,
+    view: ProxyView,
+    orders: Orders,
+    counts: Callable[[], Awaitable[Counts]] | None,
 ) -> ControlServer:
-    """What listens on the admin listener of a proxy. ``ledgers``: those that are counted in; there
-    is one for each process that forwards, or none at all."""
+    """What listens on the admin listener of a proxy. ``counts``: what was counted; None: nothing
+    is."""
     operator = settings.operator
     access = Access(settings.admin, operator.change_token, read_token=operator.read_token)
-    metrics = Metrics(LAYOUT, partial(added_up, ledgers), view) if ledgers else None
+    if counts is None:
+        return ControlServer(make_app(view, orders, access))
+    layouts, window = (LAYOUT, ENDPOINT_LAYOUT), settings.proxy.session_window
+    view = replace(view, figures=Figures(layouts, counts, window=window))
+    metrics = Metrics(layouts, counts, view, window=window)
     return ControlServer(make_app(view, orders, access, metrics))
 
 

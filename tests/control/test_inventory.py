@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stickyproxy.control import report
-from stickyproxy.control.inventory import Inventory, NoFigures, routes
+from stickyproxy.control.inventory import Inventory, routes
 from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey, EndpointSpec, ServiceSpec
@@ -28,14 +28,12 @@ OURS = Problem("lb", "joining a network failed: it is full")
 OLD = Problem("", "expires soon", certificate="/etc/a.pem")
 
 
-class SomeFigures:
-    """Implements ``Figures``."""
+def figures_of(name: str) -> report.Json | None:
+    return {"in_flight": 7} if name == "shop" else None
 
-    def of_service(self, name: str) -> report.Json | None:
-        return {"in_flight": 7} if name == "shop" else None
 
-    def of_endpoint(self, key: EndpointKey) -> report.Json | None:
-        return {"in_flight": 3} if key == ("shop", "t2") else None
+def figures_at(key: EndpointKey) -> report.Json | None:
+    return {"in_flight": 3} if key == ("shop", "t2") else None
 
 
 def inventory(*problems: Problem, services: Sequence[ServiceSpec] = (SHOP, BARE)) -> Inventory:
@@ -44,7 +42,8 @@ def inventory(*problems: Problem, services: Sequence[ServiceSpec] = (SHOP, BARE)
         problems,
         report.declared_state,
         {("shop", "t1"): Outage("it is slow", 1_800_000_000.0)}.get,
-        SomeFigures(),
+        figures_of,
+        figures_at,
     )
 
 
@@ -182,7 +181,3 @@ def test_routes() -> None:
         ("tls-only", []),
         ("passthrough", ["passed"]),
     ]
-
-
-def test_nobody_counts() -> None:
-    assert NoFigures().of_service("shop") is NoFigures().of_endpoint(("shop", "t1")) is None
