@@ -58,7 +58,10 @@ def add(commands: Commands) -> None:
         help=f"port of the live page (default: {DEMO_ADMIN_PORT}; any free one with --port 0)",
     )
     parser.add_argument(
-        "--replicas", type=partial(_count, 100), default=5, help="number of demo replicas (default: 5)"
+        "--replicas",
+        type=partial(_count, 100),
+        default=5,
+        help="number of demo replicas (default: 5)",
     )
     parser.add_argument(
         "--policy",
@@ -122,9 +125,7 @@ class Replicas:
 
     def __init__(self, count: int, *, sets_cookie: bool) -> None:
         self._options = [
-            DemoOptions.from_environ(
-                os.environ, instance=f"demo-{number}", sets_cookie=sets_cookie
-            )
+            DemoOptions.from_environ(os.environ, instance=f"demo-{number}", sets_cookie=sets_cookie)
             for number in range(1, count + 1)
         ]
         self._addresses: list[str] = []
@@ -175,7 +176,11 @@ class Replicas:
 def _typed_lines() -> asyncio.Queue[str]:
     """What is typed, line by line, until there is no more of it."""
     lines: asyncio.Queue[str] = asyncio.Queue()
-    put = partial(asyncio.get_running_loop().call_soon_threadsafe, lines.put_nowait)
+    loop = asyncio.get_running_loop()
+
+    def put(line: str) -> None:
+        loop.call_soon_threadsafe(lines.put_nowait, line)
+
     # In the background of a shell a read would stop the whole process; so it fails.
     signal.signal(signal.SIGTTIN, signal.SIG_IGN)
     # A thread, because a regular file cannot be waited for; a daemon, because nothing ends a read.
@@ -196,9 +201,7 @@ def _read(put: Callable[[str], object]) -> None:
         return
 
 
-def _demo_config(
-    port: int, admin_port: int, policy: str, addresses: Sequence[str]
-) -> Config:
+def _demo_config(port: int, admin_port: int, policy: str, addresses: Sequence[str]) -> Config:
     service = ServiceSpec(
         name="demo",
         hosts=(DEMO_HOST,),

@@ -3,7 +3,7 @@
     supervisor to worker   Begin; then, as things change: Publish, Unhealthy, Accept, ReopenLog; at
                            last Drain
     worker to supervisor   Applied after each of these, Accepting and Leaving; Down; Left; Moved;
-                           Told; Alive
+                           Happened; Alive
 
 Each message to a worker states how things are now, not what changed: repeating one does no
 harm, and a new worker is told what the old ones know.
@@ -58,9 +58,9 @@ class Begin:
     """Names of those that will publish."""
     shares: tuple[tuple[InheritedListener, ...], ...]
     """All shares of the listeners, since a worker may have to accept in place of another."""
-    ledger: int | None = None
-    """The descriptor of the memory in which it counts; None: it does not, and nobody asks for
-    events either."""
+    memory: tuple[int, int] | None = None
+    """The descriptors of the memory in which it counts; None: it does not, and nobody asks
+    for events either."""
     log_format: ProcessLogFormat = "text"
 
 
@@ -88,6 +88,13 @@ class Accept:
 @dataclass(frozen=True, slots=True)
 class ReopenLog:
     """The access log was rotated away: the count tells one time from another."""
+
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddUp:
+    """What was counted is asked for: the count tells one time from another."""
 
     times: int
 
@@ -141,7 +148,7 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Happened:
     """These events have happened here."""
 
     events: tuple[Event, ...]
@@ -158,6 +165,7 @@ Message = (
     | Unhealthy
     | Accept
     | ReopenLog
+    | AddUp
     | Drain
     | Applied
     | Accepting
@@ -165,7 +173,7 @@ Message = (
     | Down
     | Left
     | Moved
-    | Told
+    | Happened
     | Alive
 )
 

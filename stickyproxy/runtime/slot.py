@@ -29,10 +29,10 @@ from stickyproxy.runtime.channel import (
     Channel,
     Down,
     Drain,
+    Happened,
     Leaving,
     Left,
     Moved,
-    Told,
     encoded,
 )
 
@@ -179,8 +179,7 @@ class WorkerSlot:
         """A new process and the channel to it. Raises OSError."""
         ours, theirs = socket.socketpair()
         inherited = {each.descriptor for share in self._begin.shares for each in share}
-        if self._begin.ledger is not None:
-            inherited.add(self._begin.ledger)
+        inherited.update(self._begin.memory or ())
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "stickyproxy.runtime.worker", str(theirs.fileno())),
@@ -231,7 +230,7 @@ class WorkerSlot:
                     self.left = endpoints
                 case Moved(moves):
                     self._moved(moves)
-                case Told(events):
+                case Happened(events):
                     self._told(self.number, events)
 
     async def _watch(self) -> None:

@@ -17,8 +17,7 @@ import uvloop
 
 from stickyproxy.base import signals, standard_error
 from stickyproxy.base.errors import StickyproxyError
-from stickyproxy.base.ledger import Ledger
-from stickyproxy.dataplane.counters import LAYOUT
+from stickyproxy.dataplane.counters import Memory
 from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.model.events import Event
 from stickyproxy.runtime import logs
@@ -26,19 +25,20 @@ from stickyproxy.runtime.channel import (
     BEATS,
     Accept,
     Accepting,
+    AddUp,
     Alive,
     Applied,
     Begin,
     Channel,
     Down,
     Drain,
+    Happened,
     Leaving,
     Left,
     Message,
     Moved,
     Publish,
     ReopenLog,
-    Told,
     Unhealthy,
 )
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
@@ -65,7 +65,7 @@ class Worker:
             tells_problems=False,  # the supervisor does
             tries_newcomers=begin.number == 1,
             health_changed=self._on_health_changed,
-            ledger=None if begin.ledger is None else Ledger(LAYOUT.width, begin.ledger),
+            memory=None if begin.memory is None else Memory(begin.memory),
         )
         inherited = {each.descriptor for share in begin.shares for each in share}
         self._sockets = {fd: socket.socket(fileno=fd) for fd in inherited}
@@ -84,7 +84,7 @@ class Worker:
         """What the supervisor has not been told yet."""
         self._passing_on: asyncio.TimerHandle | None = None
         self._events = Telling(
-            None if begin.ledger is None else self._on_event,
+            None if begin.memory is None else self._on_event,
             self._plane.take_moves,
             lambda moves: channel.send(Moved(moves)),
         )
@@ -156,6 +156,8 @@ class Worker:
                 self._channel.send(Accepting())
             case ReopenLog():
                 self._reopen_log()
+            case AddUp():
+                self._plane.add_up()
             case Drain(grace, patience):
                 self._grace, self._patience = grace, patience
                 self._stop.set()
@@ -177,7 +179,7 @@ class Worker:
 
     def _pass_events_on(self) -> None:
         self._passing_on = None
-        self._channel.send(Told(tuple(self._happened)))
+        self._channel.send(Happened(tuple(self._happened)))
         self._happened.clear()
 
     def _reopen_log(self) -> None:

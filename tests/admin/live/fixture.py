@@ -83,12 +83,13 @@ class Fixture:
     def __init__(self, services: list[Json] | None = None) -> None:
         self.services = [service()] if services is None else services
         self.problems: list[Json] = []
-        self.read_token = self.change_token = ""
+        self.read_token = self.change_token = self.refusal = ""
         self.orders: list[tuple[str, str]] = []
         self.looks = 0
         self.on_look: Callable[[], None] = lambda: None
         self.port = 0
         self._number = 0
+        self._news = asyncio.Event()
         self._streams: set[asyncio.Queue[bytes]] = set()
         self._runner: web.AppRunner | None = None
 
@@ -106,7 +107,9 @@ class Fixture:
         app.router.add_get("/v1/problems", self._problems)
         app.router.add_get("/v1/events", self._events)
         app.router.add_post("/v1/admin_state", self._order)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True
+        )
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
         self.port = self._runner.addresses[0][1]
@@ -126,6 +129,13 @@ class Fixture:
         for stream in self._streams:
             stream.put_nowait(block.encode())
 
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until it holds. Raises TimeoutError if that takes far too long."""
+        async with asyncio.timeout(30):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
     @property
     def streams(self) -> int:
         """How many are open."""
@@ -142,6 +152,7 @@ class Fixture:
             return refused
         self.looks += 1
         self.on_look()
+        self._news.set()
         return web.json_response({"services": self.services})
 
     async def _status(self, request: web.Request) -> web.Response:
@@ -164,16 +175,20 @@ class Fixture:
         await response.prepare(request)
         queue: asyncio.Queue[bytes] = asyncio.Queue()
         self._streams.add(queue)
+        self._news.set()
         try:
             while block := await queue.get():
                 await response.write(block)
         finally:
             self._streams.discard(queue)
+            self._news.set()
         return response
 
     async def _order(self, request: web.Request) -> web.Response:
         if refused := self._refusal(request, self.change_token):
             return refused
+        if self.refusal:
+            return web.json_response({"error": self.refusal}, status=409)
         asked = await request.json()
         target, state = asked["target"], asked["admin_state"]
         self.orders.append((target, state))
@@ -190,14 +205,15 @@ class Fixture:
 
 def many(count: int, each: int = 6) -> list[Json]:
     """So many services, with so many endpoints each."""
-    return [
-        service(
-            f"service-{number}",
-            *(endpoint(at, address=f"10.{number // 250}.{number % 250}.{at}:80", id=f"e{number}-{at}")
-              for at in range(1, each + 1)),
-        )
-        for number in range(1, count + 1)
-    ]  # fmt: skip
+    found = []
+    for number in range(1, count + 1):
+        subnet = f"10.{number // 250}.{number % 250}"
+        rows = [
+            endpoint(at, address=f"{subnet}.{at}:80", id=f"e{number}-{at}")
+            for at in range(1, each + 1)
+        ]
+        found.append(service(f"service-{number}", *rows))
+    return found
 
 
 def stir(services: list[Json]) -> None:
@@ -207,7 +223,9 @@ def stir(services: list[Json]) -> None:
         for each in row["endpoints"]:
             figures = each["figures"]
             figures["sessions"] = max(0, figures["sessions"] + random.randint(-3, 4))
-            figures["requests_per_second"] = round(figures["sessions"] * random.uniform(0.3, 0.5), 1)
+            figures["requests_per_second"] = round(
+                figures["sessions"] * random.uniform(0.3, 0.5), 1
+            )
             figures["in_flight"] = random.randint(0, 9)
             total += figures["sessions"]
         figures = row["figures"]
@@ -216,7 +234,11 @@ def stir(services: list[Json]) -> None:
         figures["p50"] = random.uniform(0.002, 0.003)
         figures["p99"] = random.uniform(0.012, 0.03)
         figures["in_flight"] = sum(each["figures"]["in_flight"] for each in row["endpoints"])
-        figures["affinity"] = {"pinned": rate * 0.9, "new": rate * 0.07, "repinned-down": rate * 0.03}
+        figures["affinity"] = {
+            "pinned": rate * 0.9,
+            "new": rate * 0.07,
+            "repinned-down": rate * 0.03,
+        }
 
 
 def _shop() -> list[Json]:
@@ -244,9 +266,12 @@ async def _main(count: int, port: int) -> None:
     print(fixture.url, flush=True)
     while True:
         await asyncio.sleep(3)
-        fixture.tell("shop/2 (10.0.1.2:80) is down: check of /health: status 503", "endpoint ejected")
+        fixture.tell(
+            "shop/2 (10.0.1.2:80) is down: check of /health: status 503", "endpoint ejected"
+        )
         fixture.tell("shop/2 (10.0.1.2:80) is back", "endpoint back")
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(*map(int, (*sys.argv[1:], 0, 0)[:2])))
+    _count, _port = (int(each) for each in (*sys.argv[1:], "0", "0")[:2])
+    asyncio.run(_main(_count, _port))
