@@ -13,10 +13,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from stickyproxy.admin import upkeep
+from stickyproxy.admin import fleet
 from stickyproxy.admin.access import Access
 from stickyproxy.admin.application import make_app
 from stickyproxy.admin.figures import Figures
+from stickyproxy.admin.fleet import report_of
 from stickyproxy.admin.metrics import Metrics
 from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import build_info, signals
@@ -73,9 +74,14 @@ class App:
         self._listeners = Listeners()
         self._succession = Succession(settings)
         self._sources = Sources(
-            settings, file, self.registry.publish, self._settled, review=self.registry.review
+            settings,
+            file,
+            self.registry.publish,
+            self._settled,
+            review=self.registry.review,
+            report=self._report,
         )
-        view = ProxyView(
+        view = self._view = ProxyView(
             registry=self.registry,
             proxy=self.proxy,
             troubles=self._sources.troubles,
@@ -177,6 +183,9 @@ class App:
     def _remains_of(self, key: EndpointKey) -> Remains | None:
         return self._plane.remains().get(key)
 
+    async def _report(self, *, services: bool) -> bytes:
+        return await report_of(self._view, services=services)
+
     async def _settled(self) -> None:
         """What was published is in force at once, but nobody sees it before connections are
         accepted."""
@@ -237,7 +246,8 @@ class ControllerApp:
 
         app = self._controller.make_app()
         access = Access(self._address, settings.controller.token, reading=True)
-        upkeep.add_routes(app, self.orders, access, None)
+        controller = self._controller
+        fleet.add_routes(app, controller.fleet, self.orders, access, controller.snapshots)
         self._server = ControlServer(app, server_context(settings.controller.token))
         self._stop = asyncio.Event()
 

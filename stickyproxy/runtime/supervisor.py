@@ -23,6 +23,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from stickyproxy.admin.fleet import report_of
 from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import signals
 from stickyproxy.base.errors import StickyproxyError
@@ -121,12 +122,17 @@ class Supervisor:
         self._upstreams = make_upstreams(plane, Turns(), Descriptors())
         self._checker = Checker(partial(Asker, self._upstreams), self._on_checks)
         self._sources = Sources(
-            settings, file, self._publish, self._in_step, review=self.registry.review
+            settings,
+            file,
+            self._publish,
+            self._in_step,
+            review=self.registry.review,
+            report=self._report,
         )
         counting = settings.admin is not None
         self._memories = [Memory() for _ in range(workers)] if counting else []
         """One for each slot, which all its workers go on with; none: nobody asks."""
-        view = ProxyView(
+        view = self._view = ProxyView(
             registry=self.registry,
             proxy=shown,
             troubles=self._sources.troubles,
@@ -356,6 +362,10 @@ class Supervisor:
         found = [slot.left.get(key) for slot in self._slots if slot.accepting]
         told = [each for each in found if each is not None]
         return merged(told) if told and len(told) == len(found) else None
+
+    async def _report(self, *, services: bool) -> bytes:
+        await self._in_step()  # or what is left under an earlier order would be told
+        return await report_of(self._view, services=services)
 
     async def _in_step(self) -> None:
         """Wait until all workers have done what they were told; at the start, until they accept
