@@ -86,6 +86,7 @@ class App:
             registry=self.registry,
             proxy=self.proxy,
             troubles=self._sources.troubles,
+            confirmed=self._sources.confirmed,
             unready=self._unready,
             questions=Questions(lambda: self.proxy.table, explainer(settings)),
             workers=lambda: Workers(wanted=1, accepting=int(self._accepts.is_set())),

@@ -138,6 +138,7 @@ class Supervisor:
             registry=self.registry,
             proxy=shown,
             troubles=self._sources.troubles,
+            confirmed=self._sources.confirmed,
             unready=self._unready,
             questions=Questions(self._table_of_workers, explainer(settings)),
             workers=self._count_workers,
