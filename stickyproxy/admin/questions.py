@@ -9,11 +9,13 @@ Both change nothing. ``control/questions.py`` says what is asked and answered.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from aiohttp import web
 
 from stickyproxy.admin.answers import as_json, error
 from stickyproxy.control.questions import Questions
+from stickyproxy.control.report import Json
 
 
 def add_routes(app: web.Application, questions: Questions) -> None:
@@ -26,22 +28,28 @@ def add_routes(app: web.Application, questions: Questions) -> None:
 class _Answers:
     def __init__(self, questions: Questions) -> None:
         self._questions = questions
-        self._one_at_a_time = asyncio.Lock()
+        self._explains, self._simulates = asyncio.Lock(), asyncio.Lock()
 
     async def explain(self, request: web.Request) -> web.Response:
-        try:
-            return as_json(self._questions.explain(await _asked(request)))
-        except ValueError as wrong:
-            return error(400, str(wrong))
+        return await _answered(self._questions.explanation, self._explains, request)
 
     async def simulate(self, request: web.Request) -> web.Response:
-        """An answer takes so long that requests would wait for it."""
-        try:
-            prepared = self._questions.simulation(await _asked(request))
-        except ValueError as wrong:
-            return error(400, str(wrong))
-        async with self._one_at_a_time:
-            return as_json(await asyncio.to_thread(prepared))
+        return await _answered(self._questions.simulation, self._simulates, request)
+
+
+async def _answered(
+    prepare: Callable[[object], Callable[[], Json]],
+    one_at_a_time: asyncio.Lock,
+    request: web.Request,
+) -> web.Response:
+    """An answer is prepared here, where the table is, and given in a thread, because that may take
+    so long that requests would wait for it."""
+    try:
+        prepared = prepare(await _asked(request))
+    except ValueError as wrong:
+        return error(400, str(wrong))
+    async with one_at_a_time:
+        return as_json(await asyncio.to_thread(prepared))
 
 
 async def _asked(request: web.Request) -> object:

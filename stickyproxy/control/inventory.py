@@ -69,7 +69,7 @@ class Inventory:
                 iter([_text({"service": service.name} | self._endpoint(service, number, spec))])
                 for snapshot in self.snapshots
                 for service in snapshot.services
-                for number, spec in enumerate(service.endpoints, 1)
+                for number, spec in zip(service.numbers(), service.endpoints, strict=True)
             ),
         )
 
@@ -109,9 +109,10 @@ class Inventory:
             row["figures"] = self.figures_of(name)
         yield _text(row)[:-1]
         yield ', "endpoints": ['
-        for number, spec in enumerate(specs, 1):
+        numbers = () if service is None else service.numbers()
+        for place, (number, spec) in enumerate(zip(numbers, specs, strict=True)):
             assert service is not None
-            yield ", " * (number > 1) + _text(self._endpoint(service, number, spec))
+            yield ", " * (place > 0) + _text(self._endpoint(service, number, spec))
         yield "]}"
 
     def _endpoint(self, service: ServiceSpec, number: int, spec: EndpointSpec) -> Json:
