@@ -15,6 +15,7 @@ import sys
 import termios
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,8 +105,7 @@ async def in_terminal(
         stdout=terminal.other,
         stderr=terminal.other,
         env=environ | {"TERM": term},
-        start_new_session=True,
-        preexec_fn=_take_terminal,
+        preexec_fn=partial(_take, terminal.other),
     )
     try:
         yield terminal, process
@@ -118,9 +118,10 @@ async def in_terminal(
         os.close(terminal.fd)
 
 
-def _take_terminal() -> None:
+def _take(terminal: int) -> None:
     """Let it be the controlling terminal, so that Ctrl-C and a new size are signals."""
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    os.setsid()
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
 
 async def ended(process: asyncio.subprocess.Process) -> int:
