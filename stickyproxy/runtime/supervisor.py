@@ -46,7 +46,7 @@ from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.endpoint import EndpointState
 from stickyproxy.routing.sessions import Remains, merged
 from stickyproxy.routing.table import RoutingTable
-from stickyproxy.runtime.app import App, admin_server, explainer, plane_settings
+from stickyproxy.runtime.app import App, admin_server, explainer, figures, plane_settings
 from stickyproxy.runtime.channel import (
     Accept,
     AddUp,
@@ -132,6 +132,7 @@ class Supervisor:
         counting = settings.admin is not None
         self._memories = [Memory() for _ in range(workers)] if counting else []
         """One for each slot, which all its workers go on with; none: nobody asks."""
+        counts = self._counts if counting else None
         view = self._view = ProxyView(
             registry=self.registry,
             proxy=shown,
@@ -144,10 +145,9 @@ class Supervisor:
             remains_of=self._remains_of,
             checks=self._checker.problems,
             config=lambda: effective.pieces(self.config),
+            figures=figures(settings, counts),
         )
-        self._admin = admin_server(
-            settings, view, self._sources.orders, self._counts if counting else None
-        )
+        self._admin = admin_server(settings, view, self._sources.orders, counts)
         self.admin_address = ""
         """Of the admin listener, once it listens."""
         self._listeners = Listeners()
