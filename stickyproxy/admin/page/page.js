@@ -199,6 +199,16 @@ async function asked(path, options = {}) {
   throw new Refused(answer.status, sentence);
 }
 
+/** The same; null where there is no such thing: a controller has the services alone. */
+async function askedIfThere(path) {
+  try {
+    return await asked(path);
+  } catch (error) {
+    if (error.status === 404) return null;
+    throw error;
+  }
+}
+
 // --- an endpoint ----------------------------------------------------------------------------------
 
 class EndpointRow {
@@ -440,6 +450,10 @@ function showProblems(list, problems, withService) {
     }
     return node;
   }));
+}
+
+function problemsOf(found) {
+  return found.flatMap((row) => row.problems.map((each) => ({ service: row.name, ...each })));
 }
 
 function subjectOf(problem) {
@@ -959,8 +973,8 @@ async function lookNow() {
   try {
     const [found, problems, status] = await Promise.all([
       asked("v1/services"),
-      asked("v1/problems"),
-      turn % 3 === 0 ? asked("v1/status") : null,
+      askedIfThere("v1/problems"),
+      turn % 3 === 0 ? askedIfThere("v1/status") : null,
     ]).catch((error) => {
       isLost(error);
       return [];
@@ -969,7 +983,7 @@ async function lookNow() {
       turn += 1;
       takeServices(found.services);
       takeSums(found.services);
-      takeProblems(problems.problems);
+      takeProblems(problems?.problems ?? problemsOf(found.services));
       if (status) takeStatus(status);
       isLive();
     }
