@@ -15,9 +15,10 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator
 from operator import add
+
+from stickyproxy.base.memory import anonymous
 
 ROWS = 8192
 NAME = 248
@@ -42,7 +43,9 @@ class Ledger:
         self.width = width
         self._stride = _HEAD + 8 * width
         size = self._stride * ROWS
-        self.descriptor = _memory(size) if descriptor is None else descriptor
+        if descriptor is None:
+            descriptor = anonymous("stickyproxy counters", size)
+        self.descriptor = descriptor
         """To be inherited by the process that counts."""
         self._bytes = memoryview(mmap.mmap(self.descriptor, size))
         self._rows: dict[str, Cells] = {}
@@ -94,18 +97,6 @@ class Ledger:
             cells = self._bytes[start + _HEAD : start + self._stride].cast("Q")
             self._rows[name] = cells
             self._found += 1
-
-
-def _memory(size: int) -> int:
-    """The descriptor of a file that has no name and takes no space before it is written to. Raises
-    OSError."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("stickyproxy counters")
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.truncate(descriptor, size)
-    return descriptor
 
 
 def added_up(ledgers: Iterable[Ledger]) -> dict[str, list[int]]:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from stickyproxy.base.addresses import Address
-from stickyproxy.config import pages, pem, values
+from stickyproxy.config import admitting, pages, pem, values
 from stickyproxy.config.options import ClientCertificates, ServerName, ServiceOptions, Timeout
 from stickyproxy.config.settings import (
     ADMIN_ADDRESS,
@@ -123,6 +123,9 @@ class _ProxyTable(_Table):
     max_head: Annotated[StrictInt, Field(ge=4096, le=1 << 20)] = _PROXY.max_head
     max_head_line: Annotated[StrictInt, Field(ge=1024, le=65536)] = _PROXY.max_head_line
     max_headers: Annotated[StrictInt, Field(ge=16, le=4096)] = _PROXY.max_headers
+    max_connections: Annotated[StrictInt, Field(ge=1, le=10**7)] | None = None
+    max_connections_per_client: Annotated[StrictInt, Field(ge=1, le=10**7)] | None = None
+    reason_for: tuple[Annotated[Network, PlainValidator(admitting.network)], ...] = ()
 
     @field_validator("secret_file")
     @classmethod
@@ -167,6 +170,9 @@ class _ProxyTable(_Table):
             max_head=self.max_head,
             max_head_line=self.max_head_line,
             max_headers=self.max_headers,
+            max_connections=self.max_connections,
+            max_connections_per_client=self.max_connections_per_client,
+            reason_for=self.reason_for,
         )
 
 

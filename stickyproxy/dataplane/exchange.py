@@ -32,6 +32,7 @@ from stickyproxy.dataplane.compression import CompressingRelay, Encoders, coding
 from stickyproxy.dataplane.downstream.ports import ClientStream
 from stickyproxy.dataplane.hashing import Hashing
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
+from stickyproxy.dataplane.reasons import reason_edit, reason_of
 from stickyproxy.dataplane.relay import EditingRelay, Relay
 from stickyproxy.dataplane.replies import REASONS, Reply
 from stickyproxy.dataplane.retry import Attempted, Failures, Verdict, decide
@@ -94,6 +95,9 @@ class Proxy:
         """Called once for every request that has ended; None: there is no observer."""
         self.hashing = Hashing()
         self.encoders = Encoders()
+        self.confides_in: Callable[[str], bool] | None = None
+        """Whether a client with this address is told why it reached its endpoint; None: nobody
+        is."""
         self._logged: dict[str, int] = {}
 
     def log_failure(self, service: str, error: Exception) -> None:
@@ -448,6 +452,9 @@ class Exchange:
         failures, info = self.failures, self._proxy.info
         attempts = failures.attempts if failures else ()
         edit = route.secure_response_edit if request.secure else route.response_edit
+        confides_in = self._proxy.confides_in
+        if confides_in is not None and confides_in(request.client_address):
+            edit = reason_edit(pick, edit)
         if route.compression:
             relay: Relay = CompressingRelay(
                 *(self, request, pick, info, attempts),
@@ -607,6 +614,8 @@ class Exchange:
             fields += (b"x-request-id: " + (request.id if request else self.id), info)
             if self.failures is not None:
                 fields.append(upstream_lines(self.failures.attempts))
+        if self._proxy.confides_in is not None:
+            fields += self._confidence(self._proxy.confides_in)
         bodiless = stream.method == "HEAD"
         length = 0 if bodiless else len(body)
         stream.send_head(reply.status, REASONS[reply.status], fields, length, last=reply.last)
@@ -614,6 +623,11 @@ class Exchange:
             stream.send_data(body)
         self._finish(reply.outcome)
         stream.end()
+
+    def _confidence(self, confides_in: Callable[[str], bool]) -> Iterator[bytes]:
+        request, pick = self.request, self.pick
+        if request is not None and pick is not None and confides_in(request.client_address):
+            yield b"x-sticky-reason: " + reason_of(pick).encode()
 
     def _cut(self, outcome: Outcome) -> None:
         self._finish(outcome)

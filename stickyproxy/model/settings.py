@@ -64,6 +64,12 @@ class ProxySettings:
     max_head_line: int = 8190
     """Bytes of a request line and of one header field."""
     max_headers: int = 128
+    max_connections: int | None = None
+    """Of clients, in all workers together; None: as many as come."""
+    max_connections_per_client: int | None = None
+    """Of each client address."""
+    reason_for: tuple[Network, ...] = ()
+    """Clients that are told why they reached the endpoint that they did."""
 
 
 @dataclass(frozen=True, slots=True)

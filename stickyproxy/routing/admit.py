@@ -1,7 +1,7 @@
 """What requests must fulfil before they are forwarded, compiled of what services ask for.
 
     Admit       all of it, for one route; None where there is nothing
-    AddressCheck, RateLimit
+    AddressCheck, RateLimit, SharedRateLimit
                 one condition each: a check is asked once for every request
     Denial     what a check says to a request that does not fulfil it
 
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from stickyproxy.base.commons import Buckets
 from stickyproxy.base.hashing import address_key
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.terms import Rate, Terms
@@ -64,6 +65,39 @@ class AddressCheck:
         return self._allowed is None or self._allowed.trusts(address)
 
 
+class SharedRateLimit:
+    """A token bucket for each client address (IPv6: each /64), in all workers of a proxy. As
+    ``RateLimit``, with moments in memory that they share."""
+
+    def __init__(
+        self,
+        service: str,
+        rate: Rate,
+        buckets: Buckets,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``clock``: in seconds, the same in all of them."""
+        self._who = f"{service} {rate.requests}/{rate.seconds} ".encode()
+        self._buckets = buckets
+        self._clock = clock
+        self._interval = max(1, 1_000_000 * rate.seconds // rate.requests)
+        self._tolerance = self._interval * (rate.burst - 1)
+
+    def __call__(self, request: Request) -> Denial | None:
+        who, now = self._who + address_key(request.client_address), int(self._clock() * 1e6)
+        place, full_at = self._buckets.get(who)
+        full_at = max(full_at, now)
+        if (wait := full_at - now - self._tolerance) > 0:
+            return _too_many(wait / 1e6)
+        self._buckets.put(place, who, full_at + self._interval)
+        return None
+
+
+def _too_many(wait: float) -> Denial:
+    """``wait``: seconds until there is room."""
+    return Denial(429, "too many requests from this address", math.ceil(wait))
+
+
 class RateLimit:
     """A token bucket for each client address (IPv6: each /64), in one process.
 
@@ -88,8 +122,7 @@ class RateLimit:
         client, now = address_key(request.client_address), self._clock()
         full_at = max(self._full_at.get(client, now), now)
         if full_at - now > self._tolerance + 1e-9:
-            wait = full_at - now - self._tolerance
-            return Denial(429, "too many requests from this address", math.ceil(wait))
+            return _too_many(full_at - now - self._tolerance)
         self._full_at[client] = full_at + self._interval
         self._full_at.move_to_end(client)
         if len(self._full_at) > self._most_clients:
@@ -100,18 +133,23 @@ class RateLimit:
         return len(self._full_at)
 
 
-Limiters = Mapping[tuple[str, Rate], RateLimit]
+Limiters = Mapping[tuple[str, Rate], RateLimit | SharedRateLimit]
 """Those of a cluster, by service and rate."""
 
 
-def limiters(services: Sequence[ServiceSpec], previous: Limiters) -> Limiters:
-    """``previous``: of the cluster that is replaced."""
+def limiters(
+    services: Sequence[ServiceSpec], previous: Limiters, buckets: Buckets | None = None
+) -> Limiters:
+    """``previous``: of the cluster that is replaced. ``buckets``: what the workers of this proxy
+    share; None: it is one process."""
     keys = [
         (service.name, service.terms.rate)
         for service in services
         if service.terms is not None and service.terms.rate is not None
     ]
-    return {key: previous.get(key) or RateLimit(key[1]) for key in keys}
+    if buckets is None:
+        return {key: previous.get(key) or RateLimit(key[1]) for key in keys}
+    return {key: SharedRateLimit(*key, buckets) for key in keys}
 
 
 class Admit:

@@ -57,6 +57,10 @@ class Begin:
     """All shares of the listeners, since a worker may have to accept in place of another."""
     ledger: int | None = None
     """The descriptor of the memory in which it counts; None: it does not."""
+    commons: int | None = None
+    """The descriptor of the memory that all workers share; None: it is alone."""
+    workers: int = 1
+    """How many there are to be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol
 
+from stickyproxy.base.commons import Commons
 from stickyproxy.base.ledger import Ledger
 from stickyproxy.connector.wire import DIRECTORY
 from stickyproxy.control.health import Health
@@ -25,6 +26,7 @@ from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.accept import Server
 from stickyproxy.dataplane.downstream.certificates import Certificates
 from stickyproxy.dataplane.downstream.heads import Limits
+from stickyproxy.dataplane.downstream.limits import ConnectionLimits
 from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.dataplane.downstream.server import ClientServer
 from stickyproxy.dataplane.exchange import Exchange, Proxy
@@ -86,11 +88,12 @@ class DataPlane:
         health_changed: Callable[[], None] = lambda: None,
         rebuilt: Callable[[], None] = lambda: None,
         ledger: Ledger | None = None,
+        commons: Commons | None = None,
     ) -> None:
         """``tries_newcomers``: if the settings ask for it. ``health_changed`` is called when
         ``outages`` or ``silent`` changes, ``rebuilt`` when there is a new table. ``ledger``: what
-        is counted goes there; None: nothing is. Raises ListenError if the access log cannot be
-        opened."""
+        is counted goes there; None: nothing is. ``commons``: what the workers of a proxy share;
+        None: it is one process. Raises ListenError if the access log cannot be opened."""
         self._rebuilt = rebuilt
         self._emptying: tuple[Endpoint, ...] = ()
         """The endpoints that an operator wants to be empty."""
@@ -99,6 +102,9 @@ class DataPlane:
         turns, descriptors = Turns(), Descriptors()
         self.upstreams = make_upstreams(settings, turns, descriptors)
         self.proxy = Proxy(info=settings.info)
+        if proxy.reason_for:
+            confidants = TrustedProxies(proxy.reason_for)
+            self.proxy.confides_in = lru_cache(4096)(confidants.trusts)
         logs = None if self._access_log is None else self._access_log.write
         counters = self._counters = None if ledger is None else Counters(ledger)
         self._noting: asyncio.TimerHandle | None = None
@@ -123,6 +129,7 @@ class DataPlane:
             has_tls=settings.has_tls,
             clear_only=settings.clear_only,
             rebuilt=self._on_new_table,
+            buckets=None if commons is None else commons.buckets,
         )
         trusted_proxies = TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix)
         self._clients = ClientServer(
@@ -148,6 +155,7 @@ class DataPlane:
             certificates=certificates,
             trusted_proxies=trusted_proxies,
             handshake_timeout=proxy.handshake_timeout,
+            limits=_connection_limits(proxy, trusted_proxies, commons),
         )
         self.server.passthrough = self.passthrough.claim
         if counters is not None:
@@ -273,6 +281,19 @@ def _https_port(listeners: Iterable[Listener]) -> int:
         if listener.spec.tls is not None and listener.spec.address.path is None
     ]
     return 443 if 443 in ports or not ports else ports[0]
+
+
+def _connection_limits(
+    settings: ProxySettings, trusted_proxies: TrustedProxies, commons: Commons | None
+) -> ConnectionLimits | None:
+    """None: there is none."""
+    in_all, per_client = settings.max_connections, settings.max_connections_per_client
+    if in_all is None and per_client is None:
+        return None
+    headcount = None if commons is None else commons.headcount
+    return ConnectionLimits(
+        trusted_proxies, in_all=in_all, per_client=per_client, headcount=headcount
+    )
 
 
 def _limits(settings: ProxySettings) -> Limits:

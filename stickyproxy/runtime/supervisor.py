@@ -27,6 +27,7 @@ from stickyproxy.admin import pages, upkeep
 from stickyproxy.admin.access import Access
 from stickyproxy.admin.metrics import Metrics, Workers
 from stickyproxy.base import signals
+from stickyproxy.base.commons import Commons
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.base.ledger import Ledger, added_up
 from stickyproxy.config.settings import Config
@@ -124,6 +125,7 @@ class Supervisor:
         counting = settings.admin is not None
         self._ledgers = [Ledger(LAYOUT.width) for _ in range(workers)] if counting else []
         """One for each slot, which all its workers go on with; none: nobody asks."""
+        self._commons = Commons(workers)
         metrics = Metrics(
             LAYOUT,
             partial(added_up, self._ledgers),
@@ -211,6 +213,7 @@ class Supervisor:
         await self._admin.stop()
         while self._ledgers:
             self._ledgers.pop().close()
+        self._commons.close()
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT end ``run_until_signalled``, a second one the processes; SIGHUP
@@ -242,6 +245,8 @@ class Supervisor:
                 plane.providers,
                 shares,
                 self._ledgers[number - 1].descriptor if self._ledgers else None,
+                self._commons.descriptor,
+                self._workers,
             )
             slot = WorkerSlot(begin, self._share_out)
             self._slots.append(slot)

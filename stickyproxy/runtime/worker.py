@@ -16,6 +16,7 @@ import sys
 import uvloop
 
 from stickyproxy.base import signals, standard_error
+from stickyproxy.base.commons import Commons
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.base.ledger import Ledger
 from stickyproxy.dataplane.counters import LAYOUT
@@ -61,6 +62,11 @@ class Worker:
             tries_newcomers=begin.number == 1,
             health_changed=self._on_health_changed,
             ledger=None if begin.ledger is None else Ledger(LAYOUT.width, begin.ledger),
+            commons=(
+                None
+                if begin.commons is None
+                else Commons(begin.workers, begin.commons, begin.number)
+            ),
         )
         inherited = {each.descriptor for share in begin.shares for each in share}
         self._sockets = {fd: socket.socket(fileno=fd) for fd in inherited}
