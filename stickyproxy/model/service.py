@@ -6,7 +6,7 @@ can travel to another process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol, get_args
 
@@ -70,6 +70,18 @@ class EndpointSpec:
     """What an operator wants of it."""
     node: str = ""
     """The name of the machine that it runs on; empty: it is not known."""
+    slot: str = ""
+    """The place in its service that it holds, and its successor will hold: a number for a replica
+    of a Swarm service, the node's id for a task of a global one, the ``id`` of a static endpoint;
+    empty: it has no successor."""
+
+    @property
+    def machine(self) -> str:
+        """What operators call the machine that it runs on: its name, or else its address; empty:
+        it is this one."""
+        if self.node or self.address.startswith("unix:"):
+            return self.node
+        return self.address.rpartition(":")[0].strip("[]")
 
     def target(self, tls: UpstreamTls | None) -> Target:
         """Where connections to it go. ``tls``: of its service."""
@@ -152,6 +164,15 @@ class ServiceSpec:
         if wanted == endpoint.admin_state:
             return endpoint
         return replace(endpoint, admin_state=wanted)
+
+    def numbers(self) -> Sequence[int]:
+        """What its endpoints are called by operators, in their order: their slots if all have
+        numbers there, else their places in the list. Two have the same while one of them takes
+        the other's place."""
+        slots = [endpoint.slot for endpoint in self.endpoints]
+        if all(slot.isdecimal() for slot in slots):
+            return [int(slot) for slot in slots]
+        return range(1, len(slots) + 1)
 
 
 EndpointKey = tuple[str, str]

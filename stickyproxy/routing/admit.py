@@ -2,7 +2,8 @@
 
     Admit       all of it, for one route; None where there is nothing
     AddressCheck, RateLimit, SharedRateLimit
-                one condition each: a check is asked once for every request
+                one condition each: a check is asked once for every request, and may be asked
+                what it would say
     Denial     what a check says to a request that does not fulfil it
 
 What has to be remembered from one request to the next belongs to the cluster (``limiters``) and
@@ -17,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 from stickyproxy.base.commons import Buckets
 from stickyproxy.base.hashing import address_key
@@ -42,13 +44,27 @@ class Denial:
     """Seconds until it may."""
 
 
-Check = Callable[[Request], Denial | None]
+class Check(Protocol):
+    """One condition."""
+
+    option: str
+    """By which a service asks for it."""
+
+    def __call__(self, request: Request) -> Denial | None:
+        """None: the request fulfils it."""
+
+    def foresee(self, request: Request) -> Denial | None:
+        """What it would say. Nothing comes of that: no request is counted."""
+
+    def describe(self) -> str:
+        """What it takes, in a few words."""
 
 
 class AddressCheck:
     """Which client addresses may ask."""
 
     def __init__(self, terms: Terms) -> None:
+        self.option = "allow_from" if terms.allow_from else "deny_from"
         self._allowed = TrustedProxies(terms.allow_from) if terms.allow_from else None
         self._denied = TrustedProxies(terms.deny_from)
         self._admits = lru_cache(maxsize=4096)(self._look_up)
@@ -58,44 +74,17 @@ class AddressCheck:
             return None
         return Denial(403, "clients from this address are not allowed here")
 
+    foresee = __call__
+
+    def describe(self) -> str:
+        """See ``Check``."""
+        return "clients from this address are allowed here"
+
     def _look_up(self, address: str) -> bool:
         """A unix socket has no address: it is in no network."""
         if self._denied.trusts(address):
             return False
         return self._allowed is None or self._allowed.trusts(address)
-
-
-class SharedRateLimit:
-    """A token bucket for each client address (IPv6: each /64), in all workers of a proxy. As
-    ``RateLimit``, with moments in memory that they share."""
-
-    def __init__(
-        self,
-        service: str,
-        rate: Rate,
-        buckets: Buckets,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """``clock``: in seconds, the same in all of them."""
-        self._who = f"{service} {rate.requests}/{rate.seconds} ".encode()
-        self._buckets = buckets
-        self._clock = clock
-        self._interval = max(1, 1_000_000 * rate.seconds // rate.requests)
-        self._tolerance = self._interval * (rate.burst - 1)
-
-    def __call__(self, request: Request) -> Denial | None:
-        who, now = self._who + address_key(request.client_address), int(self._clock() * 1e6)
-        place, full_at = self._buckets.get(who)
-        full_at = max(full_at, now)
-        if (wait := full_at - now - self._tolerance) > 0:
-            return _too_many(wait / 1e6)
-        self._buckets.put(place, who, full_at + self._interval)
-        return None
-
-
-def _too_many(wait: float) -> Denial:
-    """``wait``: seconds until there is room."""
-    return Denial(429, "too many requests from this address", math.ceil(wait))
 
 
 class RateLimit:
@@ -112,6 +101,8 @@ class RateLimit:
         most_clients: int = MOST_CLIENTS,
     ) -> None:
         """``clock``: in seconds."""
+        self.option = "rate_limit"
+        self._rate = rate
         self._most_clients = most_clients
         self._clock = clock
         self._interval = rate.seconds / rate.requests
@@ -122,15 +113,78 @@ class RateLimit:
         client, now = address_key(request.client_address), self._clock()
         full_at = max(self._full_at.get(client, now), now)
         if full_at - now > self._tolerance + 1e-9:
-            return _too_many(full_at - now - self._tolerance)
+            return self._denial(full_at - now)
         self._full_at[client] = full_at + self._interval
         self._full_at.move_to_end(client)
         if len(self._full_at) > self._most_clients:
             self._full_at.popitem(last=False)
         return None
 
+    def foresee(self, request: Request) -> Denial | None:
+        """See ``Check``."""
+        now = self._clock()
+        until_full = self._full_at.get(address_key(request.client_address), now) - now
+        return self._denial(until_full) if until_full > self._tolerance + 1e-9 else None
+
+    def describe(self) -> str:
+        """See ``Check``."""
+        return _describe(self._rate)
+
+    def _denial(self, until_full: float) -> Denial:
+        """``until_full``: seconds until the bucket is."""
+        return _too_many(until_full - self._tolerance)
+
     def __len__(self) -> int:
         return len(self._full_at)
+
+
+class SharedRateLimit:
+    """The same in all workers of a proxy, with moments in memory that they share."""
+
+    def __init__(
+        self,
+        service: str,
+        rate: Rate,
+        buckets: Buckets,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``clock``: in seconds, the same in all of them."""
+        self.option = "rate_limit"
+        self._rate = rate
+        self._who = f"{service} {rate.requests}/{rate.seconds} ".encode()
+        self._buckets = buckets
+        self._clock = clock
+        self._interval = max(1, 1_000_000 * rate.seconds // rate.requests)
+        self._tolerance = self._interval * (rate.burst - 1)
+
+    def __call__(self, request: Request) -> Denial | None:
+        who, now = self._who + address_key(request.client_address), int(self._clock() * 1e6)
+        place, full_at = self._buckets.get(who)
+        full_at = max(full_at, now)
+        if (wait := full_at - now - self._tolerance) > 0:
+            return _too_many(wait / 1e6)
+        self._buckets.put(place, who, full_at + self._interval)
+        return None
+
+    def foresee(self, request: Request) -> Denial | None:
+        """See ``Check``."""
+        now = int(self._clock() * 1e6)
+        _, full_at = self._buckets.get(self._who + address_key(request.client_address))
+        wait = full_at - now - self._tolerance
+        return _too_many(wait / 1e6) if wait > 0 else None
+
+    def describe(self) -> str:
+        """See ``Check``."""
+        return _describe(self._rate)
+
+
+def _too_many(wait: float) -> Denial:
+    """``wait``: seconds until there is room."""
+    return Denial(429, "too many requests from this address", math.ceil(wait))
+
+
+def _describe(rate: Rate) -> str:
+    return f"{rate.requests} in {rate.seconds} s from an address, {rate.burst} at once"
 
 
 Limiters = Mapping[tuple[str, Rate], RateLimit | SharedRateLimit]

@@ -150,7 +150,7 @@ class SwarmReader:
         published = options.spec(name, endpoints)
         return _Found(
             published,
-            (*problems, *swarm.odd_addresses(name, way, tasks)),
+            (*problems, *swarm.odd_addresses(name, way, tasks), *swarm.odd_nodes(name, tasks)),
             frozenset(networks - {""}),
             way.blocked,
             is_converging(service, tasks),

@@ -120,6 +120,17 @@ def _is_moving(task: Json) -> bool:
     return state not in _ENDED
 
 
+def slot_of(task: Json) -> str:
+    """The place that it takes in its service: a replica has a number, and a task of a global
+    service its node."""
+    return str(task.get("Slot") or task.get("NodeID", ""))
+
+
+def hostname_of(node: Json) -> str:
+    """What a node is called; empty: it is not known."""
+    return str((node.get("Description") or {}).get("Hostname", ""))
+
+
 def address_on(task: Json, network: str) -> str:
     for attachment in task.get("NetworksAttachments") or ():
         if attachment["Network"]["ID"] == network:
