@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -36,11 +37,18 @@ from stickyproxy.config.settings import (
 )
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec
-from stickyproxy.model.settings import AccessLogSettings, LogFormat, Network, ProxySettings
+from stickyproxy.model.settings import (
+    AccessLogSettings,
+    LogFormat,
+    Network,
+    ProxySettings,
+    TracingSettings,
+)
 from stickyproxy.model.tls import ClientAuth, ListenerTls, UpstreamTls
 
 _PROXY = ProxySettings()
 _ACCESS_LOG = AccessLogSettings()
+_TRACING = TracingSettings()
 _ENGINE = EngineSettings()
 _SWARM = SwarmSettings()
 
@@ -179,6 +187,15 @@ class _ProxyTable(_Table):
 class _AccessLogTable(_Table):
     format: LogFormat = _ACCESS_LOG.format
     path: Annotated[str, PlainValidator(values.log_path)] = _ACCESS_LOG.path
+
+
+class _TracingTable(_Table):
+    endpoint: Annotated[str, PlainValidator(values.collector)] = _TRACING.endpoint
+    sample: Annotated[float, PlainValidator(values.fraction)] = _TRACING.sample
+    service_name: Annotated[str, PlainValidator(values.service_name)] = _TRACING.service_name
+
+    def settings(self) -> TracingSettings:
+        return TracingSettings(self.endpoint, self.sample, self.service_name)
 
 
 class _CertificateTable(_Table):
@@ -443,6 +460,7 @@ class Document(_Table):
     providers: _ProvidersTable = _ProvidersTable()
     controller: _ControllerTable | None = None
     acme: _AcmeTable | None = None
+    tracing: _TracingTable | None = None
 
     @field_validator("acme")
     @classmethod
@@ -475,7 +493,10 @@ class Document(_Table):
         controller = self.controller
         return Config(
             listeners=listeners or Config().listeners,
-            proxy=self.proxy.settings(),
+            proxy=replace(
+                self.proxy.settings(),
+                tracing=None if self.tracing is None else self.tracing.settings(),
+            ),
             access_log=AccessLogSettings(self.access_log.format, self.access_log.path),
             certificates=tuple(
                 CertificateFiles(table.cert, table.key, table.default)
@@ -506,6 +527,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "listeners": _ListenerTable,
     "proxy": _ProxyTable,
     "access_log": _AccessLogTable,
+    "tracing": _TracingTable,
     "services": _ServiceTable,
     "certificates": _CertificateTable,
     "services.tls": _UpstreamTlsTable,

@@ -36,6 +36,7 @@ from stickyproxy.dataplane.reasons import reason_edit, reason_of
 from stickyproxy.dataplane.relay import EditingRelay, Relay
 from stickyproxy.dataplane.replies import REASONS, Reply
 from stickyproxy.dataplane.retry import Attempted, Failures, Verdict, decide
+from stickyproxy.dataplane.tracing import Trace, Tracing
 from stickyproxy.dataplane.tunnel import UpgradeTunnel
 from stickyproxy.dataplane.upstream.connection import UpstreamConnection
 from stickyproxy.dataplane.upstream.pool import Pool
@@ -61,7 +62,7 @@ def _request_ids() -> Iterator[bytes]:
             yield block[start : start + 32]
 
 
-_next_request_id = _request_ids().__next__
+next_request_id = _request_ids().__next__
 
 
 Step = UpstreamConnection | Pool | Reply | BasicAuth | Slots
@@ -98,6 +99,8 @@ class Proxy:
         self.confides_in: Callable[[str], bool] | None = None
         """Whether a client with this address is told why it reached its endpoint; None: nobody
         is."""
+        self.tracing: Tracing | None = None
+        """None: what clients say of traces passes as it is."""
         self._logged: dict[str, int] = {}
 
     def log_failure(self, service: str, error: Exception) -> None:
@@ -137,6 +140,7 @@ class Exchange:
         "service",
         "started",
         "stream",
+        "trace",
         "tunnel",
     )
 
@@ -149,7 +153,7 @@ class Exchange:
         self._proxy = proxy
         self.stream = stream
         self.started = monotonic()
-        self.id = _next_request_id()
+        self.id = next_request_id()
         self.request: ClientRequest | None = None
         """None if it could not be parsed, or must not be forwarded."""
         self.service = ""
@@ -175,6 +179,8 @@ class Exchange:
         again."""
         self._body_at_hand = 0
         """Bytes of it that were sent together with its head."""
+        self.trace: Trace | None = None
+        """Where the request is in its trace; None: nobody asked."""
         self.tunnel: UpgradeTunnel | None = None
         """What took over after 101 Switching Protocols."""
         self.reply: Reply | None = None
@@ -474,6 +480,9 @@ class Exchange:
         target = route.rewritten(request.target) if route.rewrite else request.target
         if route.request_edit is not None:
             request.edit(route.request_edit)
+        if self._proxy.tracing is not None and self.trace is None:
+            trusted = self.stream.peer.trusted
+            self.trace = self._proxy.tracing.begin(request, trusted=trusted)
         head = request.upstream_head(target, self._strips)
         if request.length:
             self._send_with_body(upstream, head, relay, request.length)

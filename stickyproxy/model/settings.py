@@ -14,6 +14,17 @@ LogFormat = Literal["off", "text", "json"]
 
 
 @dataclass(frozen=True, slots=True)
+class TracingSettings:
+    """How requests are traced."""
+
+    endpoint: str = ""
+    """URL of a collector that takes OTLP over HTTP; empty: nothing is recorded."""
+    sample: float = 1.0
+    """The share of traces that is recorded."""
+    service_name: str = "stickyproxy"
+
+
+@dataclass(frozen=True, slots=True)
 class ProxySettings:
     """How requests are proxied; all times are in seconds."""
 
@@ -70,6 +81,8 @@ class ProxySettings:
     """Of each client address."""
     reason_for: tuple[Network, ...] = ()
     """Clients that are told why they reached the endpoint that they did."""
+    tracing: TracingSettings | None = None
+    """None: requests are not traced."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import platform
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -29,8 +31,10 @@ from stickyproxy.dataplane.downstream.heads import Limits
 from stickyproxy.dataplane.downstream.limits import ConnectionLimits
 from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.dataplane.downstream.server import ClientServer
-from stickyproxy.dataplane.exchange import Exchange, Proxy
+from stickyproxy.dataplane.exchange import Exchange, Proxy, next_request_id
 from stickyproxy.dataplane.passthrough import Passthrough
+from stickyproxy.dataplane.spans import Spans
+from stickyproxy.dataplane.tracing import Tracing
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.pool import Upstreams
 from stickyproxy.model.health import Outage
@@ -107,8 +111,12 @@ class DataPlane:
             self.proxy.confides_in = lru_cache(4096)(confidants.trusts)
         logs = None if self._access_log is None else self._access_log.write
         counters = self._counters = None if ledger is None else Counters(ledger)
+        self._spans = self._begin_tracing(proxy)
         self._noting: asyncio.TimerHandle | None = None
-        self.proxy.on_finish = in_turn(logs, counters.finished if counters else None)
+        self.proxy.on_finish = in_turn(
+            in_turn(logs, counters.finished if counters else None),
+            self._spans.finished if self._spans else None,
+        )
         self._health = self.proxy.health = Health(self.proxy, health_changed)
         if counters is not None:
             self._health.on_eject = counters.ejected
@@ -161,6 +169,16 @@ class DataPlane:
         if counters is not None:
             self.server.failures.on_failure = counters.client_failed
 
+    def _begin_tracing(self, settings: ProxySettings) -> Spans | None:
+        """None: nothing is recorded."""
+        tracing = settings.tracing
+        if tracing is None:
+            return None
+        records = bool(tracing.endpoint)
+        self.proxy.tracing = Tracing(tracing.sample, next_request_id, records=records)
+        instance = f"{platform.node()}-{os.getpid()}"
+        return Spans(tracing.endpoint, tracing.service_name, instance) if records else None
+
     @property
     def outages(self) -> dict[EndpointKey, Outage]:
         """The endpoints that are ejected, and why."""
@@ -209,6 +227,8 @@ class DataPlane:
         """Begin, inside a running event loop."""
         self.upstreams.start()
         self._clients.start()
+        if self._spans is not None:
+            self._spans.start()
         self._note_open()
 
     def accept_on(self, listeners: Iterable[Listener]) -> None:
@@ -237,6 +257,8 @@ class DataPlane:
             self._noting.cancel()
         self._clients.stop()
         self.upstreams.close()
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.stop)
         if self._access_log is not None:
             self._access_log.close()
 

@@ -661,7 +661,7 @@ class TestProblems:
             "x.toml: services[0] (shop).hosts: is required: name at least one host, "
             "or set default_backend to answer for any",
             'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, services, '
-            "certificates, admin, providers, controller, acme)",
+            "certificates, admin, providers, controller, acme, tracing)",
         ]
 
 
