@@ -45,6 +45,7 @@ from stickyproxy.routing.basic_auth import BasicAuth
 from stickyproxy.routing.endpoint import Endpoint, Pick
 from stickyproxy.routing.slots import Slots
 from stickyproxy.routing.table import Route, RoutingTable
+from stickyproxy.routing.tally import TallySheet
 from stickyproxy.semantics.request import UNKNOWN, ClientRequest
 
 _COMPLETE = Outcome.COMPLETE  # looking up a member of an Enum takes its time
@@ -127,7 +128,6 @@ class Exchange:
         "_proxy",
         "_route",
         "_slots",
-        "_strips",
         "_upstream",
         "failures",
         "id",
@@ -140,13 +140,15 @@ class Exchange:
         "service",
         "started",
         "stream",
+        "strips",
+        "tally",
         "trace",
         "tunnel",
     )
 
     _route: Route
     """The latest one, if there is a ``service``."""
-    _strips: frozenset[bytes]
+    strips: frozenset[bytes]
     """Cookies whose pins the endpoint must not see."""
 
     def __init__(self, proxy: Proxy, stream: ClientStream) -> None:
@@ -159,7 +161,7 @@ class Exchange:
         self.service = ""
         """The service asked for."""
         self.pick: Pick | None = None
-        """The latest one; ``_strips`` is of the same table."""
+        """The latest one; ``strips`` is of the same table."""
         self.relay: Relay | None = None
         """The latest attempt's."""
         self._upstream: UpstreamConnection | None = None
@@ -172,6 +174,8 @@ class Exchange:
         """What has to be waited for: a connection, a slot, or a password that is being checked."""
         self._slots: Slots | None = None
         """Those that one was taken of; None: there are none, or it was given back."""
+        self.tally: TallySheet | None = None
+        """Where the attempt under way is noted; None: there is none, or nobody counts."""
         self.failures: Failures | None = None
         """The attempts that failed; None: there was none."""
         self._body_sent = 0
@@ -339,7 +343,10 @@ class Exchange:
             if failures is not None:
                 return self._failure(failures.error)
             return replies.no_endpoint(cluster.name)
-        self._strips, self.pick = balancer.strips, pick
+        self.strips, self.pick = balancer.strips, pick
+        if (tally := pick.endpoint.tally) is not None:
+            tally.begun += 1
+            self.tally = tally
         if (slots := pick.endpoint.slots) is not None:
             if not slots.take():
                 return replies.too_busy(cluster.name) if slots.is_crowded else slots
@@ -483,7 +490,7 @@ class Exchange:
         if self._proxy.tracing is not None and self.trace is None:
             trusted = self.stream.peer.trusted
             self.trace = self._proxy.tracing.begin(request, trusted=trusted)
-        head = request.upstream_head(target, self._strips)
+        head = request.upstream_head(target, self.strips)
         if request.length:
             self._send_with_body(upstream, head, relay, request.length)
         else:
@@ -562,6 +569,9 @@ class Exchange:
         assert request is not None
         assert pick is not None
         self._make_room()
+        if (tally := self.tally) is not None:
+            tally.failed += 1
+            self.tally = None
         failures = self.failures
         if failures is None:
             failures = self.failures = Failures()

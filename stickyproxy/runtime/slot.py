@@ -161,9 +161,9 @@ class WorkerSlot:
         """A new process and the channel to it. Raises OSError."""
         ours, theirs = socket.socketpair()
         inherited = {each.descriptor for share in self._begin.shares for each in share}
-        for memory in (self._begin.ledger, self._begin.commons):
-            if memory is not None:
-                inherited.add(memory)
+        inherited.update(self._begin.memory or ())
+        if self._begin.commons is not None:
+            inherited.add(self._begin.commons)
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "stickyproxy.runtime.worker", str(theirs.fileno())),

@@ -100,6 +100,8 @@ class Server:
         self.passthrough: Passthrough | None = None
         """None: nobody else answers TLS."""
         self.failures = ConnectionFailures()
+        self.accepted = 0
+        """Connections so far."""
         self._arrivals = Arrivals(
             handshake_timeout, trusted_proxies, known=self._known, lost=self._lost
         )
@@ -171,6 +173,7 @@ class Server:
             except OSError as error:
                 self._rest(listener, error)
                 return
+            self.accepted += 1
             if limits is not None and self._refuses(limits, sock, address, spec):
                 continue
             if looks:
