@@ -95,6 +95,7 @@ class TestExample:
         for without in {
             *("secret", "secret_file", "handover", "keeper"),
             *("response_idle_timeout", "upgrade_idle_timeout", "upstream_ca"),
+            *("max_connections", "max_connections_per_client", "reason_for"),
         } & keys.keys():
             del keys[without]  # has no default
         text = f"[{table}]\n" + "\n".join(f"{key} = {value}" for key, value in keys.items())
@@ -275,6 +276,9 @@ class TestProxy:
             worker_timeout = "8s"
             max_head_line = 1024
             max_headers = 16
+            max_connections = 1000
+            max_connections_per_client = 10
+            reason_for = ["10.0.0.0/8"]
         """
         assert parse(text).proxy == ProxySettings(
             hide_info_headers=True,
@@ -290,6 +294,9 @@ class TestProxy:
             worker_timeout=8,
             max_head_line=1024,
             max_headers=16,
+            max_connections=1000,
+            max_connections_per_client=10,
+            reason_for=(ip_network("10.0.0.0/8"),),
         )
 
     def test_access_log(self) -> None:
@@ -653,8 +660,8 @@ class TestProblems:
             "x.toml: proxy.max_headers: 1 is too small: write at least 16",
             "x.toml: services[0] (shop).hosts: is required: name at least one host, "
             "or set default_backend to answer for any",
-            'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, log, services, '
-            "certificates, admin, providers, controller, acme)",
+            'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, services, '
+            "certificates, admin, providers, controller, acme, tracing)",
         ]
 
 
