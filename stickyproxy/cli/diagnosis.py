@@ -3,6 +3,7 @@ or a configuration file."""
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import os
@@ -10,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import ProviderError, StickyproxyError
@@ -28,19 +30,58 @@ SIMULATION_TIMEOUT = 60.0
 """The same for an answer that takes work."""
 
 
-def found_by_proxy(admin: Address) -> list[report.Json]:
+def add_token_file(parser: argparse.ArgumentParser) -> None:
+    """The option that names the token for looking."""
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=Path,
+        help="holds read_token or change_token of [admin], if the proxy wants one",
+    )
+
+
+def reading_token(options: argparse.Namespace, settings: Config) -> str:
+    """The token for looking: the one in the file of ``add_token_file``, else that of the
+    configuration; empty: none. Raises StickyproxyError."""
+    if options.token_file is None:
+        held = settings.operator.read_token or settings.operator.change_token
+        return held.decode("utf-8", "surrogateescape")
+    return token_in(options.token_file)
+
+
+def token_in(file: Path) -> str:
+    """Raises StickyproxyError."""
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise StickyproxyError(f"{file} cannot be read: {error}") from error
+
+
+def found_by_proxy(admin: Address, token: str = "") -> list[report.Json]:
     """The rows of a running proxy's admin page. Raises StickyproxyError."""
-    _, found = asked(admin, "GET", "/services?format=json", "or use --engine")
+    status, found = asked(admin, "GET", "/services?format=json", "or use --engine", token=token)
+    if status in (401, 403):
+        raise _is_refused(found)
     if not isinstance(found.get("services"), list):
         raise _is_no_page(admin)
     return list(found["services"])
 
 
-def answered_by_proxy(admin: Address, question: str, asking: report.Json) -> report.Json:
+def answered_by_proxy(
+    admin: Address, question: str, asking: report.Json, token: str = ""
+) -> report.Json:
     """What a running proxy answers to a question, one of ``explain``. Raises StickyproxyError."""
     status, found = asked(
-        admin, "POST", f"/v1/{question}", "or use --engine", body=asking, timeout=SIMULATION_TIMEOUT
+        admin,
+        "POST",
+        f"/v1/{question}",
+        "or use --engine",
+        body=asking,
+        token=token,
+        timeout=SIMULATION_TIMEOUT,
     )
+    if status == 401:
+        raise _is_refused(found)
     if status != 200:
         raise StickyproxyError(str(found.get("error") or f"the proxy on {admin} says {status}"))
     return found
@@ -109,6 +150,10 @@ def tls_of(admin: Address, token: str) -> ssl.SSLContext | None:
             return context
     except OSError:  # an ssl.SSLError is one, too
         return None
+
+
+def _is_refused(found: report.Json) -> StickyproxyError:
+    return StickyproxyError(f"{found.get('error')} (--token-file FILE, or --config FILE)")
 
 
 def _is_no_page(admin: Address) -> StickyproxyError:

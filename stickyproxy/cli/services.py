@@ -7,7 +7,13 @@ import json
 from pathlib import Path
 
 from stickyproxy.cli.common import Commands, address
-from stickyproxy.cli.diagnosis import engines, found_by_engine, found_by_proxy
+from stickyproxy.cli.diagnosis import (
+    add_token_file,
+    engines,
+    found_by_engine,
+    found_by_proxy,
+    reading_token,
+)
 from stickyproxy.config.load import load
 from stickyproxy.config.settings import ADMIN_ADDRESS, Config
 from stickyproxy.control import report
@@ -43,6 +49,7 @@ def add(commands: Commands) -> None:
         help="ask a Docker engine, not a proxy; by default that of the configuration, else that "
         "of $DOCKER_HOST, else the local one",
     )
+    add_token_file(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
         "--quiet", action="store_true", help="print nothing: the exit status says it, for scripts"
@@ -57,7 +64,8 @@ def services(options: argparse.Namespace) -> int:
     if options.engine is not None:
         rows = found_by_engine(*engines(settings, options.engine))
     else:
-        rows = found_by_proxy(options.admin or settings.admin or ADMIN_ADDRESS)
+        admin = options.admin or settings.admin or ADMIN_ADDRESS
+        rows = found_by_proxy(admin, reading_token(options, settings))
     if not options.quiet:
         print(json.dumps(rows, indent=2) if options.json else report.as_text(rows))
     return WRONG if report.has_errors(rows) else 0

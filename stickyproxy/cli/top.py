@@ -17,6 +17,7 @@ from pathlib import Path
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.cli.common import Commands, address
+from stickyproxy.cli.diagnosis import token_in
 from stickyproxy.cli.keys import Wish, keys_in, wished
 from stickyproxy.cli.watch import Watcher
 from stickyproxy.config.load import load
@@ -117,11 +118,7 @@ def _token(options: argparse.Namespace, settings: Config) -> str:
         else:
             held = settings.operator.read_token or settings.operator.change_token
         return held.decode("utf-8", "surrogateescape")
-    try:
-        text: str = options.token_file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise StickyproxyError(f"{options.token_file} cannot be read: {error}") from error
-    return text.strip()
+    return token_in(options.token_file)
 
 
 @contextmanager

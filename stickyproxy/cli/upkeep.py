@@ -16,7 +16,7 @@ from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.base.values import duration, duration_text
 from stickyproxy.cli.common import Commands, address
-from stickyproxy.cli.diagnosis import asked, tls_of
+from stickyproxy.cli.diagnosis import asked, tls_of, token_in
 from stickyproxy.config.load import load
 from stickyproxy.config.settings import ADMIN_ADDRESS, Config
 from stickyproxy.control.report import Json
@@ -172,8 +172,4 @@ def _token(options: argparse.Namespace, settings: Config) -> str:
     if options.token_file is None:
         shared = settings.controller.token if settings.controller is not None else b""
         return (shared or settings.operator.change_token).decode("utf-8", "surrogateescape")
-    try:
-        text: str = options.token_file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise StickyproxyError(f"{options.token_file} cannot be read: {error}") from error
-    return text.strip()
+    return token_in(options.token_file)
