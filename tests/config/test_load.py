@@ -660,8 +660,8 @@ class TestProblems:
             "x.toml: proxy.max_headers: 1 is too small: write at least 16",
             "x.toml: services[0] (shop).hosts: is required: name at least one host, "
             "or set default_backend to answer for any",
-            'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, log, services, '
-            "certificates, admin, providers, controller, acme, tracing)",
+            'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, log, '
+            "services, certificates, admin, providers, controller, acme, tracing)",
         ]
 
 
