@@ -934,7 +934,7 @@ async function listen(signal) {
   let last = "";
   while (!signal.aborted) {
     try {
-      const answer = await fetch("v1/events", {
+      const answer = await fetch("v1/events?last=50", {
         headers: { Accept: "text/event-stream", ...tokens.headers("read"), ...last && { "Last-Event-ID": last } },
         cache: "no-store",
         signal,
