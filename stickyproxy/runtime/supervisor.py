@@ -27,6 +27,7 @@ from pathlib import Path
 from stickyproxy.admin.fleet import report_of
 from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import signals
+from stickyproxy.base.commons import Commons
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.config.settings import Config
 from stickyproxy.control import effective, report
@@ -47,7 +48,7 @@ from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.endpoint import EndpointState
 from stickyproxy.routing.sessions import Remains, merged
 from stickyproxy.routing.table import RoutingTable
-from stickyproxy.runtime.app import App, admin_server, explainer, plane_settings
+from stickyproxy.runtime.app import App, admin_server, explainer, figures, plane_settings
 from stickyproxy.runtime.channel import (
     Accept,
     AddUp,
@@ -112,6 +113,8 @@ class Supervisor:
         self._grace_period = settings.proxy.grace_period
         shown = self._shown = _ShownTable()
         plane = plane_settings(settings)
+        self._commons = Commons(workers)
+        """What is limited in all of them together."""
         self.registry = Registry(
             shown,
             NoConnections(),
@@ -120,6 +123,7 @@ class Supervisor:
             has_tls=plane.has_tls,
             clear_only=plane.clear_only,
             rebuilt=self._on_new_table,
+            buckets=self._commons.buckets,
         )
         self._upstreams = make_upstreams(plane, Turns(), Descriptors())
         self._checker = Checker(partial(Asker, self._upstreams), self._on_checks)
@@ -134,10 +138,12 @@ class Supervisor:
         counting = settings.admin is not None
         self._memories = [Memory() for _ in range(workers)] if counting else []
         """One for each slot, which all its workers go on with; none: nobody asks."""
+        counts = self._counts if counting else None
         view = self._view = ProxyView(
             registry=self.registry,
             proxy=shown,
             troubles=self._sources.troubles,
+            confirmed=self._sources.confirmed,
             unready=self._unready,
             questions=Questions(self._table_of_workers, explainer(settings)),
             workers=self._count_workers,
@@ -146,14 +152,13 @@ class Supervisor:
             remains_of=self._remains_of,
             checks=self._checker.problems,
             config=lambda: effective.pieces(self.config),
+            figures=figures(settings, counts),
         )
         self._moves: Counter[Move] = Counter()
         """Sessions that have moved, of which nobody was told yet."""
         self._events = Telling(view.stream.put, self._take_moves)
         self._of_workers = OfWorkers(view.stream.put)
-        self._admin = admin_server(
-            settings, view, self._sources.orders, self._counts if counting else None
-        )
+        self._admin = admin_server(settings, view, self._sources.orders, counts)
         self.admin_address = ""
         """Of the admin listener, once it listens."""
         self._listeners = Listeners()
@@ -223,6 +228,7 @@ class Supervisor:
         await self._admin.stop()
         while self._memories:
             self._memories.pop().close()
+        self._commons.close()
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT end ``run_until_signalled``, a second one the processes; SIGHUP
@@ -255,6 +261,8 @@ class Supervisor:
                 shares,
                 self._memories[number - 1].descriptors if self._memories else None,
                 self.config.log.format,
+                self._commons.descriptor,
+                self._workers,
             )
             slot = WorkerSlot(
                 begin,
