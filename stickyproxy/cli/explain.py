@@ -94,7 +94,12 @@ def add_whom(parser: argparse.ArgumentParser) -> None:
 def explain(options: argparse.Namespace) -> int:
     """Run the command."""
     said = ask(options, "explain", _question(options))
-    print(json.dumps(said, indent=2) if options.json else questions.as_text(said))
+    if not options.json and sys.stdout.isatty():
+        from stickyproxy.cli import tables  # noqa: PLC0415 (rich takes its time)
+
+        tables.show(tables.explanation(said))
+    else:
+        print(json.dumps(said, indent=2) if options.json else questions.as_text(said))
     return 0
 
 

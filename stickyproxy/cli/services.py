@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from stickyproxy.cli.common import Commands, address
@@ -58,6 +59,10 @@ def services(options: argparse.Namespace) -> int:
         rows = found_by_engine(*engines(settings, options.engine))
     else:
         rows = found_by_proxy(options.admin or settings.admin or ADMIN_ADDRESS)
-    if not options.quiet:
+    if not options.quiet and not options.json and sys.stdout.isatty():
+        from stickyproxy.cli import tables  # noqa: PLC0415 (rich takes its time)
+
+        tables.show(tables.services(rows))
+    elif not options.quiet:
         print(json.dumps(rows, indent=2) if options.json else report.as_text(rows))
     return WRONG if report.has_errors(rows) else 0

@@ -118,6 +118,10 @@ def change(options: argparse.Namespace) -> int:
         print(json.dumps(document, indent=2))
     elif not options.wait:
         print(_summary(document))
+        if document["endpoints"] and sys.stdout.isatty():
+            from stickyproxy.cli import tables  # noqa: PLC0415 (rich takes its time)
+
+            tables.show(tables.upkeep(document))
     return 0
 
 
