@@ -31,16 +31,24 @@ from stickyproxy.config.settings import (
     FollowSettings,
     JoinBy,
     KeyType,
+    LogSettings,
     OperatorSettings,
     SwarmSettings,
 )
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec
-from stickyproxy.model.settings import AccessLogSettings, LogFormat, Network, ProxySettings
+from stickyproxy.model.settings import (
+    AccessLogSettings,
+    LogFormat,
+    Network,
+    ProcessLogFormat,
+    ProxySettings,
+)
 from stickyproxy.model.tls import ClientAuth, ListenerTls, UpstreamTls
 
 _PROXY = ProxySettings()
 _ACCESS_LOG = AccessLogSettings()
+_LOG = LogSettings()
 _ENGINE = EngineSettings()
 _SWARM = SwarmSettings()
 
@@ -175,6 +183,10 @@ class _ProxyTable(_Table):
 class _AccessLogTable(_Table):
     format: LogFormat = _ACCESS_LOG.format
     path: Annotated[str, PlainValidator(values.log_path)] = _ACCESS_LOG.path
+
+
+class _LogTable(_Table):
+    format: ProcessLogFormat = _LOG.format
 
 
 class _CertificateTable(_Table):
@@ -433,6 +445,7 @@ class Document(_Table):
     listeners: tuple[_ListenerTable, ...] = ()
     proxy: _ProxyTable = _ProxyTable()
     access_log: _AccessLogTable = _AccessLogTable()
+    log: _LogTable = _LogTable()
     services: tuple[_ServiceTable, ...] = ()
     certificates: tuple[_CertificateTable, ...] = ()
     admin: _AdminTable | None = None
@@ -473,6 +486,7 @@ class Document(_Table):
             listeners=listeners or Config().listeners,
             proxy=self.proxy.settings(),
             access_log=AccessLogSettings(self.access_log.format, self.access_log.path),
+            log=LogSettings(self.log.format),
             certificates=tuple(
                 CertificateFiles(table.cert, table.key, table.default)
                 for table in self.certificates
@@ -502,6 +516,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "listeners": _ListenerTable,
     "proxy": _ProxyTable,
     "access_log": _AccessLogTable,
+    "log": _LogTable,
     "services": _ServiceTable,
     "certificates": _CertificateTable,
     "services.tls": _UpstreamTlsTable,

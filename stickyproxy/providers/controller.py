@@ -91,6 +91,11 @@ class ControllerProvider:
         """Why the controller cannot be reached; empty: all is well."""
         return self._contact.trouble
 
+    @property
+    def confirmed(self) -> float | None:
+        """See ``Contact``."""
+        return self._contact.confirmed
+
     async def run(self) -> None:
         """Publish until cancelled."""
         self._start_from_cache()

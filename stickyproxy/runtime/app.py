@@ -48,6 +48,7 @@ from stickyproxy.runtime.sources import (
     with_acme,
 )
 from stickyproxy.runtime.succession import Succession, delivered
+from stickyproxy.runtime.telling import Telling
 from stickyproxy.semantics.forwarded import TrustedProxies
 
 log = logging.getLogger("stickyproxy")
@@ -86,6 +87,7 @@ class App:
             registry=self.registry,
             proxy=self.proxy,
             troubles=self._sources.troubles,
+            confirmed=self._sources.confirmed,
             unready=self._unready,
             questions=Questions(lambda: self.proxy.table, explainer(settings)),
             workers=lambda: Workers(wanted=1, accepting=int(self._accepts.is_set())),
@@ -95,6 +97,7 @@ class App:
             config=lambda: effective.pieces(self.config),
             figures=figures(settings, counts),
         )
+        self._events = Telling(view.stream.put, self._plane.take_moves)
         self._admin = admin_server(settings, view, self._sources.orders, counts)
         self.admin_address = ""
         """Of the admin listener, once it listens."""
@@ -119,6 +122,7 @@ class App:
         """Publish the services and open the listeners; returns their addresses. Raises
         ListenError."""
         self._plane.start()
+        self._events.start()
         self._sources.start()
         try:
             await self._succession.begin(shares=1)
@@ -151,6 +155,7 @@ class App:
         await delivered(ports, grace - (time.monotonic() - began))
         await self._sources.stop()
         await self._checker.stop()
+        await self._events.stop()
         await self._admin.stop()
         await self._plane.stop()
 
@@ -250,10 +255,12 @@ class ControllerApp:
         fleet.add_routes(app, controller.fleet, self.orders, access, controller.snapshots)
         self._server = ControlServer(app, server_context(settings.controller.token))
         self._stop = asyncio.Event()
+        self._events = Telling(None, dict)
 
     async def start(self) -> str:
         """Look at the Swarm and listen; returns the address. Raises ListenError."""
         self._providers.start()
+        self._events.start()
         try:
             return await self._server.start(self._address)
         except StickyproxyError:
@@ -263,6 +270,7 @@ class ControllerApp:
     async def stop(self) -> None:
         """End; the proxies go on serving."""
         await self._providers.stop()
+        await self._events.stop()
         await self._server.stop()
 
     def handle_signals(self) -> None:

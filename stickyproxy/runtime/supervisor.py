@@ -18,6 +18,7 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -34,7 +35,7 @@ from stickyproxy.control.health import facts_of_checks
 from stickyproxy.control.questions import Questions
 from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.control.reload import ConfigFile
-from stickyproxy.dataplane.counters import Memory, counts_of
+from stickyproxy.dataplane.counters import Memory, Move, Moves, counts_of
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.turns import Turns
@@ -61,6 +62,7 @@ from stickyproxy.runtime.data_plane import make_upstreams, open_access_log
 from stickyproxy.runtime.slot import WorkerSlot
 from stickyproxy.runtime.sources import Sources, waiting_for
 from stickyproxy.runtime.succession import Succession, delivered, first_of
+from stickyproxy.runtime.telling import OfWorkers, Telling
 
 log = logging.getLogger("stickyproxy")
 
@@ -137,6 +139,7 @@ class Supervisor:
             registry=self.registry,
             proxy=shown,
             troubles=self._sources.troubles,
+            confirmed=self._sources.confirmed,
             unready=self._unready,
             questions=Questions(self._table_of_workers, explainer(settings)),
             workers=self._count_workers,
@@ -147,6 +150,10 @@ class Supervisor:
             config=lambda: effective.pieces(self.config),
             figures=figures(settings, counts),
         )
+        self._moves: Counter[Move] = Counter()
+        """Sessions that have moved, of which nobody was told yet."""
+        self._events = Telling(view.stream.put, self._take_moves)
+        self._of_workers = OfWorkers(view.stream.put)
         self._admin = admin_server(settings, view, self._sources.orders, counts)
         self.admin_address = ""
         """Of the admin listener, once it listens."""
@@ -171,6 +178,7 @@ class Supervisor:
         """Publish the services, open the listeners and start the workers; returns the addresses.
         Raises ListenError."""
         self._upstreams.start()
+        self._events.start()
         self._sources.start()
         try:
             await self._succession.begin(self._workers)
@@ -211,6 +219,7 @@ class Supervisor:
         await delivered(ports, grace - (time.monotonic() - began))
         await self._sources.stop()
         await self._checker.stop()
+        await self._events.stop()
         self._upstreams.close()
         await self._admin.stop()
         while self._memories:
@@ -246,8 +255,15 @@ class Supervisor:
                 plane.providers,
                 shares,
                 self._memories[number - 1].descriptors if self._memories else None,
+                self.config.log.format,
             )
-            slot = WorkerSlot(begin, self._share_out)
+            slot = WorkerSlot(
+                begin,
+                self._share_out,
+                self._of_workers.told,
+                self._moves.update,
+                self._of_workers.gone,
+            )
             self._slots.append(slot)
             for key, order in self._orders.items():
                 slot.tell(key, order)
@@ -361,6 +377,11 @@ class Supervisor:
         found = [slot.left.get(key) for slot in self._slots if slot.accepting]
         told = [each for each in found if each is not None]
         return merged(told) if told and len(told) == len(found) else None
+
+    def _take_moves(self) -> Moves:
+        found = dict(self._moves)
+        self._moves.clear()
+        return found
 
     async def _report(self, *, services: bool) -> bytes:
         await self._in_step()  # or what is left under an earlier order would be told
