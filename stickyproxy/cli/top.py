@@ -103,3 +103,53 @@ def top(options: argparse.Namespace) -> int:
                 if changed is None:
                     return 0
                 wish = changed
+
+
+@contextmanager
+def _raw_terminal() -> Iterator[None]:
+    """Keys come one by one and do not show. A terminal is left as it was, however this ends."""
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    ends = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number in ends:
+            signal.signal(number, _end)
+        tty.setcbreak(terminal)
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        for number, handler in ends.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+class _Bell:
+    """Waits for keys, and for whatever else happens."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        os.set_blocking(self._read, False)
+
+    def ring(self) -> None:
+        """End the wait; from any thread."""
+        try:
+            os.write(self._write, b"!")
+        except BlockingIOError:
+            return  # it rings already
+
+    def wait(self) -> bytes:
+        """What was typed; empty: something else has happened. Raises KeyboardInterrupt if there is
+        nobody any more who could type."""
+        ready, _, _ = select.select([sys.stdin, self._read], [], [])
+        if self._read in ready:
+            os.read(self._read, 4096)
+        if sys.stdin not in ready:
+            return b""
+        typed = os.read(sys.stdin.fileno(), 1024)
+        if not typed:
+            raise KeyboardInterrupt
+        return typed
