@@ -73,6 +73,7 @@ RESERVED = {
     "docker": {"providers.engine.client", "providers.docker.engine", "providers.swarm.engine"},
     "josepy": {"providers.acme.authority"},
     "mmh3": {"base.hashing"},
+    "opentelemetry": {"dataplane.spans"},
     "prometheus_client": {"admin.metrics"},
     "pydantic": {
         *("config.codec", "config.load", "config.options", "config.tables", "config.values"),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from stickyproxy.base import hashing
+from stickyproxy.base.commons import Buckets
 from stickyproxy.control import certificates, changes, report
 from stickyproxy.model.events import EventKind, tell
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
@@ -77,13 +78,16 @@ class Registry:
         has_tls: bool = False,
         clear_only: bool = False,
         rebuilt: Callable[[], None] = lambda: None,
+        buckets: Buckets | None = None,
     ) -> None:
         """``certificates`` takes those of all snapshots; None: this process has no clients.
         ``awaits``: the providers that will publish; until all of them have, unknown is not absent.
         ``tells_problems``: log them. Of processes with the same snapshots, one should. ``has_tls``:
         some listener has TLS, and a host without a certificate is a problem. ``clear_only``: nobody
         speaks TLS, and a service that needs it is one. ``rebuilt`` is called when there is a new
-        table."""
+        table. ``buckets``: of rate limits, which the workers of a proxy share; None: it is one
+        process."""
+        self._buckets = buckets
         self._rebuilt = rebuilt
         self._awaits = tuple(awaits)
         self._proxy = proxy
@@ -158,6 +162,7 @@ class Registry:
             None if rekeyed else old,
             self.awaited,
             _thumbprints(snapshots),
+            buckets=self._buckets,
         )
         if rekeyed:
             for cluster in old.clusters():

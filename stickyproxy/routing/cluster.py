@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stickyproxy.base.commons import Buckets
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.routing import admit, draining
 from stickyproxy.routing.admit import Limiters
@@ -25,13 +26,16 @@ class Cluster:
         previous: Balancer | None = None,
         budget: RetryBudget | None = None,
         limiters: Limiters | None = None,
+        *,
+        buckets: Buckets | None = None,
     ) -> None:
-        """``previous``, ``budget``, ``limiters``: of the cluster that it replaces."""
+        """``previous``, ``budget``, ``limiters``: of the cluster that it replaces. ``buckets``: see
+        ``admit.limiters``."""
         self.services = services
         self.name = "+".join(service.name for service in services)
         self.endpoints = endpoints
         self.budget = budget or RetryBudget()
-        self.limiters = admit.limiters(services, limiters or {})
+        self.limiters = admit.limiters(services, limiters or {}, buckets)
         self.policy: Policy = policy_for(services[0])
         self.balancer: Balancer = draining.build(self.policy, endpoints, previous)
 

@@ -62,6 +62,10 @@ class Begin:
     """The descriptors of the memory in which it counts; None: it does not, and nobody asks
     for events either."""
     log_format: ProcessLogFormat = "text"
+    commons: int | None = None
+    """The descriptor of the memory that all workers share; None: it is alone."""
+    workers: int = 1
+    """How many there are to be."""
 
 
 @dataclass(frozen=True, slots=True)

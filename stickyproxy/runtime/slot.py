@@ -180,6 +180,8 @@ class WorkerSlot:
         ours, theirs = socket.socketpair()
         inherited = {each.descriptor for share in self._begin.shares for each in share}
         inherited.update(self._begin.memory or ())
+        if self._begin.commons is not None:
+            inherited.add(self._begin.commons)
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "stickyproxy.runtime.worker", str(theirs.fileno())),

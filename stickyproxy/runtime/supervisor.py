@@ -27,6 +27,7 @@ from pathlib import Path
 from stickyproxy.admin.fleet import report_of
 from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import signals
+from stickyproxy.base.commons import Commons
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.config.settings import Config
 from stickyproxy.control import effective, report
@@ -112,6 +113,8 @@ class Supervisor:
         self._grace_period = settings.proxy.grace_period
         shown = self._shown = _ShownTable()
         plane = plane_settings(settings)
+        self._commons = Commons(workers)
+        """What is limited in all of them together."""
         self.registry = Registry(
             shown,
             NoConnections(),
@@ -120,6 +123,7 @@ class Supervisor:
             has_tls=plane.has_tls,
             clear_only=plane.clear_only,
             rebuilt=self._on_new_table,
+            buckets=self._commons.buckets,
         )
         self._upstreams = make_upstreams(plane, Turns(), Descriptors())
         self._checker = Checker(partial(Asker, self._upstreams), self._on_checks)
@@ -224,6 +228,7 @@ class Supervisor:
         await self._admin.stop()
         while self._memories:
             self._memories.pop().close()
+        self._commons.close()
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT end ``run_until_signalled``, a second one the processes; SIGHUP
@@ -256,6 +261,8 @@ class Supervisor:
                 shares,
                 self._memories[number - 1].descriptors if self._memories else None,
                 self.config.log.format,
+                self._commons.descriptor,
+                self._workers,
             )
             slot = WorkerSlot(
                 begin,

@@ -16,6 +16,7 @@ import sys
 import uvloop
 
 from stickyproxy.base import signals, standard_error
+from stickyproxy.base.commons import Commons
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.dataplane.counters import Memory
 from stickyproxy.dataplane.downstream.listeners import Listener
@@ -66,6 +67,11 @@ class Worker:
             tries_newcomers=begin.number == 1,
             health_changed=self._on_health_changed,
             memory=None if begin.memory is None else Memory(begin.memory),
+            commons=(
+                None
+                if begin.commons is None
+                else Commons(begin.workers, begin.commons, begin.number)
+            ),
         )
         inherited = {each.descriptor for share in begin.shares for each in share}
         self._sockets = {fd: socket.socket(fileno=fd) for fd in inherited}

@@ -95,6 +95,7 @@ class TestExample:
         for without in {
             *("secret", "secret_file", "handover", "keeper"),
             *("response_idle_timeout", "upgrade_idle_timeout", "upstream_ca"),
+            *("max_connections", "max_connections_per_client", "reason_for"),
         } & keys.keys():
             del keys[without]  # has no default
         text = f"[{table}]\n" + "\n".join(f"{key} = {value}" for key, value in keys.items())
@@ -275,6 +276,9 @@ class TestProxy:
             worker_timeout = "8s"
             max_head_line = 1024
             max_headers = 16
+            max_connections = 1000
+            max_connections_per_client = 10
+            reason_for = ["10.0.0.0/8"]
         """
         assert parse(text).proxy == ProxySettings(
             hide_info_headers=True,
@@ -290,6 +294,9 @@ class TestProxy:
             worker_timeout=8,
             max_head_line=1024,
             max_headers=16,
+            max_connections=1000,
+            max_connections_per_client=10,
+            reason_for=(ip_network("10.0.0.0/8"),),
         )
 
     def test_access_log(self) -> None:
@@ -596,7 +603,7 @@ class TestProblems:
         ("text", "place", "reason"),
         [
             ("proxi = 1", "proxi", 'unknown key "proxi" (did you mean "proxy"?)'),
-            ("zzz = 1", "zzz", "(known: listeners, proxy, access_log, services, certificates, "),
+            ("zzz = 1", "zzz", "(known: listeners, proxy, access_log, log, services, certificates, "),
             ('"a b" = 1', '"a b"', 'unknown key "a b" (known:'),
             ("[proxy]\nsecrets = 1", "proxy.secrets", '(did you mean "secret"?)'),
             ("[[listeners]]\nadress = ':80'\naddress = ':81'", "listeners[0].adress", '"address"?'),
@@ -654,7 +661,7 @@ class TestProblems:
             "x.toml: services[0] (shop).hosts: is required: name at least one host, "
             "or set default_backend to answer for any",
             'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, services, '
-            "certificates, admin, providers, controller, acme)",
+            "certificates, admin, providers, controller, acme, tracing)",
         ]
 
 
