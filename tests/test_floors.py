@@ -58,7 +58,7 @@ RESERVED = {
         *("admin.answers", "admin.api", "admin.application"),
         "admin.fleet",
         "admin.live",
-        *("admin.pages", "admin.questions", "admin.upkeep"),
+        *("admin.events", "admin.pages", "admin.questions", "admin.upkeep"),
         *("control.controller", "control.server", "providers.controller"),
         "demo.app",
     },

@@ -12,6 +12,7 @@ from typing import Any
 
 from stickyproxy import __version__
 from stickyproxy.control.questions import MOST_ENDPOINTS, MOST_SESSIONS, SESSIONS
+from stickyproxy.model.events import EventKind
 from stickyproxy.model.service import ADMIN_STATES
 
 Schema = dict[str, Any]
@@ -84,7 +85,21 @@ _ENDPOINT = {
     "figures": _or_null(_ref("EndpointFigures")),
 }
 _TOLD = {"service": _TEXT, "id": _TEXT, "address": _TEXT}
-_EXPLAINED = _object(_TOLD | {"state": _TEXT})
+_DETAILS: Mapping[str, Schema] = {
+    "count": _WHOLE,
+    "expires": _TIME,
+    "services": _WHOLE,
+    "endpoints": _WHOLE,
+    "sessions": _WHOLE,
+    "until": _TIME,
+    "worker": _WHOLE,
+}
+"""Of those of events, the ones that are no text."""
+_EXPLAINED = _object(
+    _TOLD | {"state": _TEXT, "why": _said(_TEXT, "why it is in this state; empty: it is usable")}
+)
+_EDIT = _object({"sets": _list(_TEXT), "removes": _list(_TEXT)})
+"""Names of header fields."""
 
 _SCHEMAS: dict[str, Schema] = {
     "Error": _object({"error": _said(_TEXT, "a sentence that says what is wrong")}),
@@ -179,6 +194,17 @@ _SCHEMAS: dict[str, Schema] = {
             "valid": _said(_TRUTH, "now"),
         }
     ),
+    "Event": _object(
+        {
+            "id": _said(_TEXT, "what `Last-Event-ID` takes"),
+            "time": _TIME,
+            "event": _one_of(*(kind.word for kind in EventKind)),
+            "level": _one_of("debug", "info", "warning", "error"),
+            "text": _said(_TEXT, "a sentence, as the log has it"),
+        },
+        left_out=_said(_WHOLE, "events about the same thing before it that were not told"),
+        **{name: _DETAILS.get(name, _TEXT) for kind in EventKind for name in kind.details},
+    ),
     "Config": _said(
         {"type": "object", "additionalProperties": True},
         "Tables and keys of the configuration file with every default; secrets are `***`.",
@@ -215,6 +241,7 @@ _SCHEMAS: dict[str, Schema] = {
         headers=_list({"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}),
         client=_said(_TEXT, "an IP address; empty: a unix socket"),
         secure=_said(_TRUTH, "over TLS"),
+        body=_said(_WHOLE, "how many bytes it has"),
     ),
     "Explanation": _object(
         {
@@ -225,6 +252,7 @@ _SCHEMAS: dict[str, Schema] = {
                     "path": _TEXT,
                     "client": _TEXT,
                     "secure": _TRUTH,
+                    "body": _WHOLE,
                 }
             ),
             "fate": _TEXT,
@@ -233,6 +261,8 @@ _SCHEMAS: dict[str, Schema] = {
             "route": _or_null(_object({"host": _TEXT, "root": _TEXT})),
             "service": _or_null(_TEXT),
             "policy": _or_null(_TEXT),
+            "conditions": _list(_object({"option": _TEXT, "said": _TEXT, "fulfilled": _TRUTH})),
+            "edits": _or_null(_object({}, request=_EDIT, response=_EDIT)),
             "path_at_endpoint": _or_null(_TEXT),
             "evidence": _list(
                 _object(
@@ -304,6 +334,7 @@ _REASONS = {
     "409": "It cannot be kept, so nothing is changed.",
     "413": f"The body has more than {MOST_BYTES} bytes.",
     "415": "The body is not JSON, by its Content-Type.",
+    "503": "There are too many of these already.",
 }
 
 
@@ -394,6 +425,19 @@ _PATHS: Schema = {
         "What a change of endpoints would do to sessions.",
         _ref("Change"),
         _answers(_ref("Simulation"), 413, 415),
+    ),
+    "/v1/changes": _get(
+        "changes",
+        "The last events that changed something, the last one first.",
+        _rows("changes", "Event"),
+    ),
+    "/v1/events": _get(
+        "events",
+        "Events as they come, as Server-Sent Events; the data of each is an Event.",
+        _answers({}, 503)
+        | {"200": {"description": "They.", "content": {"text/event-stream": {"schema": _TEXT}}}},
+        _parameter("last", "query", _WHOLE | {"maximum": 999_999}, "begin with the last so many"),
+        _parameter("Last-Event-ID", "header", _TEXT, "go on after this one"),
     ),
     "/v1/openapi.json": _get(
         "openapi", "This document.", _answers({"type": "object", "additionalProperties": True})

@@ -14,6 +14,7 @@ from stickyproxy.control import report
 from stickyproxy.control.inventory import Inventory
 from stickyproxy.control.questions import Questions
 from stickyproxy.control.registry import HoldsTable
+from stickyproxy.control.stream import Stream
 from stickyproxy.model.snapshot import Problem, Snapshot
 
 
@@ -61,6 +62,8 @@ class ProxyView:
     """None: no requests are forwarded, so that nobody knows."""
     checks: Callable[[], Iterable[Problem]] = lambda: ()
     """What is odd about the checks of endpoints."""
+    stream: Stream = field(default_factory=Stream)
+    """What happens."""
     figures: Figures | None = None
     """None: nothing is counted."""
 

@@ -32,6 +32,7 @@ from stickyproxy.config.settings import (
     FollowSettings,
     JoinBy,
     KeyType,
+    LogSettings,
     OperatorSettings,
     SwarmSettings,
 )
@@ -41,6 +42,7 @@ from stickyproxy.model.settings import (
     AccessLogSettings,
     LogFormat,
     Network,
+    ProcessLogFormat,
     ProxySettings,
     TracingSettings,
 )
@@ -49,6 +51,7 @@ from stickyproxy.model.tls import ClientAuth, ListenerTls, UpstreamTls
 _PROXY = ProxySettings()
 _ACCESS_LOG = AccessLogSettings()
 _TRACING = TracingSettings()
+_LOG = LogSettings()
 _ENGINE = EngineSettings()
 _SWARM = SwarmSettings()
 
@@ -198,6 +201,10 @@ class _TracingTable(_Table):
 
     def settings(self) -> TracingSettings:
         return TracingSettings(self.endpoint, self.sample, self.service_name)
+
+
+class _LogTable(_Table):
+    format: ProcessLogFormat = _LOG.format
 
 
 class _CertificateTable(_Table):
@@ -456,6 +463,7 @@ class Document(_Table):
     listeners: tuple[_ListenerTable, ...] = ()
     proxy: _ProxyTable = _ProxyTable()
     access_log: _AccessLogTable = _AccessLogTable()
+    log: _LogTable = _LogTable()
     services: tuple[_ServiceTable, ...] = ()
     certificates: tuple[_CertificateTable, ...] = ()
     admin: _AdminTable | None = None
@@ -500,6 +508,7 @@ class Document(_Table):
                 tracing=None if self.tracing is None else self.tracing.settings(),
             ),
             access_log=AccessLogSettings(self.access_log.format, self.access_log.path),
+            log=LogSettings(self.log.format),
             certificates=tuple(
                 CertificateFiles(table.cert, table.key, table.default)
                 for table in self.certificates
@@ -530,6 +539,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "proxy": _ProxyTable,
     "access_log": _AccessLogTable,
     "tracing": _TracingTable,
+    "log": _LogTable,
     "services": _ServiceTable,
     "certificates": _CertificateTable,
     "services.tls": _UpstreamTlsTable,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from stickyproxy.base import hashing
 from stickyproxy.base.commons import Buckets
-from stickyproxy.control import certificates, report
+from stickyproxy.control import certificates, changes, report
+from stickyproxy.model.events import EventKind, tell
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.model.target import Target
@@ -115,6 +116,8 @@ class Registry:
         if before == snapshot:
             return
         self._snapshots[snapshot.provider] = snapshot
+        if before is not None and self._tells_problems:
+            changes.tell_changes(before, snapshot)
         if before is None or _routed(before) != _routed(snapshot):
             self._rebuild()
         if before is None or before.certificates != snapshot.certificates:
@@ -167,7 +170,15 @@ class Registry:
                     endpoint.pool.close()
         self.swaps += 1
         self._rebuilt()
-        log.debug("routing table:\n%s", self._proxy.table.dump())
+        if self._tells_problems:
+            self._tell_swap(services)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("routing table:\n%s", self._proxy.table.dump())
+
+    def _tell_swap(self, services: Sequence[ServiceSpec]) -> None:
+        endpoints = sum(len(service.endpoints) for service in services)
+        text = f"a new routing table: {len(services)} services, {endpoints} endpoints"
+        tell(EventKind.TABLE_SWAPPED, text, services=len(services), endpoints=endpoints)
 
     def _show_certificates(self) -> None:
         """If they are others than before."""
@@ -193,12 +204,14 @@ class Registry:
             if self._has_tls:
                 found += certificates.mismatches(snapshots)
         new, before = dict.fromkeys(found), dict.fromkeys(self.problems)
+        ends = certificates.expiring(snapshots, time.time())
         for problem in new:
             if problem not in before:
-                log.log(logging.ERROR if problem.fatal else logging.WARNING, "%s", problem)
+                expires = ends.get((problem.certificate, problem.reason))
+                changes.tell_problem(problem, expires)
         for problem in before:
             if problem not in new:
-                log.info("resolved: %s", problem)
+                changes.tell_resolved(problem)
         self.problems = tuple(new)
 
     def _make_endpoint(self, service: ServiceSpec, spec: EndpointSpec) -> Endpoint:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from operator import add
@@ -231,6 +231,12 @@ def counts_of(memories: Iterable[Memory]) -> Counts:
     return Counts(services, endpoints, clients)
 
 
+Move = tuple[str, str, str]
+"""The service of a session that moved, the word of ``Affinity`` that says why, and the id of the
+endpoint that it was at; empty: it is not known."""
+Moves = Mapping[Move, int]
+
+
 class HasOpen(Protocol):
     """What is asked of an endpoint's pool."""
 
@@ -250,6 +256,7 @@ class Counters:
         """That newcomers are noted on."""
         self._rows: dict[str, Cells] = {}
         """By service; those without one are in the row with the empty name."""
+        self._moves: Counter[Move] = Counter()
         self._without: dict[str, TallySheet] = {}
         """By service, of requests that no endpoint has."""
         self._counted: dict[EndpointKey, _Counted] = {}
@@ -318,6 +325,8 @@ class Counters:
         if exchange.failures is not None:
             retries = len(exchange.failures.attempts) - (reply is not None)
             self.row(_service_of(exchange))[_RETRIES] += retries
+        if pick is not None and pick.left is not None:
+            self._moves[pick.endpoint.service, pick.affinity.value, pick.left] += 1
         tally.lines.append(
             (
                 monotonic() - exchange.started,
@@ -359,6 +368,12 @@ class Counters:
         if (tally := passage.tally) is not None:
             tally.ended += 1
             tally.newcomers.append(session_key(passage, ()))
+
+    def take_moves(self) -> Moves:
+        """How many sessions have moved since the last time. Clients may make pins up, and so move
+        at will: but the keys are words and names of ours."""
+        found, self._moves = self._moves, Counter()
+        return found
 
     def note_open(self, accepted: int, clients: int, endpoints: Iterable[Endpoint]) -> None:
         """How many connections of clients this process has accepted so far, and how many there are

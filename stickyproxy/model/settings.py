@@ -11,6 +11,8 @@ from typing import Literal
 
 Network = IPv4Network | IPv6Network
 LogFormat = Literal["off", "text", "json"]
+ProcessLogFormat = Literal["text", "json"]
+"""Of the process's own log."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
 from stickyproxy.base.backoff import Backoff
 from stickyproxy.base.errors import ProviderError
-
-log = logging.getLogger("stickyproxy")
+from stickyproxy.model.events import EventKind, tell
 
 
 class Contact:
@@ -29,7 +26,11 @@ class Contact:
     def restored(self) -> None:
         """The source responded."""
         if self.is_lost:
-            log.info("%s: %s answers again", self._provider, self._source)
+            tell(
+                EventKind.PROVIDER_BACK,
+                f"{self._provider}: {self._source} answers again",
+                provider=self._provider,
+            )
             self._backoff.reset()
             self.trouble = ""
 
@@ -39,6 +40,11 @@ class Contact:
         kept = "routes are kept" if has_routes else "no route is known yet"
         trouble = f"{error}; {kept}, trying again"
         if trouble != self.trouble:
-            log.warning("%s: %s", self._provider, trouble)
+            tell(
+                EventKind.PROVIDER_LOST,
+                f"{self._provider}: {trouble}",
+                provider=self._provider,
+                reason=trouble,
+            )
             self.trouble = trouble
         return self._backoff.next()

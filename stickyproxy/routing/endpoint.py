@@ -247,6 +247,9 @@ class Pick:
     endpoint: Endpoint
     affinity: Affinity
     cookies: CookieIssue | None = None
+    left: str | None = None
+    """The session moves here from the endpoint with this id, or, if it is empty, from one that is
+    not known; None: it does not move."""
 
 
 class Meaning(Enum):

@@ -48,6 +48,7 @@ from stickyproxy.runtime.sources import (
     with_acme,
 )
 from stickyproxy.runtime.succession import Succession, delivered
+from stickyproxy.runtime.telling import Telling
 from stickyproxy.semantics.forwarded import TrustedProxies
 
 log = logging.getLogger("stickyproxy")
@@ -93,6 +94,7 @@ class App:
             checks=self._checker.problems,
             config=lambda: effective.pieces(self.config),
         )
+        self._events = Telling(view.stream.put, self._plane.take_moves)
         counts = None if self._memory is None else self._counts
         self._admin = admin_server(settings, view, self._sources.orders, counts)
         self.admin_address = ""
@@ -118,6 +120,7 @@ class App:
         """Publish the services and open the listeners; returns their addresses. Raises
         ListenError."""
         self._plane.start()
+        self._events.start()
         self._sources.start()
         try:
             await self._succession.begin(shares=1)
@@ -150,6 +153,7 @@ class App:
         await delivered(ports, grace - (time.monotonic() - began))
         await self._sources.stop()
         await self._checker.stop()
+        await self._events.stop()
         await self._admin.stop()
         await self._plane.stop()
 
@@ -249,10 +253,12 @@ class ControllerApp:
         fleet.add_routes(app, controller.fleet, self.orders, access, controller.snapshots)
         self._server = ControlServer(app, server_context(settings.controller.token))
         self._stop = asyncio.Event()
+        self._events = Telling(None, dict)
 
     async def start(self) -> str:
         """Look at the Swarm and listen; returns the address. Raises ListenError."""
         self._providers.start()
+        self._events.start()
         try:
             return await self._server.start(self._address)
         except StickyproxyError:
@@ -262,6 +268,7 @@ class ControllerApp:
     async def stop(self) -> None:
         """End; the proxies go on serving."""
         await self._providers.stop()
+        await self._events.stop()
         await self._server.stop()
 
     def handle_signals(self) -> None:

@@ -22,7 +22,7 @@ from stickyproxy.control.newcomers import Newcomers
 from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.access_log import AccessLog
 from stickyproxy.dataplane.admission import Admission
-from stickyproxy.dataplane.counters import CountedEndpoints, Counters, Memory, in_turn
+from stickyproxy.dataplane.counters import CountedEndpoints, Counters, Memory, Moves, in_turn
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.accept import Server
 from stickyproxy.dataplane.downstream.certificates import Certificates
@@ -189,6 +189,10 @@ class DataPlane:
     def silent(self) -> frozenset[EndpointKey]:
         """The endpoints that have never been reached, though they were tried."""
         return self._newcomers.silent if self._newcomers else frozenset()
+
+    def take_moves(self) -> Moves:
+        """How many sessions have moved since the last time, as far as they are counted."""
+        return self._counters.take_moves() if self._counters is not None else {}
 
     def remains(self) -> dict[EndpointKey, Remains]:
         """What endpoints still have that an operator wants to be empty."""

@@ -18,6 +18,7 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -35,7 +36,7 @@ from stickyproxy.control.health import facts_of_checks
 from stickyproxy.control.questions import Questions
 from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.control.reload import ConfigFile
-from stickyproxy.dataplane.counters import Memory, counts_of
+from stickyproxy.dataplane.counters import Memory, Move, Moves, counts_of
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.turns import Turns
@@ -62,6 +63,7 @@ from stickyproxy.runtime.data_plane import make_upstreams, open_access_log
 from stickyproxy.runtime.slot import WorkerSlot
 from stickyproxy.runtime.sources import Sources, waiting_for
 from stickyproxy.runtime.succession import Succession, delivered, first_of
+from stickyproxy.runtime.telling import OfWorkers, Telling
 
 log = logging.getLogger("stickyproxy")
 
@@ -149,6 +151,10 @@ class Supervisor:
             checks=self._checker.problems,
             config=lambda: effective.pieces(self.config),
         )
+        self._moves: Counter[Move] = Counter()
+        """Sessions that have moved, of which nobody was told yet."""
+        self._events = Telling(view.stream.put, self._take_moves)
+        self._of_workers = OfWorkers(view.stream.put)
         self._admin = admin_server(
             settings, view, self._sources.orders, self._counts if counting else None
         )
@@ -175,6 +181,7 @@ class Supervisor:
         """Publish the services, open the listeners and start the workers; returns the addresses.
         Raises ListenError."""
         self._upstreams.start()
+        self._events.start()
         self._sources.start()
         try:
             await self._succession.begin(self._workers)
@@ -215,6 +222,7 @@ class Supervisor:
         await delivered(ports, grace - (time.monotonic() - began))
         await self._sources.stop()
         await self._checker.stop()
+        await self._events.stop()
         self._upstreams.close()
         await self._admin.stop()
         while self._memories:
@@ -251,10 +259,17 @@ class Supervisor:
                 plane.providers,
                 shares,
                 self._memories[number - 1].descriptors if self._memories else None,
+                self.config.log.format,
                 self._commons.descriptor,
                 self._workers,
             )
-            slot = WorkerSlot(begin, self._share_out)
+            slot = WorkerSlot(
+                begin,
+                self._share_out,
+                self._of_workers.told,
+                self._moves.update,
+                self._of_workers.gone,
+            )
             self._slots.append(slot)
             for key, order in self._orders.items():
                 slot.tell(key, order)
@@ -368,6 +383,11 @@ class Supervisor:
         found = [slot.left.get(key) for slot in self._slots if slot.accepting]
         told = [each for each in found if each is not None]
         return merged(told) if told and len(told) == len(found) else None
+
+    def _take_moves(self) -> Moves:
+        found = dict(self._moves)
+        self._moves.clear()
+        return found
 
     async def _report(self, *, services: bool) -> bytes:
         await self._in_step()  # or what is left under an earlier order would be told

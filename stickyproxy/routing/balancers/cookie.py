@@ -125,8 +125,8 @@ class CookieBalancer:
         self._name = name
         self._companion = companion
         self._by_pin = {e.pin: e for e in members.usable + members.draining}
-        self._leaving = frozenset(e.pin for e in members.leaving)
-        self._down = frozenset(e.pin for e in members.down)
+        self._leaving = {e.pin: e.id for e in members.leaving}
+        self._down = {e.pin: e.id for e in members.down}
         self._pinned_by_companion = _Picks(policy, Affinity.PINNED, CompanionState.VALID, None)
         self._pinned_by_name = _Picks(policy, Affinity.PINNED, CompanionState.NOTHING, None)
         self._hashed = _Picks(policy, Affinity.HASHED, CompanionState.NOTHING, companion)
@@ -189,15 +189,23 @@ class CookieBalancer:
             companion_state=CompanionState.STALE if companions else CompanionState.NOTHING,
             owed=self._name if name_is_free else self._companion,
         )
-        return Pick(endpoint, self._why_repinned(stale, tried), issue)
+        why, left = self._why_repinned(stale, tried)
+        return Pick(endpoint, why, issue, left)
 
-    def _why_repinned(self, stale: Sequence[bytes], tried: Collection[Endpoint]) -> Affinity:
-        pins = {value.strip(b'"') for value in stale}
-        if any(endpoint.pin in pins for endpoint in tried):
-            return Affinity.REPINNED_FAILED
-        if not pins.isdisjoint(self._leaving):
-            return Affinity.REPINNED_DRAINING
-        return Affinity.REPINNED_GONE if pins.isdisjoint(self._down) else Affinity.REPINNED_DOWN
+    def _why_repinned(
+        self, stale: Sequence[bytes], tried: Collection[Endpoint]
+    ) -> tuple[Affinity, str]:
+        """And the id of the endpoint that the session was at; empty: it is not known."""
+        pins = [value.strip(b'"') for value in stale]
+        for why, known in (
+            (Affinity.REPINNED_FAILED, {each.pin: each.id for each in tried}),
+            (Affinity.REPINNED_DRAINING, self._leaving),
+            (Affinity.REPINNED_DOWN, self._down),
+        ):
+            for pin in pins:
+                if pin in known:
+                    return why, known[pin]
+        return Affinity.REPINNED_GONE, ""
 
     def evidence(self, request: Request) -> Sequence[Evidence]:
         """See ``endpoint.ReadsRequests``. In the order of the table above: pins before keys."""
