@@ -60,6 +60,8 @@ class ProxyView:
     outage_of: report.OutageOf = lambda _: None
     remains_of: report.RemainsOf | None = None
     """None: no requests are forwarded, so that nobody knows."""
+    confirmed: Callable[[], Mapping[str, float]] = dict
+    """When the sources of providers responded last, in Unix time."""
     checks: Callable[[], Iterable[Problem]] = lambda: ()
     """What is odd about the checks of endpoints."""
     stream: Stream = field(default_factory=Stream)
@@ -75,6 +77,7 @@ class ProxyView:
     def status(self) -> report.Json:
         """How the proxy as a whole is."""
         registry, troubles, now = self.registry, self.troubles(), time.time()
+        confirmed = {**registry.published, **self.confirmed()}
         snapshots = registry.snapshots()
         problems = self.problems()
         workers = self.workers()
@@ -98,7 +101,7 @@ class ProxyView:
                     "up": name not in troubles,
                     "why": troubles.get(name, ""),
                     "published": (published := registry.published.get(name)),
-                    "age": None if published is None else max(0.0, now - published),
+                    "age": None if published is None else max(0.0, now - confirmed[name]),
                 }
                 for name in sorted({*(each.provider for each in snapshots), *troubles})
             ],

@@ -50,8 +50,8 @@ from stickyproxy.model.tls import ClientAuth, ListenerTls, UpstreamTls
 
 _PROXY = ProxySettings()
 _ACCESS_LOG = AccessLogSettings()
-_TRACING = TracingSettings()
 _LOG = LogSettings()
+_TRACING = TracingSettings()
 _ENGINE = EngineSettings()
 _SWARM = SwarmSettings()
 
@@ -194,6 +194,10 @@ class _AccessLogTable(_Table):
     path: Annotated[str, PlainValidator(values.log_path)] = _ACCESS_LOG.path
 
 
+class _LogTable(_Table):
+    format: ProcessLogFormat = _LOG.format
+
+
 class _TracingTable(_Table):
     endpoint: Annotated[str, PlainValidator(values.collector)] = _TRACING.endpoint
     sample: Annotated[float, PlainValidator(values.fraction)] = _TRACING.sample
@@ -201,10 +205,6 @@ class _TracingTable(_Table):
 
     def settings(self) -> TracingSettings:
         return TracingSettings(self.endpoint, self.sample, self.service_name)
-
-
-class _LogTable(_Table):
-    format: ProcessLogFormat = _LOG.format
 
 
 class _CertificateTable(_Table):
@@ -538,8 +538,8 @@ TABLES: dict[str, type[BaseModel]] = {
     "listeners": _ListenerTable,
     "proxy": _ProxyTable,
     "access_log": _AccessLogTable,
-    "tracing": _TracingTable,
     "log": _LogTable,
+    "tracing": _TracingTable,
     "services": _ServiceTable,
     "certificates": _CertificateTable,
     "services.tls": _UpstreamTlsTable,

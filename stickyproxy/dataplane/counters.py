@@ -263,7 +263,12 @@ class Counters:
         self._gone: set[EndpointKey] = set()
         """Those of them that there are no more."""
         self._left: set[str] = set()
-        """Rows of endpoints that a process before this one has left."""
+        """Rows of endpoints that a process before this one has left, and that have not shown up
+        here."""
+        self._complete = False
+        """There is nobody whose endpoints are still to come."""
+        self._patience = 2
+        """For so many pages more they may still show up."""
         self._accepted = 0
         """Connections that are counted already."""
         self._open: set[str] = set()
@@ -284,9 +289,10 @@ class Counters:
             row = self._rows[service] = self._ledger.row(service)
         return row
 
-    def use(self, endpoints: Iterable[Endpoint]) -> None:
+    def use(self, endpoints: Iterable[Endpoint], *, complete: bool) -> None:
         """There are these endpoints now. The row of one that is gone is kept while a request of it
-        is under way."""
+        is under way. ``complete``: no provider is waited for."""
+        self._complete = complete
         self._gone = set(self._counted)
         for endpoint in endpoints:
             key = endpoint.service, endpoint.id
@@ -416,9 +422,12 @@ class Counters:
             if key in self._gone and not counted.tally.in_flight:
                 del self._counted[key]
                 self._endpoints.release(key_of(*key))
-        for name in self._left:
-            self._endpoints.release(name)
-        self._left.clear()
+        if turned and self._left:
+            self._patience -= 1
+            if self._patience < 0 and self._complete:
+                for name in self._left:
+                    self._endpoints.release(name)
+                self._left.clear()
 
     def _add_endpoint(self, service: str, counted: _Counted) -> None:
         tally, cells = counted.tally, counted.cells

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from stickyproxy.base.backoff import Backoff
 from stickyproxy.base.errors import ProviderError
 from stickyproxy.model.events import EventKind, tell
@@ -14,6 +16,8 @@ class Contact:
         """``provider`` and ``source`` are what they are called in log lines."""
         self.trouble = ""
         """Why the source cannot be reached; empty: all is well."""
+        self.confirmed: float | None = None
+        """When the source responded last, in Unix time; None: it never has."""
         self._provider = provider
         self._source = source
         self._backoff = backoff
@@ -24,7 +28,8 @@ class Contact:
         return self._backoff.failures > 0
 
     def restored(self) -> None:
-        """The source responded."""
+        """The source responded: what it says now is what is published."""
+        self.confirmed = time.time()
         if self.is_lost:
             tell(
                 EventKind.PROVIDER_BACK,

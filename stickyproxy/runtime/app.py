@@ -82,10 +82,12 @@ class App:
             review=self.registry.review,
             report=self._report,
         )
+        counts = None if self._memory is None else self._counts
         view = self._view = ProxyView(
             registry=self.registry,
             proxy=self.proxy,
             troubles=self._sources.troubles,
+            confirmed=self._sources.confirmed,
             unready=self._unready,
             questions=Questions(lambda: self.proxy.table, explainer(settings)),
             workers=lambda: Workers(wanted=1, accepting=int(self._accepts.is_set())),
@@ -93,9 +95,9 @@ class App:
             remains_of=self._remains_of,
             checks=self._checker.problems,
             config=lambda: effective.pieces(self.config),
+            figures=figures(settings, counts),
         )
         self._events = Telling(view.stream.put, self._plane.take_moves)
-        counts = None if self._memory is None else self._counts
         self._admin = admin_server(settings, view, self._sources.orders, counts)
         self.admin_address = ""
         """Of the admin listener, once it listens."""
@@ -296,6 +298,16 @@ def explainer(settings: Config) -> Explain:
     return partial(explain, trusted_proxies=trusted, moves_clear=moved)
 
 
+_LAYOUTS = LAYOUT, ENDPOINT_LAYOUT
+
+
+def figures(settings: Config, counts: Callable[[], Awaitable[Counts]] | None) -> Figures | None:
+    """How much goes on. ``counts``: what was counted; None: nothing is."""
+    if counts is None:
+        return None
+    return Figures(_LAYOUTS, counts, window=settings.proxy.session_window)
+
+
 def admin_server(
     settings: Config,
     view: ProxyView,
@@ -308,9 +320,7 @@ def admin_server(
     access = Access(settings.admin, operator.change_token, read_token=operator.read_token)
     if counts is None:
         return ControlServer(make_app(view, orders, access))
-    layouts, window = (LAYOUT, ENDPOINT_LAYOUT), settings.proxy.session_window
-    view = replace(view, figures=Figures(layouts, counts, window=window))
-    metrics = Metrics(layouts, counts, view, window=window)
+    metrics = Metrics(_LAYOUTS, counts, view, window=settings.proxy.session_window)
     return ControlServer(make_app(view, orders, access, metrics))
 
 

@@ -204,7 +204,7 @@ class DataPlane:
 
     def _on_new_table(self) -> None:
         if self._counters is not None:
-            self._counters.use(self._endpoints())
+            self._counters.use(self._endpoints(), complete=not self.registry.awaited)
         self._emptying = tuple(
             dict.fromkeys(
                 endpoint

@@ -48,7 +48,7 @@ from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.endpoint import EndpointState
 from stickyproxy.routing.sessions import Remains, merged
 from stickyproxy.routing.table import RoutingTable
-from stickyproxy.runtime.app import App, admin_server, explainer, plane_settings
+from stickyproxy.runtime.app import App, admin_server, explainer, figures, plane_settings
 from stickyproxy.runtime.channel import (
     Accept,
     AddUp,
@@ -138,10 +138,12 @@ class Supervisor:
         counting = settings.admin is not None
         self._memories = [Memory() for _ in range(workers)] if counting else []
         """One for each slot, which all its workers go on with; none: nobody asks."""
+        counts = self._counts if counting else None
         view = self._view = ProxyView(
             registry=self.registry,
             proxy=shown,
             troubles=self._sources.troubles,
+            confirmed=self._sources.confirmed,
             unready=self._unready,
             questions=Questions(self._table_of_workers, explainer(settings)),
             workers=self._count_workers,
@@ -150,14 +152,13 @@ class Supervisor:
             remains_of=self._remains_of,
             checks=self._checker.problems,
             config=lambda: effective.pieces(self.config),
+            figures=figures(settings, counts),
         )
         self._moves: Counter[Move] = Counter()
         """Sessions that have moved, of which nobody was told yet."""
         self._events = Telling(view.stream.put, self._take_moves)
         self._of_workers = OfWorkers(view.stream.put)
-        self._admin = admin_server(
-            settings, view, self._sources.orders, self._counts if counting else None
-        )
+        self._admin = admin_server(settings, view, self._sources.orders, counts)
         self.admin_address = ""
         """Of the admin listener, once it listens."""
         self._listeners = Listeners()

@@ -603,7 +603,7 @@ class TestProblems:
         ("text", "place", "reason"),
         [
             ("proxi = 1", "proxi", 'unknown key "proxi" (did you mean "proxy"?)'),
-            ("zzz = 1", "zzz", "(known: listeners, proxy, access_log, services, certificates, "),
+            ("zzz = 1", "zzz", "(known: listeners, proxy, access_log, log, services, certificates, "),
             ('"a b" = 1', '"a b"', 'unknown key "a b" (known:'),
             ("[proxy]\nsecrets = 1", "proxy.secrets", '(did you mean "secret"?)'),
             ("[[listeners]]\nadress = ':80'\naddress = ':81'", "listeners[0].adress", '"address"?'),
@@ -660,7 +660,7 @@ class TestProblems:
             "x.toml: proxy.max_headers: 1 is too small: write at least 16",
             "x.toml: services[0] (shop).hosts: is required: name at least one host, "
             "or set default_backend to answer for any",
-            'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, services, '
+            'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, log, services, '
             "certificates, admin, providers, controller, acme, tracing)",
         ]
 
