@@ -144,13 +144,15 @@ def simulation(live: Cluster, services: Sequence[ServiceSpec]) -> Simulation:
     copies: dict[EndpointKey, Endpoint] = {
         (each.service, each.id): _copy(each, live.services) for each in live.endpoints
     }
-    before = Cluster(live.services, tuple(copies.values()), live.balancer)
+    coming = live.coming
+    before = Cluster(live.services, tuple(copies.values()), live.balancer, coming=coming)
     endpoints = tuple(
         copies.get((service.name, spec.id)) or _added(service, spec)
         for service in services
         for spec in sorted(service.endpoints, key=lambda spec: spec.id)
     )
-    return Simulation(before, Cluster(tuple(services), endpoints, before.balancer))
+    after = Cluster(tuple(services), endpoints, before.balancer, coming=coming)
+    return Simulation(before, after)
 
 
 def changed_services(
@@ -196,8 +198,8 @@ def scaled(service: ServiceSpec, count: int) -> ServiceSpec:
 
 def _copy(live: Endpoint, services: Iterable[ServiceSpec]) -> Endpoint:
     """One that serves nobody, of which the same is known."""
-    spec = EndpointSpec(live.id, live.address)
-    copy = Endpoint(live.service, spec, live.pin, NoConnections())
+    spec = EndpointSpec(live.id, live.address, slot=live.slot, outdated=live.outdated)
+    copy = Endpoint(live.service, spec, live.pin, NoConnections(), None, live.former_pin)
     for service in services:
         if service.name == live.service:
             copy.declare(service)

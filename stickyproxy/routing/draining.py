@@ -35,17 +35,27 @@ from stickyproxy.routing.endpoint import (
 from stickyproxy.routing.policy import Policy
 
 
-def build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | None) -> Balancer:
+def build(
+    policy: Policy,
+    endpoints: Sequence[Endpoint],
+    previous: Balancer | None,
+    coming: frozenset[bytes] = frozenset(),
+) -> Balancer:
     """A balancer over these endpoints in their present states. ``previous``: the one it replaces,
-    see ``Policy.build``."""
+    see ``Policy.build``. ``coming``: see ``Members``."""
     if isinstance(previous, CountingBalancer):
         previous = previous.inner
-    built = _build(policy, endpoints, previous)
+    built = _build(policy, endpoints, previous, coming)
     counted = [endpoint for endpoint in endpoints if endpoint.facts.asked_to_drain]
     return CountingBalancer(built, counted) if counted else built
 
 
-def _build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | None) -> Balancer:
+def _build(
+    policy: Policy,
+    endpoints: Sequence[Endpoint],
+    previous: Balancer | None,
+    coming: frozenset[bytes],
+) -> Balancer:
     previous_for_idempotent: Balancer | None = None
     if isinstance(previous, SparingBalancer):
         previous_for_idempotent = previous.for_idempotent
@@ -58,11 +68,11 @@ def _build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | N
         down = tuple([e for e in down if e.facts.in_maintenance])
     sticky = tuple([e for e in draining if e.keeps == "sticky"])
     if len(sticky) == len(draining) or not (usable or sticky):
-        return policy.build(Members(usable=usable, draining=draining, down=down), previous)
+        return policy.build(Members(usable, draining, (), down, coming), previous)
 
     def keeping(kept: tuple[Endpoint, ...], previous: Balancer | None = None) -> Balancer:
         leaving = tuple([e for e in draining if e not in kept])
-        return policy.build(Members(usable, kept, leaving, down), previous)
+        return policy.build(Members(usable, kept, leaving, down, coming), previous)
 
     safe = tuple([e for e in draining if e.keeps != "none"])
     sparing = keeping(sticky, previous)

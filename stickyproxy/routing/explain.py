@@ -260,7 +260,7 @@ def _stopped_by(
 
 def _copy(cluster: Cluster) -> Balancer:
     """A balancer that picks as the cluster's would, whose turns are its own."""
-    return draining.build(cluster.policy, cluster.endpoints, cluster.balancer)
+    return cluster.built_again()
 
 
 def _choice(
@@ -289,10 +289,11 @@ def _owners(table: RoutingTable, evidence: Sequence[Evidence]) -> dict[bytes, En
     """Whose pins are in it, by pin, of all endpoints that are known."""
     pins = {each.value.strip(b'"') for each in evidence}
     return {
-        endpoint.pin: endpoint
+        pin: endpoint
         for cluster in table.clusters()
         for endpoint in cluster.endpoints
-        if endpoint.pin in pins
+        for pin in (endpoint.pin, endpoint.former_pin)
+        if pin in pins
     }
 
 

@@ -16,11 +16,15 @@ from stickyproxy.providers.swarm.state import (
     SwarmState,
     address_on,
     connected_networks,
+    is_coming,
     is_host_published,
+    is_outdated,
     is_running,
+    is_updating,
     name_of,
     node_address,
     port_on_node,
+    slot_of,
     virtual_ip,
 )
 
@@ -178,10 +182,10 @@ class SwarmIndex:
                 return ()
             address = join_host_port(address, options.port or 0)
             return (EndpointSpec(service["ID"], address, network=way.via),)
-        found = (self._endpoint(task, options.port or 0, way) for task in tasks)
+        found = (self._endpoint(service, task, options.port or 0, way) for task in tasks)
         return tuple(sorted((each for each in found if each), key=lambda each: each.id))
 
-    def _endpoint(self, task: Json, port: int, way: Way) -> EndpointSpec | None:
+    def _endpoint(self, service: Json, task: Json, port: int, way: Way) -> EndpointSpec | None:
         if task["Status"]["State"] != "running":
             return None
         node = self._nodes.get(task.get("NodeID", ""), {})
@@ -201,7 +205,21 @@ class SwarmIndex:
             draining=task["DesiredState"] != "running",
             network=way.via,
             node=str((node.get("Description") or {}).get("Hostname", "")),
+            slot=slot_of(task),
+            outdated=is_outdated(service, task),
         )
+
+    def coming(
+        self, service: Json, tasks: Sequence[Json], endpoints: Sequence[EndpointSpec]
+    ) -> tuple[str, ...]:
+        """Slots without an endpoint that are about to have one: a task is on its way, or, while
+        the service is updated, will be."""
+        held = {endpoint.slot for endpoint in endpoints if not endpoint.draining}
+        found = {slot_of(t) for t in tasks if is_coming(t) or (is_running(t) and t.get("Slot"))}
+        if is_updating(service):
+            mode = (service["Spec"].get("Mode") or {}).get("Replicated") or {}
+            found.update(str(number + 1) for number in range(mode.get("Replicas") or 0))
+        return tuple(sorted(found - held))
 
     def odd_addresses(self, name: str, way: Way, tasks: Sequence[Json]) -> Iterator[Problem]:
         """Nodes whose own address is not one at which a proxy can reach them."""

@@ -14,18 +14,28 @@ of the two a client holds is all the state there is, and it is the client that k
 
 Stale is a companion that does not resolve: it is always overwritten, because it is asked first
 and its endpoint may come back.
+
+A pin resolves if its endpoint is used. If not, but it names a slot, the slot decides:
+
+    the slot                                    it goes to               owed to it
+    ------------------------------------------  -----------------------  --------------------
+    is held by another endpoint                 that one                 its pin, in place of
+                                                                         the one that came
+    is about to be filled                       first it may wait; then
+                                                who stays, for a visit
+    anything else                               as if there were no pin  likewise
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from stickyproxy.base.hashing import SlotTable, looks_like_pin
-from stickyproxy.base.values import token
+from stickyproxy.base.hashing import SlotTable, looks_like_pin, slot_of_pin
+from stickyproxy.base.values import duration, token
 from stickyproxy.model.service import OptionValue
 from stickyproxy.routing.balancers import ip_hash
 from stickyproxy.routing.balancers.round_robin import RoundRobinPolicy
@@ -40,8 +50,16 @@ from stickyproxy.routing.endpoint import (
     ReadsRequests,
     Request,
 )
+from stickyproxy.routing.draining import session_key
 from stickyproxy.routing.policy import Option, Policy, PolicyKind
 from stickyproxy.semantics import cookies
+
+WAIT: Final = 5.0
+"""Seconds that a request waits for a successor, if nothing else is said."""
+LONGEST_VISIT: Final = 300.0
+"""Seconds after which a session is re-pinned whose slot has not been filled."""
+
+monotonic = time.monotonic
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +74,8 @@ class CookiePolicy:
     """Path of the cookies that are ours alone: the context root."""
     fallback: Policy
     """Chooses for clients without a cookie."""
+    wait: float = WAIT
+    """Seconds that a request waits for the successor of its endpoint; 0: it does not."""
 
     @property
     def companion(self) -> bytes:
@@ -70,13 +90,15 @@ class CookiePolicy:
         else:
             table = SlotTable(members.accepting)
             fallback = self.fallback.build(members, previous)
-        return CookieBalancer(self, members, table, fallback)
+        vacant = previous.vacant if isinstance(previous, CookieBalancer) else {}
+        return CookieBalancer(self, members, table, fallback, vacant)
 
     def describe(self) -> str:
         return f"cookie {self.name.decode()}, else {self.fallback.describe()}"
 
     def options(self) -> Mapping[str, OptionValue]:
-        return {"sticky_session_cookie": self.name.decode(), **self.fallback.options()}
+        own = {} if self.wait == WAIT else {"sticky_wait": self.wait}
+        return {"sticky_session_cookie": self.name.decode(), **own, **self.fallback.options()}
 
 
 def _make(options: Mapping[str, Any]) -> CookiePolicy | None:
@@ -88,12 +110,16 @@ def _make(options: Mapping[str, Any]) -> CookiePolicy | None:
         path=options["context_root"].encode(),
         # Where the cookie is absent, the address decides if asked to.
         fallback=ip_hash.KIND.make(options) or RoundRobinPolicy(),
+        wait=options.get("sticky_wait", WAIT),
     )
 
 
 KIND = PolicyKind(
     make=_make,
-    options={"sticky_session_cookie": Option(str, token, beside=frozenset({"ip_hash"}))},
+    options={
+        "sticky_session_cookie": Option(str, token, beside=frozenset({"ip_hash"})),
+        "sticky_wait": Option(float, duration, adjusts="sticky_session_cookie"),
+    },
     rank=1,
 )
 
@@ -116,7 +142,9 @@ class CookieBalancer:
         members: Members,
         table: SlotTable[Endpoint],
         fallback: Balancer,
+        vacant: Mapping[bytes, float],
     ) -> None:
+        """``vacant``: that of the balancer before."""
         name, companion = policy.name, policy.companion
         self.table = table
         self.fallback = fallback
@@ -124,9 +152,18 @@ class CookieBalancer:
         self._policy = policy
         self._name = name
         self._companion = companion
-        self._by_pin = {e.pin: e for e in members.usable + members.draining}
-        self._leaving = frozenset(e.pin for e in members.leaving)
-        self._down = frozenset(e.pin for e in members.down)
+        self._usable = members.usable
+        self._by_pin = _by_pin(members.usable + members.draining)
+        self._leaving = _by_pin(members.leaving)
+        self._down = _by_pin(members.down)
+        self._holders = _holders(members.usable)
+        """Who has a slot, by its pin."""
+        self._coming = members.coming | _starting(members.down)
+        """Slots that are about to be filled, likewise."""
+        self.vacant = {slot: vacant[slot] for slot in vacant if slot in self._coming}
+        """When such a slot was first asked for in vain."""
+        self._staying: SlotTable[Endpoint] | None = None
+        """Those that will not be replaced soon; None: nobody has asked yet."""
         self._pinned_by_companion = _Picks(policy, Affinity.PINNED, CompanionState.VALID, None)
         self._pinned_by_name = _Picks(policy, Affinity.PINNED, CompanionState.NOTHING, None)
         self._hashed = _Picks(policy, Affinity.HASHED, CompanionState.NOTHING, companion)
@@ -165,12 +202,22 @@ class CookieBalancer:
         tried: Collection[Endpoint],
     ) -> Pick | None:
         stale = list(companions)
-        app_value = None
+        app_value: bytes | None = None
         for value in named:
             if looks_like_pin(value):
                 stale.append(value)
             elif app_value is None and value.strip(b'"'):  # an empty one identifies no client
                 app_value = value
+
+        name_is_free = not companions and app_value is None
+        issue = PinIssue(
+            self._policy,
+            b"",
+            companion_state=CompanionState.STALE if companions else CompanionState.NOTHING,
+            owed=self._name if name_is_free else self._companion,
+        )
+        if stale and (pick := self._by_slot(request, stale, tried, issue)) is not None:
+            return pick
 
         if app_value is not None:
             endpoint = self.table.owner(app_value, tried)
@@ -181,29 +228,84 @@ class CookieBalancer:
             return None
         if not stale:
             return self._new[endpoint] if app_value is None else self._hashed[endpoint]
-
-        name_is_free = not companions and app_value is None
-        issue = PinIssue(
-            self._policy,
-            endpoint.pin,
-            companion_state=CompanionState.STALE if companions else CompanionState.NOTHING,
-            owed=self._name if name_is_free else self._companion,
-        )
-        return Pick(endpoint, self._why_repinned(stale, tried), issue)
+        affinity = self._why_repinned(stale, tried)
+        return Pick(endpoint, affinity, replace(issue, pin=endpoint.pin))
 
     def _why_repinned(self, stale: Sequence[bytes], tried: Collection[Endpoint]) -> Affinity:
         pins = {value.strip(b'"') for value in stale}
-        if any(endpoint.pin in pins for endpoint in tried):
+        if any(endpoint.pin in pins or endpoint.former_pin in pins for endpoint in tried):
             return Affinity.REPINNED_FAILED
         if not pins.isdisjoint(self._leaving):
             return Affinity.REPINNED_DRAINING
         return Affinity.REPINNED_GONE if pins.isdisjoint(self._down) else Affinity.REPINNED_DOWN
 
+    # --- pins whose endpoint is not used, by their slots ---
+
+    def _by_slot(
+        self,
+        request: Request,
+        stale: Sequence[bytes],
+        tried: Collection[Endpoint],
+        issue: PinIssue,
+    ) -> Pick | None:
+        """Who has the slot of one of these pins, or, while it is empty, somebody for a visit. None:
+        their slots say nothing."""
+        slots = {value: self._slot_of(value.strip(b'"')) for value in stale}
+        for value in stale:
+            holder = self._holders.get(slots[value])
+            if holder is not None and holder not in tried:
+                return Pick(holder, Affinity.SUCCESSOR, replace(issue, pin=holder.pin))
+        for value in stale:
+            if self._is_coming(slots[value], tried):
+                return self._visit(request, value, slots[value], tried, issue)
+        return None
+
+    def _slot_of(self, pin: bytes) -> bytes:
+        """Empty: it names none."""
+        if slot := slot_of_pin(pin):
+            return slot
+        endpoint = self._by_pin.get(pin) or self._leaving.get(pin) or self._down.get(pin)
+        return b"" if endpoint is None else endpoint.slot_pin
+
+    def _is_coming(self, slot: bytes, tried: Collection[Endpoint]) -> bool:
+        """Also if whoever has it refuses connections, and is about to be replaced or has only just
+        begun."""
+        if slot in self._coming:
+            return True
+        holder = self._holders.get(slot)
+        return holder in tried and holder is not None and _is_passing(holder)
+
+    def _visit(
+        self,
+        request: Request,
+        value: bytes,
+        slot: bytes,
+        tried: Collection[Endpoint],
+        issue: PinIssue,
+    ) -> Pick | None:
+        """Somebody else until the slot is filled: all requests of the session, on all proxies, the
+        same. If the application begins a session there, and that endpoint stays, so does the
+        session; otherwise its pin is kept, as it would be lost twice. None if there is nobody, or
+        it has taken too long."""
+        now = monotonic()
+        since = now if slot not in self._coming else self.vacant.setdefault(slot, now)
+        if now - since > self._policy.wait + LONGEST_VISIT:
+            return None
+        if self._staying is None:
+            self._staying = SlotTable(e for e in self._usable if not e.outdated)
+        key = session_key(request, (self._name, self._companion))
+        endpoint = self._staying.owner(key, tried) or self.table.owner(key, tried)
+        if endpoint is None:
+            return None
+        pin = value.strip(b'"') if endpoint.outdated else endpoint.pin
+        wait = max(0.0, since + self._policy.wait - now)
+        return Pick(endpoint, Affinity.VISIT, replace(issue, pin=pin, owed=None), wait)
+
     def evidence(self, request: Request) -> Sequence[Evidence]:
         """See ``endpoint.ReadsRequests``. In the order of the table above: pins before keys."""
         sent = [(name, v) for name in (self._companion, self._name) for v in request.cookies(name)]
         found = [self._meaning(name, value) for name, value in sent]
-        for decisive in (Meaning.PIN, Meaning.KEY):
+        for decisive in (Meaning.PIN, Meaning.PIN_SUCCEEDED, Meaning.PIN_AWAITED, Meaning.KEY):
             for at, each in enumerate(found):
                 if each.meaning is decisive:
                     found[at] = replace(each, decides=True)
@@ -217,17 +319,54 @@ class CookieBalancer:
         endpoint = self._by_pin.get(bare)
         if endpoint is not None:
             return Evidence(source, value, Meaning.PIN, endpoint=endpoint)
+        slot = self._slot_of(bare)
+        if (holder := self._holders.get(slot)) is not None:
+            return Evidence(source, value, Meaning.PIN_SUCCEEDED, endpoint=holder)
+        if slot in self._coming:
+            return Evidence(source, value, Meaning.PIN_AWAITED)
         if looks_like_pin(value):
             leaving, down = bare in self._leaving, bare in self._down
             gone = Meaning.PIN_DOWN if down else Meaning.PIN_UNKNOWN
             return Evidence(source, value, Meaning.PIN_LEAVING if leaving else gone)
         if name == self._companion or not bare:
             return Evidence(source, value, Meaning.NOTHING)
-        owner, slot = self.table.owner(value), self.table.slot(value)
-        return Evidence(source, value, Meaning.KEY, endpoint=owner, slot=slot)
+        owner, hashed = self.table.owner(value), self.table.slot(value)
+        return Evidence(source, value, Meaning.KEY, endpoint=owner, slot=hashed)
 
     def __repr__(self) -> str:
-        return f"<CookieBalancer {self._name.decode()}, {len(self._by_pin)} pins>"
+        pins = {endpoint.pin for endpoint in self._by_pin.values()}
+        return f"<CookieBalancer {self._name.decode()}, {len(pins)} pins>"
+
+
+def _by_pin(endpoints: Iterable[Endpoint]) -> dict[bytes, Endpoint]:
+    """By all pins that name them."""
+    found = {endpoint.pin: endpoint for endpoint in endpoints}
+    found.update((e.former_pin, e) for e in endpoints if e.former_pin)
+    return found
+
+
+def _holders(usable: Iterable[Endpoint]) -> dict[bytes, Endpoint]:
+    """Who has each slot. While it is handed over there are two: the one that stays, has it."""
+    found: dict[bytes, Endpoint] = {}
+    for endpoint in usable:
+        slot = endpoint.slot_pin
+        if slot and ((other := found.get(slot)) is None or other.outdated):
+            found[slot] = endpoint
+    return found
+
+
+def _starting(down: Iterable[Endpoint]) -> frozenset[bytes]:
+    """The slots of those that are down for the moment, but not because somebody wants that."""
+    return frozenset(
+        endpoint.slot_pin
+        for endpoint in down
+        if endpoint.slot_pin and not endpoint.facts.in_maintenance and _is_passing(endpoint)
+    )
+
+
+def _is_passing(endpoint: Endpoint) -> bool:
+    """Whether one that cannot be reached will soon be, or is replaced soon."""
+    return endpoint.outdated or not endpoint.has_connected
 
 
 @dataclass(frozen=True, slots=True)

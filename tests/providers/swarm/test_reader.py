@@ -51,7 +51,7 @@ class TestServices:
             service_spec(
                 "shop",
                 ("demo.local",),
-                (EndpointSpec("t1", "10.0.1.1:80"),),
+                (EndpointSpec("t1", "10.0.1.1:80", slot="node-1"),),
                 sticky_session_cookie="session",
             ),
         )
