@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from stickyproxy.base.errors import BadRequest
-from stickyproxy.routing import draining
 from stickyproxy.routing.admit import Admit
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import (

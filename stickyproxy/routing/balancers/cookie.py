@@ -39,6 +39,7 @@ from stickyproxy.base.values import duration, token
 from stickyproxy.model.service import OptionValue
 from stickyproxy.routing.balancers import ip_hash
 from stickyproxy.routing.balancers.round_robin import RoundRobinPolicy
+from stickyproxy.routing.draining import session_key
 from stickyproxy.routing.endpoint import (
     Affinity,
     Balancer,
@@ -50,7 +51,6 @@ from stickyproxy.routing.endpoint import (
     ReadsRequests,
     Request,
 )
-from stickyproxy.routing.draining import session_key
 from stickyproxy.routing.policy import Option, Policy, PolicyKind
 from stickyproxy.semantics import cookies
 
