@@ -12,7 +12,6 @@ from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
-from stickyproxy.base.errors import BadRequest
 from stickyproxy.base.text import shown
 from stickyproxy.control.report import Json
 from stickyproxy.control.simulation import (
@@ -89,8 +88,6 @@ def question_of(asked: object) -> Question:
             client=_client(_text(asked, "client", "127.0.0.1")),
             secure=secure,
         )
-    except BadRequest as error:
-        raise ValueError(error.message) from error
     except UnicodeEncodeError as error:  # half a surrogate pair
         raise ValueError("what is asked about is not valid text: write UTF-8") from error
 

@@ -54,14 +54,14 @@ class Question:
     """It comes over TLS."""
 
     def __post_init__(self) -> None:
-        """Raises BadRequest for what is no request that a client could send."""
+        """Raises ValueError for what is no request that a client could send."""
         if not _TOKEN.fullmatch(self.method.encode()):
-            raise BadRequest(400, f"{self.method!a} is not a method")
+            raise ValueError(f"{self.method!a} is not a method")
         if not _TARGET.fullmatch(self.target):
-            raise BadRequest(400, f"{ascii(self.target)[1:]} is not a path")
+            raise ValueError(f"{ascii(self.target)[1:]} is not a path")
         for name, value in (*self.fields, (b"Host", self.host)):
             if not (_TOKEN.fullmatch(name) and _VALUE.fullmatch(value)):
-                raise BadRequest(400, f"{ascii(name + b': ' + value)[1:]} is not a header field")
+                raise ValueError(f"{ascii(name + b': ' + value)[1:]} is not a header field")
 
 
 class _AskedHead:
