@@ -155,7 +155,7 @@ class Registry:
             None if rekeyed else old,
             self.awaited,
             _thumbprints(snapshots),
-            lambda service, slot: hashing.slot_pin(keys[service], service, slot),
+            slot_pin=lambda service, slot: hashing.slot_pin(keys[service], service, slot),
         )
         if rekeyed:
             for cluster in old.clusters():
@@ -201,7 +201,8 @@ class Registry:
         name, tls, key = service.name, service.tls, self._keys[service.name]
         pin = hashing.pin(key, name, spec.id, spec.slot)
         former = hashing.pin(key, name, spec.id) if spec.slot else b""
-        return Endpoint(name, spec, pin, self._pools.pool(spec.target(tls)), tls, former)
+        pool = self._pools.pool(spec.target(tls))
+        return Endpoint(name, spec, pin, pool, tls, former_pin=former)
 
 
 def _routed(snapshot: Snapshot) -> tuple[object, ...]:

@@ -199,7 +199,7 @@ def scaled(service: ServiceSpec, count: int) -> ServiceSpec:
 def _copy(live: Endpoint, services: Iterable[ServiceSpec]) -> Endpoint:
     """One that serves nobody, of which the same is known."""
     spec = EndpointSpec(live.id, live.address, slot=live.slot, outdated=live.outdated)
-    copy = Endpoint(live.service, spec, live.pin, NoConnections(), None, live.former_pin)
+    copy = Endpoint(live.service, spec, live.pin, NoConnections(), former_pin=live.former_pin)
     for service in services:
         if service.name == live.service:
             copy.declare(service)

@@ -25,6 +25,7 @@ def build(
     previous: RoutingTable | None,
     awaited: tuple[str, ...] = (),
     thumbprints: Mapping[str, str] | None = None,
+    *,
     slot_pin: SlotPin | None = None,
 ) -> RoutingTable:
     """A table for these services. Endpoints and clusters of ``previous`` that did not change are
@@ -127,9 +128,14 @@ class _Builder:
             if old is not None and old.services == services:
                 cluster = old
             else:
-                before = old and (old.balancer, old.budget, old.limiters, old.waiting)
-                coming = self._coming(services)
-                cluster = Cluster(services, endpoints, *(before or ()), coming=coming)
+                before = old and (old.balancer, old.budget, old.limiters)
+                cluster = Cluster(
+                    services,
+                    endpoints,
+                    *(before or ()),
+                    waiting=None if old is None else old.waiting,
+                    coming=self._coming(services),
+                )
             self._clusters[name] = cluster
         return cluster
 

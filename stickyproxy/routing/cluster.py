@@ -26,8 +26,8 @@ class Cluster:
         previous: Balancer | None = None,
         budget: RetryBudget | None = None,
         limiters: Limiters | None = None,
-        waiting: WaitingRoom | None = None,
         *,
+        waiting: WaitingRoom | None = None,
         coming: frozenset[bytes] = frozenset(),
     ) -> None:
         """``previous``, ``budget``, ``limiters``, ``waiting``: of the cluster that it replaces.

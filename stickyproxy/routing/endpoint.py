@@ -143,6 +143,7 @@ class Endpoint:
         pin: bytes,
         pool: Connections,
         tls: UpstreamTls | None = None,
+        *,
         former_pin: bytes = b"",
     ) -> None:
         """``pool``: of connections to where ``spec`` and ``tls`` say. ``former_pin``: the one that

