@@ -39,7 +39,7 @@ from stickyproxy.dataplane.upstream.connection import UpstreamConnection
 from stickyproxy.dataplane.upstream.pool import Pool
 from stickyproxy.routing.admit import Admit
 from stickyproxy.routing.basic_auth import BasicAuth
-from stickyproxy.routing.endpoint import Affinity, Endpoint, Pick
+from stickyproxy.routing.endpoint import Affinity, CookieIssue, Endpoint, HandsOver, Pick
 from stickyproxy.routing.slots import Slots
 from stickyproxy.routing.table import Route, RoutingTable
 from stickyproxy.routing.waiting import WaitingRoom
@@ -557,6 +557,17 @@ class Exchange:
             self._try_again(error, relay.started)
         except Exception:
             self._break_off()
+
+    def handed_over(self, to: bytes) -> CookieIssue | None:
+        """The endpoint gives the session away. To whom, the current table says."""
+        request, pick = self.request, self.pick
+        assert request is not None
+        assert pick is not None
+        route = self._proxy.table.match(request.host, request.target)
+        cluster = None if route is None else route.cluster
+        if cluster is None or not isinstance(cluster.balancer, HandsOver):
+            return None
+        return cluster.balancer.hand_over(request, pick, to)
 
     def _hold_against(self, upstream: UpstreamConnection, error: Exception) -> None:
         """Let the endpoint's health know. That a kept-alive connection closes is nothing."""

@@ -24,9 +24,11 @@ from time import monotonic
 from stickyproxy.base.hashing import looks_like_pin
 from stickyproxy.routing.endpoint import (
     Balancer,
+    CookieIssue,
     Endpoint,
     EndpointState,
     Evidence,
+    HandsOver,
     Members,
     Pick,
     ReadsRequests,
@@ -107,6 +109,11 @@ class SparingBalancer:
         balancer = self.for_idempotent if request.idempotent else self.sparing
         return balancer.evidence(request) if isinstance(balancer, ReadsRequests) else ()
 
+    def hand_over(self, request: Request, pick: Pick, to: bytes) -> CookieIssue | None:
+        """See ``endpoint.HandsOver``."""
+        sparing = self.sparing
+        return sparing.hand_over(request, pick, to) if isinstance(sparing, HandsOver) else None
+
     def __repr__(self) -> str:
         return f"<SparingBalancer, {self.sparing!r}>"
 
@@ -131,6 +138,11 @@ class CountingBalancer:
         """See ``endpoint.ReadsRequests``."""
         inner = self.inner
         return inner.evidence(request) if isinstance(inner, ReadsRequests) else ()
+
+    def hand_over(self, request: Request, pick: Pick, to: bytes) -> CookieIssue | None:
+        """See ``endpoint.HandsOver``."""
+        inner = self.inner
+        return inner.hand_over(request, pick, to) if isinstance(inner, HandsOver) else None
 
     def __repr__(self) -> str:
         return f"<CountingBalancer, {self.inner!r}>"

@@ -337,6 +337,15 @@ class ReadsRequests(Protocol):
         """What it looks at in a request, in its order of precedence."""
 
 
+@runtime_checkable
+class HandsOver(Protocol):
+    """A balancer whose sessions can be given to another endpoint."""
+
+    def hand_over(self, request: Request, pick: Pick, to: bytes) -> CookieIssue | None:
+        """What is owed to the client that ``pick`` was made for when its session goes to the
+        endpoint with the slot ``to``, or to ``any`` other; None: there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Members:
     """The endpoints of a cluster by what they may be used for; order is by (service, id)."""

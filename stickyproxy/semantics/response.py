@@ -35,6 +35,7 @@ class ResponseHead:
 
     __slots__ = (
         "event_stream",
+        "handover",
         "http11",
         "info",
         "keep_alive",
@@ -68,6 +69,8 @@ class ResponseHead:
         """Connection names Upgrade."""
         self.event_stream = False
         """The body is server-sent events."""
+        self.handover = b""
+        """The slot that the session is to go to, or ``any``; empty: it stays."""
         kinds = RESPONSE_LINES
         keep = self.lines.append
         named: frozenset[bytes] = frozenset()
@@ -108,6 +111,8 @@ class ResponseHead:
             self.info = (*self.info, line)
         elif kind == Kind.UPGRADE:
             self.upgrade = (*self.upgrade, line)
+        elif kind == Kind.HANDOVER:
+            self.handover = line.partition(b":")[2].strip(b" \t")
         elif kind == Kind.EVENT_STREAM:
             self.event_stream = True
             self.lines.append(line)

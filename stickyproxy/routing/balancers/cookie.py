@@ -56,6 +56,8 @@ from stickyproxy.semantics import cookies
 
 WAIT: Final = 5.0
 """Seconds that a request waits for a successor, if nothing else is said."""
+ANYBODY: Final = b"any"
+"""In place of a slot, where an endpoint gives a session away."""
 LONGEST_VISIT: Final = 300.0
 """Seconds after which a session is re-pinned whose slot has not been filled."""
 
@@ -168,6 +170,14 @@ class CookieBalancer:
         self._pinned_by_name = _Picks(policy, Affinity.PINNED, CompanionState.NOTHING, None)
         self._hashed = _Picks(policy, Affinity.HASHED, CompanionState.NOTHING, companion)
         self._new = _Picks(policy, Affinity.NEW, CompanionState.NOTHING, name)
+        self._succeeding = {
+            owing: _Picks(policy, Affinity.SUCCESSOR, *owing)
+            for owing in (
+                (CompanionState.NOTHING, name),
+                (CompanionState.NOTHING, companion),
+                (CompanionState.STALE, companion),
+            )
+        }
 
     def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:
         """The endpoint that the client is pinned to, else a new choice and its pin; None if there
@@ -201,22 +211,13 @@ class CookieBalancer:
         named: Sequence[bytes],
         tried: Collection[Endpoint],
     ) -> Pick | None:
-        stale = list(companions)
-        app_value: bytes | None = None
-        for value in named:
-            if looks_like_pin(value):
-                stale.append(value)
-            elif app_value is None and value.strip(b'"'):  # an empty one identifies no client
-                app_value = value
-
-        name_is_free = not companions and app_value is None
-        issue = PinIssue(
-            self._policy,
-            b"",
-            companion_state=CompanionState.STALE if companions else CompanionState.NOTHING,
-            owed=self._name if name_is_free else self._companion,
+        stale = [*companions, *(value for value in named if looks_like_pin(value))]
+        app_value = _app_value(named)
+        owing = (
+            CompanionState.STALE if companions else CompanionState.NOTHING,
+            self._companion if companions or app_value is not None else self._name,
         )
-        if stale and (pick := self._by_slot(request, stale, tried, issue)) is not None:
+        if stale and (pick := self._by_slot(request, stale, tried, owing)) is not None:
             return pick
 
         if app_value is not None:
@@ -228,8 +229,8 @@ class CookieBalancer:
             return None
         if not stale:
             return self._new[endpoint] if app_value is None else self._hashed[endpoint]
-        affinity = self._why_repinned(stale, tried)
-        return Pick(endpoint, affinity, replace(issue, pin=endpoint.pin))
+        issue = PinIssue(self._policy, endpoint.pin, *owing)
+        return Pick(endpoint, self._why_repinned(stale, tried), issue)
 
     def _why_repinned(self, stale: Sequence[bytes], tried: Collection[Endpoint]) -> Affinity:
         pins = {value.strip(b'"') for value in stale}
@@ -246,18 +247,18 @@ class CookieBalancer:
         request: Request,
         stale: Sequence[bytes],
         tried: Collection[Endpoint],
-        issue: PinIssue,
+        owing: tuple[CompanionState, bytes],
     ) -> Pick | None:
         """Who has the slot of one of these pins, or, while it is empty, somebody for a visit. None:
-        their slots say nothing."""
-        slots = {value: self._slot_of(value.strip(b'"')) for value in stale}
-        for value in stale:
-            holder = self._holders.get(slots[value])
+        their slots say nothing. ``owing``: companion state and owed name of a ``PinIssue``."""
+        pins = [value.strip(b'"') for value in stale]
+        for pin in pins:
+            holder = self._holders.get(self._slot_of(pin))
             if holder is not None and holder not in tried:
-                return Pick(holder, Affinity.SUCCESSOR, replace(issue, pin=holder.pin))
-        for value in stale:
-            if self._is_coming(slots[value], tried):
-                return self._visit(request, value, slots[value], tried, issue)
+                return self._succeeding[owing][holder]
+        for pin in pins:
+            if self._is_coming(slot := self._slot_of(pin), tried):
+                return self._visit(request, pin, slot, tried, owing[0])
         return None
 
     def _slot_of(self, pin: bytes) -> bytes:
@@ -278,10 +279,10 @@ class CookieBalancer:
     def _visit(
         self,
         request: Request,
-        value: bytes,
+        pin: bytes,
         slot: bytes,
         tried: Collection[Endpoint],
-        issue: PinIssue,
+        companion: CompanionState,
     ) -> Pick | None:
         """Somebody else until the slot is filled: all requests of the session, on all proxies, the
         same. None if there is nobody, or it has taken too long."""
@@ -289,22 +290,44 @@ class CookieBalancer:
         since = now if slot not in self._coming else self.vacant.setdefault(slot, now)
         if now - since > self._policy.wait + LONGEST_VISIT:
             return None
-        if self._staying is None:
-            self._staying = SlotTable(e for e in self._usable if not e.outdated)
-        key = session_key(request, (self._name, self._companion))
-        endpoint = self._staying.owner(key, tried) or self.table.owner(key, tried)
+        endpoint = self._guest_at(request, tried)
         if endpoint is None:
             return None
         wait = max(0.0, since + self._policy.wait - now)
-        companion = issue.companion_state
-        if companion is CompanionState.STALE:
-            companion = CompanionState.VALID
-        kept = PinIssue(self._policy, value.strip(b'"'), companion, None)
+        valid = CompanionState.VALID if companion is CompanionState.STALE else companion
+        kept = PinIssue(self._policy, pin, valid, None)
         if endpoint.outdated:
             return Pick(endpoint, Affinity.VISIT, kept, wait)
         known = frozenset(request.cookies(self._name))
-        visit = VisitIssue(kept, replace(issue, pin=endpoint.pin, owed=None), known)
-        return Pick(endpoint, Affinity.VISIT, visit, wait)
+        moved = PinIssue(self._policy, endpoint.pin, companion, None)
+        return Pick(endpoint, Affinity.VISIT, VisitIssue(kept, moved, known), wait)
+
+    def _guest_at(self, request: Request, tried: Collection[Endpoint]) -> Endpoint | None:
+        """Somebody else, rather of those that stay; the same for all requests of a session."""
+        if self._staying is None:
+            self._staying = SlotTable(e for e in self._usable if not e.outdated)
+        key = session_key(request, (self._name, self._companion))
+        return self._staying.owner(key, tried) or self.table.owner(key, tried)
+
+    def hand_over(self, request: Request, pick: Pick, to: bytes) -> PinIssue | None:
+        """See ``endpoint.HandsOver``."""
+        giver = pick.endpoint
+        other: Endpoint | None
+        if to == ANYBODY:
+            other = self._guest_at(request, (giver,))
+        else:
+            wanted = giver.service, to.decode("latin-1")
+            holders = self._holders.values()
+            other = next((e for e in holders if (e.service, e.slot) == wanted), None)
+        if other is None or other is giver:
+            return None
+        has_companion = bool(request.cookies(self._companion))
+        if has_companion or _app_value(request.cookies(self._name)) is not None:
+            owed = self._companion
+        else:
+            owed = self._name
+        state = CompanionState.STALE if has_companion else CompanionState.NOTHING
+        return PinIssue(self._policy, other.pin, state, owed)
 
     def evidence(self, request: Request) -> Sequence[Evidence]:
         """See ``endpoint.ReadsRequests``. In the order of the table above: pins before keys."""
@@ -341,6 +364,11 @@ class CookieBalancer:
     def __repr__(self) -> str:
         pins = {endpoint.pin for endpoint in self._by_pin.values()}
         return f"<CookieBalancer {self._name.decode()}, {len(pins)} pins>"
+
+
+def _app_value(named: Sequence[bytes]) -> bytes | None:
+    """The application's among the values of NAME; an empty one identifies no client."""
+    return next((v for v in named if v.strip(b'"') and not looks_like_pin(v)), None)
 
 
 def _by_pin(endpoints: Iterable[Endpoint]) -> dict[bytes, Endpoint]:
