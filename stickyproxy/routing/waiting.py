@@ -26,13 +26,15 @@ class Waits(Protocol):
 class WaitingRoom:
     """Who waits is in it; called in order of arrival."""
 
-    __slots__ = ("_timer", "_until")
+    __slots__ = ("_due", "_timer", "_until")
 
     def __init__(self) -> None:
         self._until: dict[Waits, float] = {}
         """In the loop's time."""
         self._timer: asyncio.TimerHandle | None = None
         """None: nobody waits."""
+        self._due = 0.0
+        """When it is for."""
 
     @property
     def is_full(self) -> bool:
@@ -43,7 +45,7 @@ class WaitingRoom:
         """Resume it after so many seconds, or before."""
         loop = asyncio.get_running_loop()
         until = self._until[who] = loop.time() + seconds
-        if self._timer is None or until < self._timer.when():
+        if self._timer is None or until < self._due:
             self._arm(until)
 
     def leave(self, who: Waits) -> None:
@@ -66,6 +68,7 @@ class WaitingRoom:
     def _arm(self, until: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._due = until
         self._timer = asyncio.get_running_loop().call_at(until, self._ring)
 
     def _ring(self) -> None:

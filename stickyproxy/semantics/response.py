@@ -48,6 +48,11 @@ class ResponseHead:
         "upgrade",
     )
 
+    event_stream: bool
+    """The body is server-sent events."""
+    handover: bytes
+    """The slot that the session is to go to, or ``any``; empty: it stays."""
+
     def __init__(self, head: bytes) -> None:
         """``head``: as it came, without the empty line and the line end before it. Raises
         UpstreamProtocolError if it is malformed."""
@@ -67,10 +72,7 @@ class ResponseHead:
         """The Upgrade fields, which mean something in a 101 only."""
         self.switches = False
         """Connection names Upgrade."""
-        self.event_stream = False
-        """The body is server-sent events."""
-        self.handover = b""
-        """The slot that the session is to go to, or ``any``; empty: it stays."""
+        self.event_stream, self.handover = False, b""
         kinds = RESPONSE_LINES
         keep = self.lines.append
         named: frozenset[bytes] = frozenset()

@@ -296,6 +296,23 @@ class TestOrder:
         await done.wait()
         assert called == list(range(200))
 
+    async def test_whose_time_is_over_already(self) -> None:
+        """A timer for the past is another kind of object on some loops."""
+        room = waiting.WaitingRoom()
+        called: list[Waiting] = []
+        done = asyncio.Event()
+
+        class Waiting:
+            def resume(self) -> None:
+                called.append(self)
+                if len(called) == 3:
+                    done.set()
+
+        for _ in range(3):
+            room.enter(Waiting(), -1.0)
+        await done.wait()
+        assert repr(room) == "<WaitingRoom of 0>"
+
     async def test_whose_time_is_over_is_called(self) -> None:
         room = waiting.WaitingRoom()
         called: list[float] = []

@@ -120,6 +120,7 @@ START_FIRST, STOP_FIRST = "--update-order=start-first", "--update-order=stop-fir
     [
         ("start first", (*HEALTH, START_FIRST), ()),
         ("stop first", (STOP_FIRST,), ()),
+        ("stop first, sticky_wait 30s", (STOP_FIRST,), ("sticky_wait=30s",)),
         ("stop first, sticky_wait 0s", (STOP_FIRST,), ("sticky_wait=0s",)),
         ("start first, two at a time", (*HEALTH, START_FIRST, "--update-parallelism=2"), ()),
         ("stop first, two at a time", (STOP_FIRST, "--update-parallelism=2"), ()),
