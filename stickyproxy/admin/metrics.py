@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -26,41 +25,16 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from stickyproxy import __version__
+from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import build_info
 from stickyproxy.base.ledger import OTHERS
 from stickyproxy.control import certificates, report
-from stickyproxy.control.registry import HoldsTable
 from stickyproxy.model.metrics import MICROSECONDS, Family, Layout
-from stickyproxy.model.snapshot import Problem, Snapshot
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 Totals = Mapping[str, Sequence[int]]
 """The rows of all processes, added up, by service."""
-
-
-class PublishedView(Protocol):
-    """What is asked of the registry."""
-
-    problems: tuple[Problem, ...]
-    published: dict[str, float]
-    """When each provider published last, in Unix time."""
-    swaps: int
-    """How often there was a new table."""
-
-    def snapshots(self) -> list[Snapshot]:
-        """The state of each provider."""
-
-
-@dataclass(frozen=True, slots=True)
-class Workers:
-    """The processes that forward requests."""
-
-    wanted: int
-    accepting: int
-    """Of those, how many accept connections."""
-    lost: int = 0
-    """How many have ended that should not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,27 +58,11 @@ class Moment:
 class Metrics:
     """The metrics of one proxy."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        totals: Callable[[], Totals],
-        *,
-        registry: PublishedView,
-        proxy: HoldsTable,
-        troubles: Callable[[], Mapping[str, str]],
-        workers: Callable[[], Workers],
-        state_of: report.StateOf | None = None,
-        checks: Callable[[], Iterable[Problem]] = lambda: (),
-    ) -> None:
-        """``totals``: what was counted, by ``layout``. The rest as for ``pages.make_app``."""
+    def __init__(self, layout: Layout, totals: Callable[[], Totals], view: ProxyView) -> None:
+        """``totals``: what was counted, by ``layout``."""
         self._layout = layout
         self._totals = totals
-        self._registry = registry
-        self._proxy = proxy
-        self._troubles = troubles
-        self._workers = workers
-        self._state_of = state_of
-        self._checks = checks
+        self._view = view
 
     async def text(self) -> bytes:
         """The metrics as they are now."""
@@ -112,10 +70,10 @@ class Metrics:
 
     def now(self) -> Moment:
         """Everything as it is now."""
-        registry, table = self._registry, self._proxy.table
-        snapshots, troubles = registry.snapshots(), self._troubles()
+        view, registry, table = self._view, self._view.registry, self._view.proxy.table
+        snapshots, troubles = registry.snapshots(), view.troubles()
         services = [service for snapshot in snapshots for service in snapshot.services]
-        state_of = self._state_of or report.states_in(table)
+        state_of = view.state_of or report.states_in(table)
         known = {"", OTHERS, *(service.name for service in services)}
         known.update(cluster.name for cluster in table.clusters())
         return Moment(
@@ -135,9 +93,9 @@ class Metrics:
                 for name in sorted({*(each.provider for each in snapshots), *troubles})
             },
             published=dict(registry.published),
-            problems=Counter(each.fatal for each in (*registry.problems, *self._checks())),
+            problems=Counter(each.fatal for each in view.problems()),
             swaps=registry.swaps,
-            workers=self._workers(),
+            workers=view.workers(),
         )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+from base64 import b64encode
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.base.text import shown
@@ -16,12 +18,14 @@ _SENDS_BODY = frozenset(
         *("--json", "-F", "--form"),
     )
 )
+_WRITTEN_OUT = _SENDS_BODY - {"-F", "--form", "--data-urlencode"}
+"""Those of them whose values are sent as they are, joined by ``&``."""
 _DOES_NOT_MATTER = frozenset(
     (
         *("-o", "--output", "-m", "--max-time", "--connect-timeout", "--resolve", "--connect-to"),
         *("-c", "--cookie-jar", "--cacert", "--capath", "-E", "--cert", "--key", "-w"),
         *("--write-out", "--interface", "--retry", "-x", "--proxy", "--unix-socket", "--ciphers"),
-        *("-D", "--dump-header", "-u", "--user", "--limit-rate", "--noproxy", "-T"),
+        *("-D", "--dump-header", "--limit-rate", "--noproxy", "-T"),
         "--upload-file",
     )
 )
@@ -29,7 +33,7 @@ _DOES_NOT_MATTER = frozenset(
 _MATTERS = frozenset(
     (
         *("-H", "--header", "-b", "--cookie", "-X", "--request", "-A", "--user-agent", "-e"),
-        *("--referer", "--url"),
+        *("--referer", "--url", "-u", "--user"),
     )
 )
 _TAKES_VALUE = _SENDS_BODY | _DOES_NOT_MATTER | _MATTERS
@@ -42,6 +46,7 @@ def question(command: str) -> Json:
     fields: list[list[str]] = []
     method, url = "", ""
     has_body, head, query = False, False, False
+    pieces: list[str] = []
     for option, value in _options(_words(command)):
         match option:
             case "" | "--url":
@@ -68,13 +73,20 @@ def question(command: str) -> Json:
                 head = True
             case "-G" | "--get":
                 query = True
+            case "-u" | "--user":
+                fields.append(_credentials(value))
             case each if each in _SENDS_BODY:
                 has_body = True
+                if each in _WRITTEN_OUT and (each == "--data-raw" or not value.startswith("@")):
+                    pieces.append(value)
     if not url:
         raise StickyproxyError("the curl command has no URL")
     if not method:
         method = "HEAD" if head else "POST" if has_body and not query else "GET"
-    return {**of_url(url, fields), "method": method}
+    asked = {**of_url(url, fields), "method": method}
+    if pieces and not query:
+        asked["body"] = len("&".join(pieces).encode())
+    return asked
 
 
 def of_url(url: str, fields: list[list[str]]) -> Json:
@@ -88,13 +100,21 @@ def of_url(url: str, fields: list[list[str]]) -> Json:
     rest = rest.partition("#")[0]
     end = next((at for at, letter in enumerate(rest) if letter in "/?"), len(rest))
     authority, path = rest[:end], rest[end:]
+    user, at, authority = authority.rpartition("@")
+    if at and not any(name.lower() == "authorization" for name, _ in fields):
+        fields = [*fields, _credentials(unquote(user))]
     hosts = [value for name, value in fields if name.lower() == "host"]
     return {
-        "host": hosts[0] if hosts else authority.rpartition("@")[2],
+        "host": hosts[0] if hosts else authority,
         "path": path if path.startswith("/") else f"/{path}",
         "headers": [each for each in fields if each[0].lower() != "host"],
         "secure": scheme.lower() == "https",
     }
+
+
+def _credentials(user: str) -> list[str]:
+    """The field that shows a name and a password, ``name:password``."""
+    return ["Authorization", f"Basic {b64encode(user.encode()).decode()}"]
 
 
 def _words(command: str) -> list[str]:

@@ -38,7 +38,7 @@ def found_by_proxy(admin: Address) -> list[report.Json]:
 def answered_by_proxy(admin: Address, question: str, asking: report.Json) -> report.Json:
     """What a running proxy answers to a question, one of ``explain``. Raises StickyproxyError."""
     status, found = asked(
-        admin, "POST", f"/{question}", "or use --engine", body=asking, timeout=SIMULATION_TIMEOUT
+        admin, "POST", f"/v1/{question}", "or use --engine", body=asking, timeout=SIMULATION_TIMEOUT
     )
     if status != 200:
         raise StickyproxyError(str(found.get("error") or f"the proxy on {admin} says {status}"))

@@ -48,6 +48,12 @@ def add(commands: Commands) -> None:
         default=[],
         help="cookies, such as 'session=abc'; may be repeated",
     )
+    parser.add_argument(
+        "--body",
+        metavar="BYTES",
+        type=int,
+        help="how long its body is (default: as in --curl, or 0)",
+    )
     parser.add_argument("--method", "-X", help="the method (default: GET, or that of --curl)")
     parser.add_argument(
         "--client",
@@ -125,6 +131,8 @@ def _question(options: argparse.Namespace) -> Json:
         asked["headers"] += added
     if options.method is not None:
         asked["method"] = options.method
+    if options.body is not None:
+        asked["body"] = options.body
     return {**asked, "client": options.client}
 
 

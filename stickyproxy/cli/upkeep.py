@@ -27,8 +27,8 @@ LOOK_SECONDS = 1.0
 def add(commands: Commands) -> None:
     """Add the commands to the command line."""
     target = (
-        "TARGET is a service (demo), one of its endpoints (demo/3: its number in the list of "
-        "stickyproxy services, its address or its id) or a node (node:NAME). "
+        "TARGET is a service (demo), one of its endpoints (demo/3: its slot, or its number in the "
+        "list of stickyproxy services; its address or its id) or a node (node:NAME). "
     )
     drain = commands.add_parser(
         "drain",

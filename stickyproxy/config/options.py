@@ -342,6 +342,7 @@ _OF_REQUESTS = frozenset(
             "basic_auth",
             "max_in_flight",
             "error_page",
+            "compression",
         ),
         *("request_headers_set", "request_headers_remove"),
         *("response_headers_set", "response_headers_remove"),
@@ -487,6 +488,7 @@ class ServiceOptions(_PlaceAndPolicy):
     request_headers_remove: FieldNames = ()
     response_headers_set: FieldLines = ()
     response_headers_remove: FieldNames = ()
+    compression: Annotated[tuple[str, ...], PlainValidator(editing.compression)] = ()
 
     @field_validator("ssl_backend_server_name", "ssl_backend_tls_verify")
     @classmethod
@@ -660,6 +662,7 @@ class ServiceOptions(_PlaceAndPolicy):
             terms=self.terms(),
             edits=self.edits(),
             error_page="" if self.error_page is None else self.error_page.text,
+            compression=self.compression,
             tls=self.upstream_tls(),
         )
 

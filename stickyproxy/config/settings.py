@@ -123,6 +123,8 @@ class OperatorSettings:
     """Where their orders are kept; None: nowhere."""
     change_token: bytes = field(default=b"", repr=False)
     """What they have to show; empty: nothing, on an admin listener for this machine alone."""
+    read_token: bytes = field(default=b"", repr=False)
+    """What whoever reads has to show; empty: likewise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,16 +268,21 @@ class _AdminTable(_Table):
     change_token: Annotated[bytes, PlainValidator(values.secret)] | None = None
     change_token_file: Annotated[bytes, PlainValidator(values.secret_from_file)] | None = None
 
-    @field_validator("change_token_file")
+    read_token: Annotated[bytes, PlainValidator(values.secret)] | None = None
+    read_token_file: Annotated[bytes, PlainValidator(values.secret_from_file)] | None = None
+
+    @field_validator("change_token_file", "read_token_file")
     @classmethod
     def _one_token(cls, value: bytes, info: ValidationInfo) -> bytes:
-        if info.data.get("change_token"):
-            raise ValueError("cannot be combined with change_token: remove one of the two")
+        other = str(info.field_name).removesuffix("_file")
+        if info.data.get(other):
+            raise ValueError(f"cannot be combined with {other}: remove one of the two")
         return value
 
     def operator(self) -> OperatorSettings:
-        token = self.change_token or self.change_token_file or b""
-        return OperatorSettings(self.state_file, token)
+        change = self.change_token or self.change_token_file or b""
+        read = self.read_token or self.read_token_file or b""
+        return OperatorSettings(self.state_file, change, read)
 
 
 class _TokenTable(_Table):

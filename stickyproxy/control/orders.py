@@ -8,7 +8,7 @@ they are withdrawn; of several that concern an endpoint the strictest counts.
 A target as people write it:
 
     demo          a service: those of its endpoints that there will be, too
-    demo/3        the third endpoint of the service, as ``stickyproxy services`` lists them
+    demo/3        the endpoint of the service in slot 3; if it has no slots, the third one
     demo/ID       the endpoint with this id or address; the beginning of an id is enough
     node:NAME     all endpoints on this node
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class Scope:
     def covers(self, service: str, endpoint: EndpointSpec) -> bool:
         """Whether it concerns this endpoint."""
         if self.node:
-            return endpoint.node == self.node
+            return endpoint.machine == self.node
         return self.service == service and self.endpoint in ("", endpoint.id)
 
     def __str__(self) -> str:
@@ -96,9 +96,11 @@ class Orders:
                 return scope
         kind, colon, node = target.partition(":")
         if kind == "node" and colon:
-            nodes = {spec.node for _, spec in self._endpoints() if spec.node}
-            if node in nodes:
+            specs = [spec for _, spec in self._endpoints()]
+            if node and any(node == spec.machine for spec in specs):
                 return Scope(node=node)
+            named = {spec.node for spec in specs} - {""}
+            nodes = named or {spec.machine for spec in specs} - {""}
             known = f"there are {', '.join(sorted(nodes))}" if nodes else "no node is known"
             raise StickyproxyError(f"there is no endpoint on a node {shown(node)}: {known}")
         name, slash, which = target.partition("/")
@@ -130,6 +132,8 @@ class Orders:
             if state != "ready":
                 held[scope] = state
             if len(held) > MANY:
+                held = {key: held[key] for key in held if not self._is_gone(key)}
+            if len(held) > MANY:
                 raise StickyproxyError(
                     f"there are {MANY} orders already: withdraw some with stickyproxy undrain"
                 )
@@ -148,6 +152,15 @@ class Orders:
                 self._publish(applied(snapshot, held))
         if self._settled is not None:
             await self._settled()
+
+    def _is_gone(self, scope: Scope) -> bool:
+        """Whether it is about a single endpoint, and its service is there without it."""
+        ids = [
+            {endpoint.id for endpoint in service.endpoints}
+            for service in self._services()
+            if service.name == scope.service
+        ]
+        return bool(scope.endpoint and ids) and not any(scope.endpoint in each for each in ids)
 
     def _endpoints(self) -> Iterator[tuple[ServiceSpec, EndpointSpec]]:
         for service in self._services():
@@ -186,7 +199,7 @@ def _ordered(service: ServiceSpec, orders: Held) -> ServiceSpec:
 
 
 def _wanted(service: str, spec: EndpointSpec, orders: Held) -> EndpointSpec:
-    scopes = [Scope(service, spec.id)] + ([Scope(node=spec.node)] if spec.node else [])
+    scopes = [Scope(service, spec.id)] + ([Scope(node=spec.machine)] if spec.machine else [])
     state = strictest(spec.admin_state, *(orders.get(scope, "ready") for scope in scopes))
     return spec if state == spec.admin_state else replace(spec, admin_state=state)
 
@@ -196,8 +209,8 @@ def _endpoint_among(service: ServiceSpec, which: str) -> str:
     endpoints = service.endpoints
     if exact := [each.id for each in endpoints if which in (each.id, each.address)]:
         return exact[0]
-    if which.isdecimal() and 0 < int(which) <= len(endpoints):
-        return endpoints[int(which) - 1].id
+    if numbered := _numbered(service, which):
+        return numbered
     begun = [each.id for each in endpoints if which and each.id.startswith(which)]
     if len(begun) == 1:
         return begun[0]
@@ -207,11 +220,34 @@ def _endpoint_among(service: ServiceSpec, which: str) -> str:
             f"{service.name}: write more of it"
         )
     raise StickyproxyError(
-        f"service {service.name} has no endpoint {shown(which)}: write its number, from 1 to "
-        f"{len(endpoints)}, its address or its id, as stickyproxy services --json lists them"
+        f"service {service.name} has no endpoint {shown(which)}: write its number, "
+        f"{_some(service.numbers())}, its address or its id, as stickyproxy services --json "
+        "lists them"
         if endpoints
         else f"service {service.name} has no endpoint"
     )
+
+
+def _numbered(service: ServiceSpec, which: str) -> str:
+    """The id of the one that has this number; empty: none has. Who takes the place of another is
+    meant, and not that one. Raises StickyproxyError."""
+    if not (which.isascii() and which.isdecimal()):
+        return ""
+    numbers = zip(service.numbers(), service.endpoints, strict=True)
+    found = [each for number, each in numbers if number == int(which)]
+    staying = [each for each in found if not each.draining] or found
+    if len(staying) > 1:
+        ids = " and ".join(each.id for each in staying)
+        raise StickyproxyError(f"{service.name}/{which} is {ids} at present: write one of these")
+    return staying[0].id if staying else ""
+
+
+def _some(numbers: Sequence[int]) -> str:
+    """In words."""
+    listed = sorted(set(numbers))
+    if listed == [*range(listed[0], listed[0] + len(listed))]:
+        return f"from {listed[0]} to {listed[-1]}"
+    return f"one of {', '.join(map(str, listed[:10]))}{' ...' if len(listed) > 10 else ''}"
 
 
 # --- the file -------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from stickyproxy.control.simulation import (
     simulations,
     visitors,
 )
-from stickyproxy.routing.endpoint import Affinity, Endpoint, Evidence, Meaning
-from stickyproxy.routing.explain import Choice, Explanation, Question
+from stickyproxy.routing.endpoint import Affinity, Endpoint, Evidence, Facts, Meaning
+from stickyproxy.routing.explain import Choice, Explanation, Fate, Question
 from stickyproxy.routing.table import RoutingTable
 
 Explain = Callable[[RoutingTable, Question], Explanation]
@@ -50,7 +50,13 @@ class Questions:
 
     def explain(self, asked: object) -> Json:
         """What would come of a request. Raises ValueError for what is no question."""
-        return answer(self._explain(self.table(), question_of(asked)))
+        return self.explanation(asked)()
+
+    def explanation(self, asked: object) -> Callable[[], Json]:
+        """The same in two steps. The second one may have a password to check, which takes a
+        twentieth of a second, and may be taken in another thread. Raises ValueError."""
+        said = self._explain(self.table(), question_of(asked))
+        return lambda: answer(said.checked())
 
     def simulate(self, asked: object) -> Json:
         """What a change would do. Raises ValueError for what is no change."""
@@ -65,7 +71,9 @@ class Questions:
 
 # --- from JSON ----------------------------------------------------------------------------------
 
-_KEYS = ("host", "path", "method", "headers", "client", "secure")
+_KEYS = ("host", "path", "method", "headers", "client", "secure", "body")
+MOST_BYTES = (1 << 63) - 1
+"""Of a body."""
 
 
 def question_of(asked: object) -> Question:
@@ -87,6 +95,7 @@ def question_of(asked: object) -> Question:
             fields=tuple(_fields(asked.get("headers", []))),
             client=_client(_text(asked, "client", "127.0.0.1")),
             secure=secure,
+            body=_whole_number("body", asked.get("body", 0), 0, MOST_BYTES),
         )
     except UnicodeEncodeError as error:  # half a surrogate pair
         raise ValueError("what is asked about is not valid text: write UTF-8") from error
@@ -167,6 +176,7 @@ def answer(said: Explanation) -> Json:
             "path": question.target.decode("utf-8", "backslashreplace"),
             "client": said.client or question.client,
             "secure": question.secure,
+            "body": question.body,
         },
         "fate": said.fate.value,
         "status": said.status or None,
@@ -174,6 +184,11 @@ def answer(said: Explanation) -> Json:
         "route": None if route is None else {"host": route.host, "root": route.root.decode()},
         "service": None if cluster is None else cluster.name,
         "policy": None if cluster is None else cluster.policy.describe(),
+        "conditions": [
+            {"option": each.option, "said": each.said, "fulfilled": not each.status}
+            for each in said.conditions
+        ],
+        "edits": _edits(said),
         "path_at_endpoint": said.target.decode("utf-8", "backslashreplace") or None,
         "evidence": [_evidence(each, said.owners) for each in said.evidence],
         "affinity": None if choice is None else choice.pick.affinity.value,
@@ -188,6 +203,22 @@ def answer(said: Explanation) -> Json:
             "affinity": said.if_it_dies.pick.affinity.value,
             "endpoints": _endpoints(said.if_it_dies),
         },
+    }
+
+
+def _edits(said: Explanation) -> Json | None:
+    """The names of header fields that the service sets and removes: values may be secrets."""
+    if said.route is None or said.fate is not Fate.FORWARDED:
+        return None
+    secure = said.question.secure
+    edits = {
+        "request": said.route.request_edit,
+        "response": said.route.secure_response_edit if secure else said.route.response_edit,
+    }
+    return {
+        whose: {"sets": list(edit.sets), "removes": list(edit.removes)}
+        for whose, edit in edits.items()
+        if edit is not None
     }
 
 
@@ -213,7 +244,22 @@ def _endpoint(endpoint: Endpoint) -> Json:
         "id": endpoint.id,
         "address": endpoint.address,
         "state": endpoint.state.value,
+        "why": " and ".join(_reasons(endpoint.facts)),
     }
+
+
+def _reasons(facts: Facts) -> Iterator[str]:
+    """Why the state of an endpoint is what it is; nothing: it is usable."""
+    if facts.draining:
+        yield "it is being stopped"
+    if facts.asked_to_drain:
+        yield "an operator drains it"
+    if facts.in_maintenance:
+        yield "it is in maintenance"
+    if facts.ejected:
+        yield "it is ejected"
+    if facts.unhealthy:
+        yield "it fails its checks"
 
 
 def simulated(prepared: Iterable[Simulation], sessions: int) -> Json:
@@ -283,6 +329,8 @@ def _lines(said: Json) -> Iterator[str]:
     if said["service"] is not None:
         yield f"  service    {said['service']}"
         yield f"  policy     {said['policy']}"
+    for each in said.get("conditions", ()):  # other versions may not say
+        yield f"  {each['option']:<10} {each['said']}"
     for each in said["evidence"]:
         yield f"  {each['source']}: {_meaning(each)}"
     if said["endpoint"] is not None:
@@ -291,6 +339,10 @@ def _lines(said: Json) -> Iterator[str]:
         yield f"  endpoint   {_turns(said['by_turns'])}: {_words(said['affinity'])}"
     if said["path_at_endpoint"] not in (None, asked["path"]):
         yield f"  asked for  {said['path_at_endpoint']}"
+    for whose, edit in (said.get("edits") or {}).items():
+        done = [f"sets {name}" for name in edit["sets"]]
+        done += [f"removes {name}" for name in edit["removes"]]
+        yield f"  {whose:<10} {', '.join(done)}"
     for cookie in said["set_cookies"]:
         yield f"  sets       {cookie}"
     if said["if_it_dies"] is not None:
@@ -357,6 +409,11 @@ def _turns(endpoints: Iterable[Json]) -> str:
 
 
 def _name(endpoint: Json) -> str:
-    state = "" if endpoint["state"] == "usable" else f" ({endpoint['state']})"
+    state = "" if endpoint["state"] == "usable" else f" ({_state(endpoint)})"
     where = "" if endpoint["id"] == endpoint["address"] else f" {endpoint['address']}"
     return f"{endpoint['service']}/{endpoint['id']}{where}{state}"
+
+
+def _state(endpoint: Json) -> str:
+    why = endpoint.get("why")  # other versions may not say
+    return f"{endpoint['state']}: {why}" if why else str(endpoint["state"])

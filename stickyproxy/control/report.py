@@ -89,7 +89,7 @@ def rows(
         # Problems of the proxies' own service concern no label, and are never fatal.
         ours = any(problem.label or problem.fatal for problem in about)
         state = "not published" if ours else "the proxies' own"
-        found.append({"service": name, "state": state, "problems": _problems(about)})
+        found.append({"service": name, "state": state, "problems": problem_rows(about)})
     return sorted(found, key=lambda row: str(row["service"]))
 
 
@@ -98,14 +98,18 @@ def _certificate_row(name: str, problems: Sequence[Problem]) -> Json:
     return {
         "service": f"(certificate {name})",
         "state": state,
-        "problems": _problems(problems),
+        "problems": problem_rows(problems),
     }
 
 
 def out_of_touch(provider: str, trouble: str) -> Json:
     """A row for a provider that has lost contact with its source."""
     problem = Problem("", trouble, fatal=True)
-    return {"service": f"({provider})", "state": "out of touch", "problems": _problems([problem])}
+    return {
+        "service": f"({provider})",
+        "state": "out of touch",
+        "problems": problem_rows([problem]),
+    }
 
 
 def _row(
@@ -117,13 +121,13 @@ def _row(
     return {
         "service": service.name,
         "provider": provider,
-        "hosts": _hosts(service),
+        "hosts": hosts_of(service),
         "context_root": service.context_root,
         "policy": policy_for(service).describe(),
         "tls": service.tls.describe() if service.tls else "",
-        "state": _state(endpoints, problems),
+        "state": service_state(endpoints, problems),
         "endpoints": endpoints,
-        "problems": _problems(problems),
+        "problems": problem_rows(problems),
     }
 
 
@@ -172,11 +176,13 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _hosts(service: ServiceSpec) -> list[str]:
+def hosts_of(service: ServiceSpec) -> list[str]:
+    """Where it is published, as people write it."""
     return [*service.hosts, *([DEFAULT_HOST] if service.default_backend else [])]
 
 
-def _state(endpoints: Sequence[Mapping[str, str]], problems: Sequence[Problem]) -> str:
+def service_state(endpoints: Sequence[object], problems: Sequence[Problem]) -> str:
+    """The state of a service in a few words."""
     broken = [problem for problem in problems if problem.fatal]
     whole = [problem for problem in broken if not problem.partial]
     if not endpoints:
@@ -188,7 +194,8 @@ def _state(endpoints: Sequence[Mapping[str, str]], problems: Sequence[Problem]) 
     return "published"
 
 
-def _problems(problems: Iterable[Problem]) -> list[Json]:
+def problem_rows(problems: Iterable[Problem]) -> list[Json]:
+    """Ready for JSON."""
     return [
         {
             "label": problem.label,
@@ -307,7 +314,7 @@ def conflicts(services: Iterable[ServiceSpec]) -> Iterator[Problem]:
     by_place: dict[tuple[str, str, bool], list[ServiceSpec]] = {}
     ordered = sorted(services, key=lambda service: service.name)
     for service in ordered:
-        for host in _hosts(service):
+        for host in hosts_of(service):
             place = host, service.context_root, service.ssl_passthrough
             by_place.setdefault(place, []).append(service)
     reported: set[tuple[str, str]] = set()

@@ -18,11 +18,15 @@ from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import ListenError
 
 log = logging.getLogger("stickyproxy")
+_of_requests = log.getChild("requests")
+"""What aiohttp logs: requests that failed because of a bug."""
+_of_requests.addFilter(lambda record: not _is_their_fault(record))
 
 FIRST_BYTE_SECONDS = 10.0
 """How long a client may take until it shows whether it speaks TLS, and for the handshake then."""
@@ -44,7 +48,9 @@ class ControlServer:
     def __init__(self, app: web.Application, tls: ssl.SSLContext | None = None) -> None:
         """``tls``: with it, clients may speak TLS too."""
         # A long poll in progress must not delay the shutdown.
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=0.5, logger=_of_requests
+        )
         self._tls = tls
         self._listeners: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
@@ -148,6 +154,11 @@ class ControlServer:
             await loop.connect_accepted_socket(server, sock, **options)
         except OSError as error:  # an ssl.SSLError is one, too
             log.debug("controller: a handshake failed: %s", error)
+
+
+def _is_their_fault(record: logging.LogRecord) -> bool:
+    """Whether it is about what was no HTTP: anybody could fill the log with that."""
+    return record.exc_info is not None and isinstance(record.exc_info[1], HttpProcessingError)
 
 
 def _cannot_listen(address: Address, error: OSError) -> ListenError:

@@ -28,6 +28,7 @@ from stickyproxy.base.errors import (
 )
 from stickyproxy.dataplane import replies
 from stickyproxy.dataplane.attempt import Attempt, upstream_lines
+from stickyproxy.dataplane.compression import CompressingRelay, Encoders, coding_for
 from stickyproxy.dataplane.downstream.ports import ClientStream
 from stickyproxy.dataplane.hashing import Hashing
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
@@ -96,6 +97,7 @@ class Proxy:
         self.on_finish: Callable[[Exchange], None] | None = None
         """Called once for every request that has ended; None: there is no observer."""
         self.hashing = Hashing()
+        self.encoders = Encoders()
         self._logged: dict[str, int] = {}
 
     def log_failure(self, service: str, error: Exception) -> None:
@@ -267,8 +269,10 @@ class Exchange:
 
     def client_ready(self) -> None:
         """Read on."""
-        upstream = self._upstream
-        if upstream is not None and self._holds(upstream):
+        upstream, relay = self._upstream, self.relay
+        if upstream is None or not self._holds(upstream):
+            return
+        if relay is None or not relay.is_behind:
             upstream.resume_reading()
 
     def client_lost(self) -> None:
@@ -280,6 +284,8 @@ class Exchange:
         upstream = self._upstream
         if upstream is not None and self._holds(upstream):
             self._abandon(upstream)
+        elif self.relay is not None:
+            self.relay.let_go()
         self._finish(Outcome.CLIENT_GONE)
 
     def _abandon(self, upstream: UpstreamConnection) -> None:
@@ -497,7 +503,14 @@ class Exchange:
         failures, info = self.failures, self._proxy.info
         attempts = failures.attempts if failures else ()
         edit = route.secure_response_edit if request.secure else route.response_edit
-        if edit is None:
+        if route.compression:
+            relay: Relay = CompressingRelay(
+                *(self, request, pick, info, attempts),
+                edit=edit,
+                coding=coding_for(request, route.compression),
+                encoders=self._proxy.encoders,
+            )
+        elif edit is None:
             relay = Relay(self, request, pick, info, attempts)
         else:
             relay = EditingRelay(self, request, pick, info, attempts, edit=edit)
@@ -529,6 +542,21 @@ class Exchange:
         upstream.send_head(head + body, relay, body_follows=False)
 
     # --- relay.AwaitsResponse ---
+
+    def wait_for_turn(self, turn: Callable[[], None]) -> None:
+        """The relay has enough of the response for now."""
+        upstream, pick = self._upstream, self.pick
+        assert pick is not None
+        if upstream is not None and self._holds(upstream):
+            upstream.pause_reading()
+        pool: Pool = pick.endpoint.pool  # type: ignore[assignment]
+        pool.turns.wait(turn)
+
+    def read_on(self) -> None:
+        """It takes more."""
+        upstream = self._upstream
+        if upstream is not None and self._holds(upstream) and not self.stream.client_is_slow:
+            upstream.resume_reading()
 
     def switched(self) -> None:
         """The endpoint has switched protocols, and the client knows."""

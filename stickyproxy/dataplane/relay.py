@@ -8,7 +8,7 @@ in one write.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from stickyproxy.base.errors import UpstreamProtocolError
@@ -27,6 +27,12 @@ class AwaitsResponse(Protocol):
     """The side that sent the request."""
 
     stream: ClientStream
+
+    def wait_for_turn(self, turn: Callable[[], None]) -> None:
+        """Call it when others had their turn, and do not read the endpoint until ``read_on``."""
+
+    def read_on(self) -> None:
+        """Read the endpoint again, if the client keeps up."""
 
     def switched(self) -> None:
         """The head of a 101 has been sent: the rest is a tunnel. Nothing else is called after."""
@@ -163,6 +169,11 @@ class Relay:
     def let_go(self) -> None:
         """Nobody waits for the response any more."""
         self._exchange = None
+
+    @property
+    def is_behind(self) -> bool:
+        """It has enough of the response for now, and the endpoint is not to be read."""
+        return False
 
     def _check_switch(self, head: ResponseHead) -> None:
         if self._request.upgrade is None:

@@ -55,6 +55,15 @@ class Layout:
         """The first cell of a family."""
         return self._starts[family.name]
 
+    def family(self, name: str) -> Family:
+        """The family of that name."""
+        return next(family for family in self.families if family.name == name)
+
+    def cells_of(self, name: str, values: Iterable[str] = ()) -> tuple[int, ...]:
+        """The cells of a family for these values of its label; none given: for all of them."""
+        family = self.family(name)
+        return tuple(self.cell(family, value) for value in tuple(values) or family.values)
+
     def cell(self, family: Family, value: str = "") -> int:
         """The cell for this value of the label."""
         return self.start(family) + family.values.index(value)

@@ -6,7 +6,7 @@ can travel to another process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol, get_args
 
@@ -27,6 +27,10 @@ AdminState = Literal["ready", "drain", "maintenance"]
 """What an operator wants of an endpoint: all; that it keeps its sessions and gets no new ones;
 nothing. Each is stricter than the one before."""
 ADMIN_STATES: tuple[AdminState, ...] = get_args(AdminState)
+
+
+CODINGS = ("zstd", "br", "gzip")
+"""Content codings that responses can get, the preferred one first."""
 
 
 class PolicySpec(Protocol):
@@ -72,6 +76,14 @@ class EndpointSpec:
     empty: it has no successor."""
     outdated: bool = False
     """True if its service is being updated, and its turn to be replaced is still to come."""
+
+    @property
+    def machine(self) -> str:
+        """What operators call the machine that it runs on: its name, or else its address; empty:
+        it is this one."""
+        if self.node or self.address.startswith("unix:"):
+            return self.node
+        return self.address.rpartition(":")[0].strip("[]")
 
     def target(self, tls: UpstreamTls | None) -> Target:
         """Where connections to it go. ``tls``: of its service."""
@@ -140,6 +152,8 @@ class ServiceSpec:
     """Header fields that are set and removed; None: none."""
     error_page: str = ""
     """HTML for the proxy's own error responses; empty: one line of plain text."""
+    compression: tuple[str, ...] = ()
+    """Content codings that responses may get, the preferred one first; empty: none."""
     tls: UpstreamTls | None = None
     """How its endpoints are spoken to; None: in the clear."""
 
@@ -154,6 +168,15 @@ class ServiceSpec:
         if wanted == endpoint.admin_state:
             return endpoint
         return replace(endpoint, admin_state=wanted)
+
+    def numbers(self) -> Sequence[int]:
+        """What its endpoints are called by operators, in their order: their slots if all have
+        numbers there, else their places in the list. Two have the same while one of them takes
+        the other's place."""
+        slots = [endpoint.slot for endpoint in self.endpoints]
+        if all(slot.isdecimal() for slot in slots):
+            return [int(slot) for slot in slots]
+        return range(1, len(slots) + 1)
 
 
 EndpointKey = tuple[str, str]

@@ -2,7 +2,8 @@
 
     Admit       all of it, for one route; None where there is nothing
     AddressCheck, RateLimit
-                one condition each: a check is asked once for every request
+                one condition each: a check is asked once for every request, and may be asked
+                what it would say
     Denial     what a check says to a request that does not fulfil it
 
 What has to be remembered from one request to the next belongs to the cluster (``limiters``) and
@@ -17,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 from stickyproxy.base.hashing import address_key
 from stickyproxy.model.service import ServiceSpec
@@ -41,13 +43,27 @@ class Denial:
     """Seconds until it may."""
 
 
-Check = Callable[[Request], Denial | None]
+class Check(Protocol):
+    """One condition."""
+
+    option: str
+    """By which a service asks for it."""
+
+    def __call__(self, request: Request) -> Denial | None:
+        """None: the request fulfils it."""
+
+    def foresee(self, request: Request) -> Denial | None:
+        """What it would say. Nothing comes of that: no request is counted."""
+
+    def describe(self) -> str:
+        """What it takes, in a few words."""
 
 
 class AddressCheck:
     """Which client addresses may ask."""
 
     def __init__(self, terms: Terms) -> None:
+        self.option = "allow_from" if terms.allow_from else "deny_from"
         self._allowed = TrustedProxies(terms.allow_from) if terms.allow_from else None
         self._denied = TrustedProxies(terms.deny_from)
         self._admits = lru_cache(maxsize=4096)(self._look_up)
@@ -56,6 +72,12 @@ class AddressCheck:
         if self._admits(request.client_address):
             return None
         return Denial(403, "clients from this address are not allowed here")
+
+    foresee = __call__
+
+    def describe(self) -> str:
+        """See ``Check``."""
+        return "clients from this address are allowed here"
 
     def _look_up(self, address: str) -> bool:
         """A unix socket has no address: it is in no network."""
@@ -78,6 +100,8 @@ class RateLimit:
         most_clients: int = MOST_CLIENTS,
     ) -> None:
         """``clock``: in seconds."""
+        self.option = "rate_limit"
+        self._rate = rate
         self._most_clients = most_clients
         self._clock = clock
         self._interval = rate.seconds / rate.requests
@@ -88,13 +112,29 @@ class RateLimit:
         client, now = address_key(request.client_address), self._clock()
         full_at = max(self._full_at.get(client, now), now)
         if full_at - now > self._tolerance + 1e-9:
-            wait = full_at - now - self._tolerance
-            return Denial(429, "too many requests from this address", math.ceil(wait))
+            return self._denial(full_at - now)
         self._full_at[client] = full_at + self._interval
         self._full_at.move_to_end(client)
         if len(self._full_at) > self._most_clients:
             self._full_at.popitem(last=False)
         return None
+
+    def foresee(self, request: Request) -> Denial | None:
+        """See ``Check``."""
+        now = self._clock()
+        until_full = self._full_at.get(address_key(request.client_address), now) - now
+        return self._denial(until_full) if until_full > self._tolerance + 1e-9 else None
+
+    def describe(self) -> str:
+        """See ``Check``."""
+        rate = self._rate
+        often = f"{rate.requests} in {rate.seconds} s from an address, {rate.burst} at once"
+        return f"{often}; each worker process counts for itself"
+
+    def _denial(self, until_full: float) -> Denial:
+        """``until_full``: seconds until the bucket is."""
+        wait = math.ceil(until_full - self._tolerance)
+        return Denial(429, "too many requests from this address", wait)
 
     def __len__(self) -> int:
         return len(self._full_at)

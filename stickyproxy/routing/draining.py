@@ -66,7 +66,9 @@ def _build(
     draining = _those(EndpointState.DRAINING, endpoints)
     down = _those(EndpointState.DOWN, endpoints)
     if not Members(usable, draining).accepting:  # all may be well but for what is known of them
-        usable = tuple([e for e in down if not e.facts.in_maintenance])
+        tried = [e for e in down if not e.facts.in_maintenance]
+        usable = tuple([e for e in tried if not e.facts.asked_to_drain])
+        draining += tuple([e for e in tried if e.facts.asked_to_drain])
         down = tuple([e for e in down if e.facts.in_maintenance])
     sticky = tuple([e for e in draining if e.keeps == "sticky"])
     if len(sticky) == len(draining) or not (usable or sticky):

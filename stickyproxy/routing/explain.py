@@ -8,12 +8,13 @@ copies, so that nobody's turn is taken.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from stickyproxy.base.errors import BadRequest
+from stickyproxy.base.errors import BadRequest, InvalidHost
 from stickyproxy.routing.admit import Admit
+from stickyproxy.routing.basic_auth import BasicAuth
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import (
     Balancer,
@@ -52,6 +53,8 @@ class Question:
     """The IP address that it comes from; empty: a unix socket."""
     secure: bool = False
     """It comes over TLS."""
+    body: int = 0
+    """Bytes of its body, as announced."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for what is no request that a client could send."""
@@ -69,14 +72,13 @@ class _AskedHead:
 
     version = "HTTP/1.1"
     http11 = True
-    body_length = 0
     wants_upgrade = False
 
     def __init__(self, question: Question, peer: Peer) -> None:
         self.peer = peer
         self.method = question.method
         self.target = question.target
-        # How long a body is decides nothing, and there is none here.
+        self.body_length = question.body
         framing = (b"content-length", b"transfer-encoding")
         fields = [each for each in question.fields if each[0].lower() not in framing]
         self.fields: Sequence[tuple[bytes, bytes]] = [(b"Host", question.host), *fields]
@@ -97,6 +99,17 @@ class Fate(Enum):
     NO_ENDPOINT = "no endpoint"
     ACME = "ACME challenge"
     PASSED_THROUGH = "passed through"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Something that a service asks of requests, and whether this one fulfils it."""
+
+    option: str
+    """By which it is configured."""
+    said: str
+    status: int = 0
+    """Of the response to a request that does not fulfil it; 0: it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +151,47 @@ class Explanation:
     """The Set-Cookie values that the proxy adds, if the application sets no cookie itself."""
     if_it_dies: Choice | None = None
     """What is chosen instead if the endpoint refuses connections; None: there is no other."""
+    conditions: tuple[Condition, ...] = ()
+    """What the service asks of requests, in the order in which it is asked, up to what this one
+    does not fulfil."""
+    unchecked: tuple[BasicAuth, bytes] | None = None
+    """Credentials that are not known: what is said holds if they are right."""
+
+    def checked(self) -> Explanation:
+        """The same with the credentials looked at, which takes a twentieth of a second; may be
+        called in any thread."""
+        if self.unchecked is None:
+            return self
+        users, credentials = self.unchecked
+        if users.check(credentials):
+            return replace(self, unchecked=None)
+        *before, of_user = (each for each in self.conditions if each.option != _IN_FLIGHT)
+        wrong = replace(of_user, said=f"{_ASKS_FOR_NAME}, and these are wrong", status=401)
+        known = self.question, Fate.REFUSED, wrong.said, 401, self.client, self.route, self.cluster
+        return Explanation(*known, conditions=(*before, wrong))
+
+
+_IN_FLIGHT = "max_in_flight"
+_ASKS_FOR_NAME = "the service asks for a name and a password"
 
 
 def explain(
-    table: RoutingTable, question: Question, trusted_proxies: TrustedProxies
+    table: RoutingTable,
+    question: Question,
+    trusted_proxies: TrustedProxies,
+    *,
+    moves_clear: bool = False,
 ) -> Explanation:
-    """What would come of this request by this table."""
+    """What would come of this request by this table. ``moves_clear``: every listener in the clear
+    redirects to https."""
     peer = Peer(question.client, "", 0, secure=question.secure, trusted_proxies=trusted_proxies)
     if (passed := _passed_through(table, question)) is not None:
         return passed
     try:
         request = ClientRequest(_AskedHead(question, peer), b"0" * 32)
+        if moves_clear and not (request.secure or challenge_token(request.target)):
+            why = "the listeners redirect to https (redirect_to_https)"
+            return _to_https(question, request, why)
         return _explain(table, question, request)
     except BadRequest as error:
         return Explanation(question, Fate.REFUSED, error.message, error.status)
@@ -204,14 +247,41 @@ def _explain(table: RoutingTable, question: Question, request: ClientRequest) ->
     cluster = route.cluster
     if cluster is None:
         return _elsewhere(route, question, request)
-    if route.admit is not None and (stopped := _stopped_by(table, route.admit, question, request)):
-        return stopped
+    conditions: list[Condition] = []
+    unchecked: tuple[BasicAuth, bytes] | None = None
+    if route.admit is not None:
+        credentials = request.header("authorization")
+        for condition in _conditions(table, route.admit, question, request):
+            conditions.append(condition)
+            if condition.status:
+                return _stopped(question, request, route, tuple(conditions))
+        users = route.admit.users
+        if users is not None and credentials is not None and not users.knows(credentials):
+            unchecked = users, credentials
+    said = _forwarded(table, question, request, route, cluster)
+    if said.choice is not None and (slots := said.choice.pick.endpoint.slots) is not None:
+        full = slots.is_full and slots.is_crowded
+        conditions.append(Condition(_IN_FLIGHT, slots.describe(), 503 if full else 0))
+        if full:
+            why = f"{slots.describe()} at {said.choice.pick.endpoint.address}"
+            said = replace(said, fate=Fate.REFUSED, status=503, why=why, cookies=())
+    return replace(said, conditions=tuple(conditions), unchecked=unchecked)
+
+
+def _forwarded(
+    table: RoutingTable,
+    question: Question,
+    request: ClientRequest,
+    route: Route,
+    cluster: Cluster,
+) -> Explanation:
+    """What comes of one that the service takes."""
     balancer = _copy(cluster)
     choice = _choice(cluster, balancer, request)
     target = route.rewritten(request.target) if route.rewrite else request.target
     evidence = tuple(balancer.evidence(request)) if isinstance(balancer, ReadsRequests) else ()
     owners = _owners(table, evidence)
-    known = (client, route, cluster, target, evidence, owners)
+    known = (request.client_address, route, cluster, target, evidence, owners)
     if choice is None:
         why = f"service {cluster.name} has no usable endpoint"
         return Explanation(question, Fate.NO_ENDPOINT, why, 503, *known)
@@ -238,23 +308,58 @@ def _elsewhere(route: Route, question: Question, request: ClientRequest) -> Expl
     why = f"TLS for {route.host} is passed through to its endpoints"
     if request.secure:
         return Explanation(question, Fate.REFUSED, f"{why}, unread", 421, client, route)
-    return Explanation(question, Fate.REDIRECTED, why, 308, client, route)
+    return _to_https(question, request, why, route)
 
 
-def _stopped_by(
+def _to_https(
+    question: Question, request: ClientRequest, why: str, route: Route | None = None
+) -> Explanation:
+    """Raises InvalidHost."""
+    if not normalise_host(request.host):
+        raise InvalidHost(request.host)
+    cluster = None if route is None else route.cluster
+    return Explanation(question, Fate.REDIRECTED, why, 308, request.client_address, route, cluster)
+
+
+def _stopped(
+    question: Question, request: ClientRequest, route: Route, conditions: tuple[Condition, ...]
+) -> Explanation:
+    """``conditions``: the last one is not fulfilled. Raises InvalidHost."""
+    last = conditions[-1]
+    if last.status == 308:
+        return replace(_to_https(question, request, last.said, route), conditions=conditions)
+    known = request.client_address, route, route.cluster
+    return Explanation(
+        question, Fate.REFUSED, last.said, last.status, *known, conditions=conditions
+    )
+
+
+def _conditions(
     table: RoutingTable, admit: Admit, question: Question, request: ClientRequest
-) -> Explanation | None:
-    """None: it may pass."""
-    client = request.client_address
-    if admit.https_only and not (request.secure or challenge_token(request.target)):
-        why = "the service is for https only (ssl_only)"
-        return Explanation(question, Fate.REDIRECTED, why, 308, client)
-    # TLS is taken to have begun with the name in Host, and the client to have a certificate.
-    asked = table.client_auth(request.host) if question.secure else None
-    if not admit.accepts(asked):
-        why = "the service asks clients for a certificate, which takes https"
-        return Explanation(question, Fate.REFUSED, why, 421, client)
-    return None
+) -> Iterator[Condition]:
+    """In the order in which the proxy asks. Nothing is counted."""
+    if admit.https_only:
+        passes = request.secure or challenge_token(request.target)
+        yield Condition("ssl_only", "the service is for https only", 0 if passes else 308)
+    if (wanted := admit.client_auth) is not None:
+        # TLS is taken to have begun with the name in Host, and the client to have a certificate.
+        accepted = admit.accepts(table.client_auth(request.host) if question.secure else None)
+        how = "which takes https" if wanted.required else "if it comes over https"
+        said = f"the service asks clients for a certificate, {how}"
+        yield Condition("client_ca", said, 0 if accepted else 421)
+    for check in admit.checks:
+        denial = check.foresee(request)
+        if denial is not None:
+            yield Condition(check.option, denial.text, denial.status)
+        yield Condition(check.option, check.describe())
+    if admit.max_body is not None:
+        long = question.body > admit.max_body
+        said = f"the body has {question.body} bytes, of {admit.max_body} at most"
+        yield Condition("max_body", said, 413 if long else 0)
+    if admit.users is not None:
+        given = request.header("authorization") is not None
+        said = f"{_ASKS_FOR_NAME}, and {'these are right' if given else 'there is none'}"
+        yield Condition("basic_auth", said, 0 if given else 401)
 
 
 def _copy(cluster: Cluster) -> Balancer:

@@ -22,6 +22,11 @@ class Slots:
         """Nobody may wait any more."""
         return len(self._queue) >= self.declared.queue
 
+    @property
+    def is_full(self) -> bool:
+        """Who comes now has to wait."""
+        return self._taken >= self.declared.most
+
     def take(self) -> bool:
         """Take one; False: there is none."""
         if self._taken >= self.declared.most:
@@ -52,5 +57,10 @@ class Slots:
                 return
         self._taken -= 1
 
+    def describe(self) -> str:
+        """How many requests there are, and may be."""
+        most, queue = self.declared.most, self.declared.queue
+        return f"{self._taken} of {most} at a time, {len(self._queue)} of {queue} wait"
+
     def __repr__(self) -> str:
-        return f"<Slots {self._taken}/{self.declared.most}, {len(self._queue)} waiting>"
+        return f"<Slots {self.describe()}>"

@@ -48,6 +48,7 @@ class Route:
     __slots__ = (
         "admit",
         "cluster",
+        "compression",
         "error_page",
         "host",
         "redirect",
@@ -78,6 +79,8 @@ class Route:
         self.cluster: Cluster | None = cluster
         self.error_page = service.error_page
         """Empty: there is none."""
+        self.compression = service.compression
+        """The content codings that responses may get; empty: none."""
         self.redirect: bytes | None = None
         self.root = service.context_root.encode()
         self.rewrite = service.context_root_rewrite and self.root != b"/"
@@ -93,7 +96,7 @@ class Route:
         route = cls.__new__(cls)
         route.host, route.cluster, route.redirect = host, None, destination.encode()
         route.root, route.rewrite, route.websocket_paths = b"/", False, None
-        route.admit, route.error_page = None, ""
+        route.admit, route.error_page, route.compression = None, "", ()
         route.request_edit = route.response_edit = route.secure_response_edit = None
         return route
 

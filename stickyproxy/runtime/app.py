@@ -8,18 +8,22 @@ import logging
 import socket
 import time
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from stickyproxy.admin import pages, upkeep
+from stickyproxy.admin import upkeep
 from stickyproxy.admin.access import Access
-from stickyproxy.admin.metrics import Metrics, Workers
+from stickyproxy.admin.application import make_app
+from stickyproxy.admin.figures import Figures
+from stickyproxy.admin.metrics import Metrics
+from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
 from stickyproxy.base.ledger import Ledger, added_up
 from stickyproxy.config.settings import Config
+from stickyproxy.control import effective
 from stickyproxy.control.checks import Checker
 from stickyproxy.control.controller import Controller
 from stickyproxy.control.orders import Orders
@@ -69,30 +73,22 @@ class App:
         self._sources = Sources(
             settings, file, self.registry.publish, self._settled, review=self.registry.review
         )
-        metrics = None
-        if ledger is not None:
-            metrics = Metrics(
-                LAYOUT,
-                partial(added_up, (ledger,)),
-                registry=self.registry,
-                proxy=self.proxy,
-                troubles=self._sources.troubles,
-                workers=lambda: Workers(wanted=1, accepting=self._accepts.is_set()),
-                checks=self._checker.problems,
-            )
-        admin = pages.make_app(
-            self.registry,
-            self.proxy,
-            self._sources.troubles,
-            self._unready,
-            outage_of=self._outage_of,
-            checks=self._checker.problems,
+        view = ProxyView(
+            registry=self.registry,
+            proxy=self.proxy,
+            troubles=self._sources.troubles,
+            unready=self._unready,
             questions=Questions(lambda: self.proxy.table, explainer(settings)),
-            metrics=metrics,
+            workers=lambda: Workers(wanted=1, accepting=int(self._accepts.is_set())),
+            outage_of=self._outage_of,
+            remains_of=self._remains_of,
+            checks=self._checker.problems,
+            config=lambda: effective.pieces(self.config),
         )
-        access = Access(settings.admin, settings.operator.change_token)
-        upkeep.add_routes(admin, self._sources.orders, access, self._remains_of)
-        self._admin = ControlServer(admin)
+        ledgers = () if ledger is None else (ledger,)
+        self._admin = admin_server(settings, view, self._sources.orders, ledgers)
+        self.admin_address = ""
+        """Of the admin listener, once it listens."""
 
     @classmethod
     def from_file(cls, path: Path) -> App:
@@ -118,7 +114,8 @@ class App:
         try:
             await self._succession.begin(shares=1)
             if self.config.admin is not None:
-                await self._admin.start(self.config.admin, await self._succession.admin_sockets())
+                sockets = await self._succession.admin_sockets()
+                self.admin_address = await self._admin.start(self.config.admin, sockets)
             self._succession.check(ready=await self._sources.ready())
             self._listeners = await self._succession.open()
         except StickyproxyError:
@@ -267,10 +264,27 @@ class ControllerApp:
 
 
 def explainer(settings: Config) -> Explain:
-    """What says what would come of a request, with the proxies that these settings trust."""
+    """What says what would come of a request, with the proxies that these settings trust and the
+    listeners that they have."""
     proxy = settings.proxy
     trusted = TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix)
-    return partial(explain, trusted_proxies=trusted)
+    clear = [each for each in settings.listeners if each.tls is None]
+    moved = bool(clear) and all(each.redirect_to_https is not None for each in clear)
+    return partial(explain, trusted_proxies=trusted, moves_clear=moved)
+
+
+def admin_server(
+    settings: Config, view: ProxyView, orders: Orders, ledgers: Sequence[Ledger]
+) -> ControlServer:
+    """What listens on the admin listener of a proxy. ``ledgers``: those that are counted in; there
+    is one for each process that forwards, or none at all."""
+    operator = settings.operator
+    access = Access(settings.admin, operator.change_token, read_token=operator.read_token)
+    if not ledgers:
+        return ControlServer(make_app(view, orders, access))
+    totals = partial(added_up, ledgers)
+    view = replace(view, figures=Figures(LAYOUT, totals))
+    return ControlServer(make_app(view, orders, access, Metrics(LAYOUT, totals, view)))
 
 
 def plane_settings(settings: Config) -> PlaneSettings:

@@ -23,20 +23,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from stickyproxy.admin import pages, upkeep
-from stickyproxy.admin.access import Access
-from stickyproxy.admin.metrics import Metrics, Workers
+from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import signals
 from stickyproxy.base.errors import StickyproxyError
-from stickyproxy.base.ledger import Ledger, added_up
+from stickyproxy.base.ledger import Ledger
 from stickyproxy.config.settings import Config
-from stickyproxy.control import report
+from stickyproxy.control import effective, report
 from stickyproxy.control.checks import Checker
 from stickyproxy.control.health import facts_of_checks
 from stickyproxy.control.questions import Questions
 from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.control.reload import ConfigFile
-from stickyproxy.control.server import ControlServer
 from stickyproxy.dataplane.counters import LAYOUT
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.listeners import Listeners
@@ -48,7 +45,7 @@ from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.endpoint import EndpointState
 from stickyproxy.routing.sessions import Remains, merged
 from stickyproxy.routing.table import RoutingTable
-from stickyproxy.runtime.app import App, explainer, plane_settings
+from stickyproxy.runtime.app import App, admin_server, explainer, plane_settings
 from stickyproxy.runtime.channel import (
     Accept,
     Begin,
@@ -124,30 +121,22 @@ class Supervisor:
         counting = settings.admin is not None
         self._ledgers = [Ledger(LAYOUT.width) for _ in range(workers)] if counting else []
         """One for each slot, which all its workers go on with; none: nobody asks."""
-        metrics = Metrics(
-            LAYOUT,
-            partial(added_up, self._ledgers),
+        view = ProxyView(
             registry=self.registry,
             proxy=shown,
             troubles=self._sources.troubles,
+            unready=self._unready,
+            questions=Questions(self._table_of_workers, explainer(settings)),
             workers=self._count_workers,
             state_of=self._state_of,
-            checks=self._checker.problems,
-        )
-        admin = pages.make_app(
-            self.registry,
-            shown,
-            self._sources.troubles,
-            self._unready,
-            self._state_of,
             outage_of=self._outage_of,
+            remains_of=self._remains_of,
             checks=self._checker.problems,
-            questions=Questions(self._table_of_workers, explainer(settings)),
-            metrics=metrics if counting else None,
+            config=lambda: effective.pieces(self.config),
         )
-        access = Access(settings.admin, settings.operator.change_token)
-        upkeep.add_routes(admin, self._sources.orders, access, self._remains_of)
-        self._admin = ControlServer(admin)
+        self._admin = admin_server(settings, view, self._sources.orders, self._ledgers)
+        self.admin_address = ""
+        """Of the admin listener, once it listens."""
         self._listeners = Listeners()
         self._succession = Succession(settings)
         self._workers = workers
@@ -172,7 +161,8 @@ class Supervisor:
         try:
             await self._succession.begin(self._workers)
             if self.config.admin is not None:
-                await self._admin.start(self.config.admin, await self._succession.admin_sockets())
+                sockets = await self._succession.admin_sockets()
+                self.admin_address = await self._admin.start(self.config.admin, sockets)
             self._succession.check(ready=await self._sources.ready())
             self._listeners = await self._succession.open()
         except StickyproxyError:

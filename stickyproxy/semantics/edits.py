@@ -8,13 +8,17 @@ from collections.abc import Iterable
 class Edit:
     """What is done with the fields of a head."""
 
-    __slots__ = ("_gone", "_set")
+    __slots__ = ("_gone", "_set", "removes", "sets")
 
     def __init__(self, set_: Iterable[tuple[str, str]], remove: Iterable[str] = ()) -> None:
         """``set_``: (name, value) of fields that take the place of all others of their name; of two
         of one name both are sent."""
         pairs = tuple(set_)
-        names = (*remove, *(name for name, _ in pairs))
+        self.removes = tuple(remove)
+        """The names of those that go."""
+        self.sets = tuple([name for name, _ in pairs])
+        """And of those that are set."""
+        names = (*self.removes, *self.sets)
         self._gone = tuple({name.lower().encode() + b":" for name in names})
         self._set = [f"{name}: {value}".encode() for name, value in pairs]
 

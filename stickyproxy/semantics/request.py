@@ -266,6 +266,11 @@ class ClientRequest:
         if _REQUEST_ID.fullmatch(theirs):
             self.id = theirs
 
+    @property
+    def http11(self) -> bool:
+        """False for HTTP/1.0."""
+        return self._head.http11
+
     # --- routing.endpoint.Request ---
 
     def cookies(self, name: bytes) -> tuple[bytes, ...]:

@@ -74,3 +74,55 @@ class TestPagesOfOthers:
         host = "127.0.0.1:1"
         shown = "Bearer abc"
         assert status(host, b"abc", host=host, authorization=shown, origin=origin) == refused
+
+
+def reading(address: str, change: bytes = b"", read: bytes = b"", **fields: str) -> int | None:
+    """Of the refusal to show something of ``/v1/``."""
+    named = {name.title(): value for name, value in fields.items()}
+    found = Access(Address.parse(address), change, read_token=read).refusal_to_show(named)
+    return found and found[0]
+
+
+class TestReading:
+    def test_this_machine(self) -> None:
+        assert reading("127.0.0.1:1", host="127.0.0.1:1") is None
+        assert reading("127.0.0.1:1", host="evil.example:1") == 403
+        assert reading("127.0.0.1:1", b"change", host="localhost:1") is None
+        assert reading("unix:/run/admin.sock", host="anything") is None
+
+    @pytest.mark.parametrize("address", ["0.0.0.0:1", "127.0.0.1:1", "unix:/run/admin.sock"])
+    def test_with_a_token(self, address: str) -> None:
+        for token, status in (("read", None), ("change", None), ("", 401), ("reads", 401)):
+            shown = f"Bearer {token}"
+            got = reading(address, b"change", b"read", host="127.0.0.1", authorization=shown)
+            assert got == status
+        assert reading(address, b"change", b"read", host="127.0.0.1") == 401
+        assert reading(address, b"", b"read", host="127.0.0.1", authorization="Bearer ") == 401
+
+    def test_others_come_in(self) -> None:
+        assert reading("0.0.0.0:1", host="10.0.0.1") == 403
+        assert reading("0.0.0.0:1", b"change", host="10.0.0.1") == 401
+        shown = "Bearer change"
+        assert reading("0.0.0.0:1", b"change", host="10.0.0.1", authorization=shown) is None
+
+    def test_the_token_for_reading_changes_nothing(self) -> None:
+        fields = JSON | {"Host": "127.0.0.1", "Authorization": "Bearer read"}
+        access = Access(Address.parse("0.0.0.0:1"), b"change", read_token=b"read")
+        assert access.refusal_to_ask(fields) is None
+        refused = access.refusal(fields)
+        assert refused is not None
+        assert refused[0] == 401
+        refused = Access(Address.parse("0.0.0.0:1"), read_token=b"read").refusal(fields)
+        assert refused is not None
+        assert refused[0] == 403
+
+    def test_pages_that_were_there_before(self) -> None:
+        open_to_all = Access(Address.parse("0.0.0.0:1"))
+        assert open_to_all.refusal_to_show_pages({"Host": "proxy.lan"}) is None
+        local = Access(Address.parse("127.0.0.1:1"))
+        assert local.refusal_to_show_pages({"Host": "localhost:1"}) is None
+        assert local.refusal_to_show_pages({"Host": "evil.example"}) is not None
+        closed = Access(Address.parse("0.0.0.0:1"), read_token=b"read")
+        assert closed.refusal_to_show_pages({"Host": "proxy.lan"}) is not None
+        shown = {"Host": "proxy.lan", "Authorization": "Bearer read"}
+        assert closed.refusal_to_show_pages(shown) is None

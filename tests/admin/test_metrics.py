@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from stickyproxy.admin.metrics import Metrics, Workers, as_text
+from stickyproxy.admin.metrics import Metrics, as_text
+from stickyproxy.admin.view import ProxyView, Workers
+from stickyproxy.config.settings import Config
+from stickyproxy.control.questions import Questions
 from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.dataplane.counters import BOUNDS, CLIENT_FAILURES, DURATION, LAYOUT, OUTCOMES
 from stickyproxy.dataplane.downstream.failures import KINDS, kind_of
@@ -16,6 +19,7 @@ from stickyproxy.model.metrics import Family, Layout
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.routing.table import RoutingTable
+from stickyproxy.runtime.app import explainer
 from tests.specs import service_spec
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference/metrics.md"
@@ -44,15 +48,16 @@ def metrics(totals: dict[str, list[int]], layout: Layout = SMALL, **troubles: st
     shown = Shown()
     registry = Registry(shown, NoConnections(), None, tells_problems=False)
     registry.publish(Snapshot("static", (SHOP,)))
-    return Metrics(
-        layout,
-        lambda: totals,
+    view = ProxyView(
         registry=registry,
         proxy=shown,
         troubles=lambda: troubles,
+        unready=str,
+        questions=Questions(lambda: shown.table, explainer(Config())),
         workers=lambda: Workers(wanted=4, accepting=3, lost=2),
         checks=lambda: [Problem("shop", "is checked in vain", fatal=True)],
     )
+    return Metrics(layout, lambda: totals, view)
 
 
 def parsed(text: bytes) -> dict[str, float]:

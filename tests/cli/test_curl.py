@@ -16,6 +16,9 @@ def asked(**changes: Any) -> dict[str, Any]:
     return {**question, **changes}
 
 
+USER = ["Authorization", "Basic dTpw"]
+
+
 @pytest.mark.parametrize(
     ("command", "question"),
     [
@@ -27,10 +30,13 @@ def asked(**changes: Any) -> dict[str, Any]:
         ("curl --cookie x=1 --url a.b", asked(headers=[["Cookie", "x=1"]])),
         ("curl -H 'X-User:  me ' -H 'Empty:' a.b", asked(headers=[["X-User", "me"]])),
         ("curl -sXPUT a.b", asked(method="PUT")),
-        ("curl -d a=b a.b", asked(method="POST")),
+        ("curl -d a=b a.b", asked(method="POST", body=3)),
+        ("curl -d a=b --data-raw @c a.b", asked(method="POST", body=6)),
+        ("curl -d @file a.b", asked(method="POST")),
+        ("curl -u u:p a.b", asked(headers=[USER])),
         ("curl -G -d a=b a.b", asked()),
         ("curl -I a.b", asked(method="HEAD")),
-        ("curl 'http://u:p@a.b/' \\\n  -A me", asked(headers=[["User-Agent", "me"]])),
+        ("curl 'http://u:p@a.b/' \\\n  -A me", asked(headers=[["User-Agent", "me"], USER])),
         (r"curl a.b -H $'X: it\'s\u0021'", asked(headers=[["X", "it's!"]])),
     ],
 )

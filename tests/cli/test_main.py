@@ -74,6 +74,12 @@ class Program:
         self.err = Output(process.stderr)
         self.process = process
 
+    async def type(self, line: str) -> None:
+        """What its user types, with a return."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n".encode())
+        await self.process.stdin.drain()
+
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         self.process.send_signal(number)
@@ -126,6 +132,7 @@ async def programs() -> AsyncIterator[StartProgram]:
             "-m",
             "stickyproxy",
             *map(str, arguments),
+            stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
             env={**os.environ, **(environ or {})},
@@ -858,6 +865,47 @@ class TestDemo:
         ping = await asked(int(ready[1]), get("/ping", host=address))
         names = [value.partition(b"=")[0] for value in ping.values("set-cookie")]
         assert names == [b"session", b"session_lb"]
+        await program.stop()
+
+    async def test_replicas_stop_and_start_as_typed(
+        self, start: StartProgram, client: MakeClient
+    ) -> None:
+        program = await start("demo", "--port", "0", "--replicas", "2", "--policy", "round_robin")
+        port = int((await program.out.says(READY))[1])
+        user = await client(port)
+        answering = set()
+
+        async def answers() -> set[str]:
+            for _ in range(4):
+                await user.send(get("/ping", "demo.local"))
+                answering.add(instance(await user.response()))
+            return answering
+
+        assert await answers() == {"demo-1", "demo-2"}
+        await program.type("stop 2")
+        await program.out.says("^demo-2 is stopped.$")
+        answering.clear()
+        assert await answers() == {"demo-1"}
+        await program.type("stop 2")
+        await program.out.says("^demo-2 is not running.$")
+        await program.type("  START demo-2 ")
+        await program.out.says("^demo-2 is running again.$")
+        answering.clear()
+        async with asyncio.timeout(TIMEOUT):
+            while await answers() != {"demo-1", "demo-2"}:
+                pass
+        await program.type("start 2")
+        await program.out.says("^demo-2 is running.$")
+        await program.type("stop 3")
+        await program.out.says("^There is no replica 3: they are 1 to 2.$")
+        await program.type("freeze")
+        await program.out.says("^Type stop 3, or start 3")
+        await program.stop()
+
+    async def test_ends_though_somebody_may_type(self, start: StartProgram) -> None:
+        program = await start("demo", "--port", "0", "--workers", "2")
+        await program.out.says(READY)
+        await program.type("half a li")
         await program.stop()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,63 @@ class TestTargets:
             orders.find(target)
         assert str(caught.value).startswith(reason)
 
+    @pytest.mark.parametrize(
+        ("slots", "target", "endpoint"),
+        [
+            (("3", "1", "7"), "shop/7", "job3"),
+            (("3", "1", "7"), "shop/3", "task1"),
+            (("a", "b", "c"), "shop/3", "job3"),
+            (("1", "1", "2"), "shop/1", "task2"),
+        ],
+    )
+    def test_by_slot(
+        self, published: Published, slots: tuple[str, ...], target: str, endpoint: str
+    ) -> None:
+        """The first one is being stopped: who takes its place is meant."""
+        pairs = zip(SHOP.endpoints, slots, strict=True)
+        specs = tuple(
+            replace(each, slot=slot, draining=each.id == "task1" and slots[1] == "1" == slot)
+            for each, slot in pairs
+        )
+        orders = Orders(published.append)
+        orders.publish(Snapshot("swarm", (replace(SHOP, endpoints=specs),)))
+        assert orders.find(target) == Scope("shop", endpoint)
+
+    @pytest.mark.parametrize(
+        ("slots", "target", "reason"),
+        [
+            (
+                ("3", "1", "7"),
+                "shop/2",
+                'service shop has no endpoint "2": write its number, one of',
+            ),
+            (("1", "1", "2"), "shop/1", "shop/1 is task1 and task2 at present: write one of these"),
+        ],
+    )
+    def test_not_by_slot(
+        self, published: Published, slots: tuple[str, ...], target: str, reason: str
+    ) -> None:
+        pairs = zip(SHOP.endpoints, slots, strict=True)
+        specs = tuple(replace(each, slot=slot) for each, slot in pairs)
+        orders = Orders(published.append)
+        orders.publish(Snapshot("swarm", (replace(SHOP, endpoints=specs),)))
+        with pytest.raises(StickyproxyError) as caught:
+            orders.find(target)
+        assert str(caught.value).startswith(reason)
+
+    @pytest.mark.parametrize(
+        ("address", "target"),
+        [("10.0.0.3:80", "node:10.0.0.3"), ("[2001:db8::3]:80", "node:2001:db8::3")],
+    )
+    def test_machines_without_a_name_go_by_their_address(
+        self, published: Published, address: str, target: str
+    ) -> None:
+        job = replace(SHOP.endpoints[2], address=address)
+        orders = Orders(published.append)
+        orders.publish(Snapshot("static", (replace(SHOP, endpoints=(job,)),)))
+        scope = orders.find(target)
+        assert [spec.id for _, spec in orders.covered(scope)] == ["job3"]
+
     def test_nothing_is_known_yet(self, published: Published) -> None:
         with pytest.raises(StickyproxyError, match="there are none"):
             Orders(published.append).find("shop")
@@ -177,6 +235,15 @@ class TestChanges:
         orders.held = {Scope(str(number)): "drain" for number in range(MANY)}
         with pytest.raises(StickyproxyError, match="withdraw some"):
             await orders.change(Scope("shop"), "drain")
+
+    async def test_those_about_endpoints_that_are_gone_make_room(self, orders: Orders) -> None:
+        held: dict[Scope, AdminState] = {
+            Scope("shop", "task1"): "drain",
+            Scope("gone", "x"): "drain",
+        }
+        orders.held = held | {Scope("shop", f"old{n}"): "drain" for n in range(MANY)}
+        await orders.change(Scope("shop"), "maintenance")
+        assert orders.held == {**held, Scope("shop"): "maintenance"}
 
     async def test_without_a_file(self, published: Published) -> None:
         orders = Orders(published.append)

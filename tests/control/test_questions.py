@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
+from stickyproxy.base.passwords import PasswordHash
 from stickyproxy.control.questions import Questions, as_text
 from stickyproxy.control.registry import NoConnections, Registry
-from stickyproxy.model.service import EndpointSpec
+from stickyproxy.model.edits import Edits
+from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Snapshot
+from stickyproxy.model.terms import Rate, Terms
+from stickyproxy.routing.endpoint import Facts
 from stickyproxy.routing.explain import explain
 from stickyproxy.routing.table import RoutingTable
 from stickyproxy.semantics.forwarded import TrustedProxies
@@ -27,19 +33,23 @@ SHOP = service_spec(
 
 
 class Shown:
-    """Holds the table of ``SHOP``."""
+    """Holds the table of a service."""
 
-    def __init__(self) -> None:
+    def __init__(self, service: ServiceSpec = SHOP) -> None:
         self.table = RoutingTable({})
         registry = Registry(self, NoConnections(), None, tells_problems=False)
-        registry.publish(Snapshot("static", (SHOP,), realm="r"))
+        registry.publish(Snapshot("static", (service,), realm="r"))
         self.pins = {each.id: each.pin for c in self.table.clusters() for each in c.endpoints}
+
+    @property
+    def questions(self) -> Questions:
+        """Whom to ask about it."""
+        return Questions(lambda: self.table, partial(explain, trusted_proxies=TrustedProxies()))
 
 
 @pytest.fixture
 def questions() -> Questions:
-    shown = Shown()
-    return Questions(lambda: shown.table, partial(explain, trusted_proxies=TrustedProxies()))
+    return Shown().questions
 
 
 class TestQuestions:
@@ -58,6 +68,7 @@ class TestQuestions:
             ({"host": "a", "headers": [["a", "b\n"]]}, "is not a header field"),
             ({"host": "a", "client": "x"}, 'client is "x": write an IP address'),
             ({"host": "\ud800"}, "not valid text"),
+            ({"host": "a", "body": -1}, "body is -1: write a number from 0"),
         ],
     )
     def test_bad_ones(self, questions: Questions, asked: object, said: str) -> None:
@@ -83,7 +94,7 @@ class TestAnswers:
             "  service    shop",
             "  policy     cookie session, else round robin",
             f'  cookie session_lb: "{old}" is a pin of an endpoint that is being stopped: '
-            "shop/t2 10.0.0.2:80 (draining), which does not count",
+            "shop/t2 10.0.0.2:80 (draining: it is being stopped), which does not count",
             '  cookie session: "abc" is a value of the application, slot 37554 of shop/t1 '
             "10.0.0.1:80, which decides",
             '  cookie session: "sp1.x" is a pin of no endpoint of this service, which does not '
@@ -92,8 +103,61 @@ class TestAnswers:
             "(repinned-draining)",
             "  asked for  /x",
             f"  sets       session_lb={pin}; Path=/app; HttpOnly; SameSite=Lax",
-            "  if it dies shop/t2 10.0.0.2:80 (draining): its pin says so (pinned)",
+            "  if it dies shop/t2 10.0.0.2:80 (draining: it is being stopped): its pin says so "
+            "(pinned)",
         ]
+
+    def test_what_the_service_asks(self) -> None:
+        terms = Terms(max_body=10, rate=Rate(requests=50, seconds=60, burst=5))
+        edits = Edits(request_set=(("X-Key", "s3cret"),), response_remove=("Server",))
+        shown = Shown(replace(SHOP, terms=terms, edits=edits, admin_state="maintenance"))
+        asked = {"host": "shop.local", "path": "/app", "body": 11}
+        assert as_text(shown.questions.explain(asked)).splitlines() == [
+            "GET http://shop.local/app from 127.0.0.1: refused with 413",
+            "  why        the body has 11 bytes, of 10 at most",
+            "  service    shop",
+            "  policy     cookie session, else round robin",
+            "  rate_limit 50 in 60 s from an address, 5 at once; each worker process counts for "
+            "itself",
+            "  max_body   the body has 11 bytes, of 10 at most",
+        ]
+        assert shown.questions.explain({**asked, "body": 10})["fate"] == "no endpoint"
+        shown = Shown(replace(SHOP, terms=terms, edits=edits))
+        said = shown.questions.explain({**asked, "body": 1})
+        assert said["edits"] == {
+            "request": {"sets": ["X-Key"], "removes": []},
+            "response": {"sets": [], "removes": ["Server"]},
+        }
+        assert "  request    sets X-Key" in as_text(said).splitlines()
+        assert "s3cret" not in json.dumps(said)
+
+    def test_passwords_are_looked_at_in_the_second_step(self) -> None:
+        users = (("anne", str(PasswordHash.make(b"sesame", log_n=10))),)
+        shown = Shown(replace(SHOP, terms=Terms(users=users)))
+        found = {}
+        for password in ("sesame", "x"):
+            words = b64encode(f"anne:{password}".encode()).decode()
+            headers = [["Authorization", f"Basic {words}"]]
+            asked = {"host": "shop.local", "path": "/app", "headers": headers}
+            said = shown.questions.explanation(asked)()
+            found[password] = said["fate"], said["conditions"][0]["fulfilled"]
+        assert found == {"sesame": ("forwarded", True), "x": ("refused", False)}
+
+    @pytest.mark.parametrize(
+        ("facts", "said"),
+        [
+            (Facts(asked_to_drain=True), "draining: an operator drains it"),
+            (Facts(in_maintenance=True), "down: it is in maintenance"),
+            (Facts(ejected=True, unhealthy=True), "down: it is ejected and it fails its checks"),
+        ],
+    )
+    def test_why_an_endpoint_is_in_its_state(self, facts: Facts, said: str) -> None:
+        shown = Shown(SHOP)
+        [cluster] = shown.table.clusters()
+        shown.table.note(cluster.endpoints[0], facts)
+        sent = [["Cookie", f"session_lb={cluster.endpoints[0].pin.decode()}"]]
+        asked = {"host": "shop.local", "path": "/app", "headers": sent}
+        assert f"shop/t1 10.0.0.1:80 ({said})" in as_text(shown.questions.explain(asked))
 
     def test_https(self, questions: Questions) -> None:
         said = questions.explain({"host": "shop.local", "path": "/app", "secure": True})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -77,6 +77,12 @@ class Scene:
         request.upgrade = upgrade
         endpoint = Endpoint("shop", EndpointSpec("t1", "10.0.0.1:80"), b"", NoConnections())
         self.relay = Relay(self, request, Pick(endpoint, Affinity.NONE, cookies), info, attempts)
+
+    def wait_for_turn(self, turn: Callable[[], None]) -> None:
+        turn()
+
+    def read_on(self) -> None:
+        pass
 
     def switched(self) -> None:
         self.ended.append("switched")

@@ -202,6 +202,17 @@ class TestDrainingByHand:
         balancer = build(policy, (a, b), None)
         assert picked(balancer, FakeRequest())[0] is b
 
+    @policies
+    def test_not_even_if_it_is_ejected_and_there_is_no_other(self, policy: Policy) -> None:
+        a, _, _ = drained_by_hand()
+        a.note(Facts(asked_to_drain=True, ejected=True))
+        assert build(policy, (a,), None).pick(FakeRequest(), ()) is None
+
+    def test_ejected_and_alone_it_keeps_its_sessions(self) -> None:
+        a, _, _ = drained_by_hand()
+        a.note(Facts(asked_to_drain=True, ejected=True))
+        assert picked(build(COOKIE, (a,), None), pinned_to(a)) == (a, Affinity.PINNED)
+
     def test_rather_one_that_its_provider_stops(self) -> None:
         a, b, _ = drained_by_hand()
         b.note(Facts(draining=True))

@@ -60,9 +60,10 @@ class Live:
         """Those of all services."""
         return [each for cluster in self.table.clusters() for each in cluster.endpoints]
 
-    def explain(self, question: Question) -> Explanation:
+    def explain(self, question: Question, *, moves_clear: bool = False) -> Explanation:
         """As the proxy would serve it."""
-        return explain(self.table, question, TrustedProxies(TRUSTED))
+        trusted = TrustedProxies(TRUSTED)
+        return explain(self.table, question, trusted, moves_clear=moves_clear)
 
 
 async def ask(user: RawClient, question: Question) -> Response:

@@ -58,6 +58,10 @@ class ClientStream(RequestHead, Protocol):
 
     # --- the response ---
 
+    @property
+    def client_is_slow(self) -> bool:
+        """Between ``client_slow`` and ``client_ready``."""
+
     def send_interim(self, status: int, reason: bytes, fields: list[bytes]) -> None:
         """Send a 1xx response, unless the client's version of the protocol has none."""
 

@@ -23,6 +23,10 @@ class Carrier(Protocol):
     peer: Peer
     draining: bool
 
+    @property
+    def writing_paused(self) -> bool:
+        """The client does not keep up."""
+
     def body_at_hand(self) -> bytes | None:
         """The body, if all of it is here."""
 
@@ -158,6 +162,10 @@ class Http1Stream:
         self._carrier.resume_body()
 
     # --- the response ---
+
+    @property
+    def client_is_slow(self) -> bool:
+        return self._carrier.writing_paused
 
     def send_interim(self, status: int, reason: bytes, fields: list[bytes]) -> None:
         """HTTP/1.0 has none (RFC 9110 section 15.2)."""

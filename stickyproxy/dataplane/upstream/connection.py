@@ -360,7 +360,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if reader.pending:
             self._wait_for_turn()
-        elif not self.transport.is_closing():
+        elif not (self._client_slow or self.transport.is_closing()):
             self.transport.resume_reading()
         if reader.expect is _NOTHING:
             self._release()
@@ -394,6 +394,8 @@ class UpstreamConnection(asyncio.Protocol):
         elif not self._reader.keep_alive:
             self.retire()
         else:
+            if self._client_slow:  # what came last was much
+                self.resume_reading()
             self.state = _IDLE
             self._home.put(self)
 

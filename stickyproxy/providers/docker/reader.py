@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.providers.docker.reach import address_of, relabel
-from stickyproxy.providers.docker.state import Container, ContainersState, is_replica
+from stickyproxy.providers.docker.state import Container, ContainersState, is_replica, number_of
 from stickyproxy.providers.engine import labels, places
 from stickyproxy.providers.engine.hints import LabelChange
 from stickyproxy.providers.engine.labels import PREFIX, Declaration, LabelOptions
@@ -93,7 +93,9 @@ class ContainerReader:
         endpoints, hurdles = _endpoints(ours, declared, options, state)
         problems += (replace(each, fatal=not endpoints) for each in hurdles)
         problems += _unhealthy(name, running)
-        return _Replicas(options.spec(name, endpoints), tuple(problems))
+        # What the newest one says of itself is not said of the others.
+        spec = replace(options.spec(name, endpoints), admin_state="ready")
+        return _Replicas(spec, tuple(problems))
 
     def _earlier(
         self, name: str, now: Declaration, declared: Iterable[Declaration | None]
@@ -149,7 +151,8 @@ def _endpoints(
         if isinstance(address, Problem):
             problems[address] = None
         elif address is not None:
-            endpoints.append(EndpointSpec(container.id, address))
+            wanted, slot = (own.options or options).admin_state, number_of(container)
+            endpoints.append(EndpointSpec(container.id, address, admin_state=wanted, slot=slot))
     endpoints.sort(key=lambda each: each.id)
     return tuple(endpoints), list(problems)
 

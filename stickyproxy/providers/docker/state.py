@@ -14,6 +14,7 @@ Health = Literal["", "starting", "unhealthy"]
 
 _PROJECT = "com.docker.compose.project"
 _SERVICE = "com.docker.compose.service"
+_NUMBER = "com.docker.compose.container-number"
 _ONE_OFF = "com.docker.compose.oneoff"
 _TASK = "com.docker.swarm.task.id"
 
@@ -94,6 +95,11 @@ def is_replica(container: Container) -> bool:
     started with ``docker compose run``."""
     marks = container.labels
     return _TASK not in marks and marks.get(_ONE_OFF, "").lower() != "true"
+
+
+def number_of(container: Container) -> str:
+    """Which one of its service it is, as compose counts them; empty: nobody does."""
+    return container.labels.get(_NUMBER, "")
 
 
 def _container(found: Json, health: Health) -> Container:

@@ -32,7 +32,7 @@ from stickyproxy.config.options import (
     explain,
     nearest,
 )
-from stickyproxy.model.service import EndpointSpec, ServiceSpec
+from stickyproxy.model.service import ADMIN_STATES, AdminState, EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem
 from stickyproxy.providers.engine.hints import (
     Finding,
@@ -45,6 +45,7 @@ from stickyproxy.providers.engine.hints import (
 )
 
 PREFIX = "com.docker.lb."
+ADMIN_STATE = f"{PREFIX}admin_state"
 
 # --- the options that only labels have -----------------------------------------------------
 
@@ -229,6 +230,13 @@ def _hosts(values: Mapping[str, str]) -> frozenset[str]:
 
 
 _HOSTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(Hosts)
+
+
+def admin_state(marks: Mapping[str, str]) -> AdminState | None:
+    """What the label ``admin_state`` of a machine wants of the endpoints there; None: it is not
+    understood."""
+    word = marks.get(ADMIN_STATE, "ready").strip().lower()
+    return next((state for state in ADMIN_STATES if state == word), None)
 
 
 def lookalikes(service: str, labels: Mapping[str, str]) -> Iterator[Problem]:

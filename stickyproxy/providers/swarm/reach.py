@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stickyproxy.base.addresses import join_host_port
+from stickyproxy.base.text import shown
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.snapshot import Problem
 from stickyproxy.providers.engine import labels
@@ -16,6 +17,7 @@ from stickyproxy.providers.swarm.state import (
     SwarmState,
     address_on,
     connected_networks,
+    hostname_of,
     is_coming,
     is_host_published,
     is_outdated,
@@ -204,7 +206,8 @@ class SwarmIndex:
             join_host_port(address, port),
             draining=task["DesiredState"] != "running",
             network=way.via,
-            node=str((node.get("Description") or {}).get("Hostname", "")),
+            admin_state=labels.admin_state(_marks(node)) or "ready",
+            node=hostname_of(node),
             slot=slot_of(task),
             outdated=is_outdated(service, task),
         )
@@ -220,6 +223,19 @@ class SwarmIndex:
             mode = (service["Spec"].get("Mode") or {}).get("Replicated") or {}
             found.update(str(number + 1) for number in range(mode.get("Replicas") or 0))
         return tuple(sorted(found - held))
+
+    def odd_nodes(self, name: str, tasks: Sequence[Json]) -> Iterator[Problem]:
+        """Nodes whose label does not say what is wanted of the tasks there."""
+        label = labels.ADMIN_STATE
+        for used in sorted({task.get("NodeID", "") for task in tasks if is_running(task)}):
+            node = self._nodes.get(used, {})
+            if labels.admin_state(_marks(node)) is None:
+                value = shown(_marks(node)[label])
+                reason = (
+                    f"runs on node {hostname_of(node) or used}, whose label {label} is {value}: "
+                    'write "ready", "drain" or "maintenance"; it counts as ready'
+                )
+                yield Problem(name, reason, remedy=f"docker node update --label-rm {label} {used}")
 
     def odd_addresses(self, name: str, way: Way, tasks: Sequence[Json]) -> Iterator[Problem]:
         """Nodes whose own address is not one at which a proxy can reach them."""
@@ -237,6 +253,11 @@ class SwarmIndex:
                 f"the container itself: give it another ({remedy})"
             )
             yield Problem(name, reason)
+
+
+def _marks(node: Json) -> Mapping[str, str]:
+    """The labels of a node."""
+    return (node.get("Spec") or {}).get("Labels") or {}
 
 
 def _without_vip(name: str, why: str, *, fatal: bool = False) -> tuple[Problem, ...]:

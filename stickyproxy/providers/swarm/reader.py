@@ -152,7 +152,7 @@ class SwarmReader:
             published = replace(published, coming=swarm.coming(service, tasks, endpoints))
         return _Found(
             published,
-            (*problems, *swarm.odd_addresses(name, way, tasks)),
+            (*problems, *swarm.odd_addresses(name, way, tasks), *swarm.odd_nodes(name, tasks)),
             frozenset(networks - {""}),
             way.blocked,
             is_converging(service, tasks),

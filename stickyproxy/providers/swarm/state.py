@@ -144,6 +144,11 @@ def is_coming(task: Json) -> bool:
     return task["DesiredState"] in _WANTED and state != "running" and state not in _ENDED
 
 
+def hostname_of(node: Json) -> str:
+    """What a node is called; empty: it is not known."""
+    return str((node.get("Description") or {}).get("Hostname", ""))
+
+
 def address_on(task: Json, network: str) -> str:
     for attachment in task.get("NetworksAttachments") or ():
         if attachment["Network"]["ID"] == network:

@@ -54,7 +54,7 @@ from stickyproxy.routing.endpoint import (
 from stickyproxy.routing.policy import Option, Policy, PolicyKind
 from stickyproxy.semantics import cookies
 
-WAIT: Final = 5.0
+WAIT: Final = 10.0
 """Seconds that a request waits for a successor, if nothing else is said."""
 ANYBODY: Final = b"any"
 """In place of a slot, where an endpoint gives a session away."""

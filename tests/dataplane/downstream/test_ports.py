@@ -36,6 +36,7 @@ class LineStream:
     """Implements ``ports.ClientStream``."""
 
     http11, wants_upgrade, version = True, False, "LINES"
+    client_is_slow = False
 
     def __init__(self, connection: LineConnection, number: str, words: Sequence[str]) -> None:
         self.method, host, target, length = words

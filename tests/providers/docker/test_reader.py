@@ -57,6 +57,9 @@ def container(
     }
 
 
+DRAIN = {"admin_state": "drain"}
+
+
 def proxy(*networks: str) -> Json:
     there = dict.fromkeys(networks or (APPS,), "10.0.1.200")
     return container(PROXY, {}, name="proxy", networks=there)
@@ -114,6 +117,21 @@ class TestServices:
         only = spec(proxy(), *listed)
         assert only.name == "shop/web"
         assert [each.id for each in only.endpoints] == ["c1", "c2", "c3"]
+
+    def test_they_are_numbered_as_compose_does(self) -> None:
+        number = "com.docker.compose.container-number"
+        listed = (container(f"c{n}", composed() | {number: str(4 - n)}) for n in (1, 2, 3))
+        assert spec(proxy(), *listed).numbers() == [3, 2, 1]
+
+    def test_each_says_itself_what_is_wanted_of_it(self) -> None:
+        listed = [
+            container(f"c{number}", composed(**wanted), created=number)
+            for number, wanted in ((1, {"admin_state": "maintenance"}), (2, {}), (3, DRAIN))
+        ]
+        only = spec(proxy(), *listed)
+        assert only.admin_state == "ready"
+        states = [each.admin_state for each in only.endpoints]
+        assert states == ["maintenance", "ready", "drain"]
 
     def test_those_of_another_project_are_not(self) -> None:
         found = read(

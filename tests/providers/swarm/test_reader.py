@@ -251,6 +251,34 @@ class TestPublishedOnNodes:
     def test_at_the_nodes_address_and_port(self) -> None:
         assert addresses(listing([self.HOSTED], [self.TASK])) == ["192.0.2.1:30001"]
 
+    @pytest.mark.parametrize(
+        ("written", "state"),
+        [("drain", "drain"), (" Maintenance", "maintenance"), ("ready", "ready")],
+    )
+    def test_what_the_label_of_its_node_wants(self, written: str, state: str) -> None:
+        marked = node() | {"Spec": {"Labels": {"com.docker.lb.admin_state": written}}}
+        snapshot = read(listing([self.HOSTED], [self.TASK], nodes=[marked])).snapshot
+        assert snapshot.problems == ()
+        assert [each.admin_state for each in snapshot.services[0].endpoints] == [state]
+
+    def test_a_label_of_its_node_that_says_nothing(self) -> None:
+        marked = node() | {"Spec": {"Labels": {"com.docker.lb.admin_state": "drian"}}}
+        snapshot = read(listing([self.HOSTED], [self.TASK], nodes=[marked])).snapshot
+        assert [each.admin_state for each in snapshot.services[0].endpoints] == ["ready"]
+        [problem] = snapshot.problems
+        assert problem.reason == (
+            'runs on node node-1, whose label com.docker.lb.admin_state is "drian": write "ready", '
+            '"drain" or "maintenance"; it counts as ready'
+        )
+        assert problem.remedy == "docker node update --label-rm com.docker.lb.admin_state node-1"
+        assert not problem.fatal
+
+    def test_slots(self) -> None:
+        tasks = [task(name) | {"Slot": slot} for name, slot in (("t1", 7), ("t2", 2))]
+        [found] = read(listing([service()], tasks)).snapshot.services
+        assert [each.id for each in found.endpoints] == ["t1", "t2"]
+        assert found.numbers() == [7, 2]
+
     def test_a_port_not_yet_published(self) -> None:
         assert addresses(listing([self.HOSTED], [task(addresses={})])) == []
 
