@@ -56,6 +56,7 @@ RESERVED = {
         *("dataplane.downstream.http1", "dataplane.downstream.server"),
         "dataplane.downstream.stream",
         *("admin.answers", "admin.api", "admin.application"),
+        "admin.fleet",
         "admin.live",
         *("admin.pages", "admin.questions", "admin.upkeep"),
         *("control.controller", "control.server", "providers.controller"),

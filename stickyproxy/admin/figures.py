@@ -8,14 +8,16 @@ whose answer is empty; ``Figures.ready`` waits for there to be one.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf
 from operator import sub
 from time import monotonic
 
-from stickyproxy.model.metrics import Layout
+from stickyproxy.base import visitors
+from stickyproxy.model.metrics import Counts, Layout
 from stickyproxy.model.service import EndpointKey
 
 LOOK_SECONDS = 1.0
@@ -25,8 +27,11 @@ SPAN_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0
 """If nobody has asked for so long, nobody looks."""
 
-Totals = Mapping[str, Sequence[int]]
-"""What was counted by all processes, by service."""
+SESSIONS_SECONDS = 5.0
+"""How long an estimate of sessions is good for."""
+
+Layouts = tuple[Layout, Layout]
+"""Of the rows of services, and of those of endpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class _Look:
 
     when: float
     """By the monotonic clock."""
-    totals: Totals
+    counts: Counts
 
 
 class Figures:
@@ -82,20 +87,27 @@ class Figures:
 
     def __init__(
         self,
-        layout: Layout,
-        totals: Callable[[], Totals],
+        layouts: Layouts,
+        counts: Callable[[], Awaitable[Counts]],
+        *,
+        window: float,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """``totals``: what was counted, by ``layout``. ``clock``: in seconds."""
-        self._layout = layout
-        self._totals = totals
+        """``counts``: what was counted, by these layouts. ``window``: seconds within which clients
+        are counted. ``clock``: in seconds, monotonic."""
+        self._layout, self._endpoint_layout = layouts
+        self._counts = counts
+        self._window = window
         self._clock = clock
         self._looks: deque[_Look] = deque(maxlen=round(SPAN_SECONDS / LOOK_SECONDS) + 1)
         self._asked = 0.0
         """When somebody asked last."""
         self._started = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
+        self._sessions_at = -inf
+        self._sessions: dict[EndpointKey, int] = {}
+        """Clients as they were estimated then; by service alone the id is empty."""
 
     def start(self) -> None:
         """From now on counters are looked at if somebody asks. Inside a running event loop."""
@@ -104,7 +116,9 @@ class Figures:
     def stop(self) -> None:
         """Look no more."""
         self._started = False
-        self._sleep()
+        if self._looking is not None:
+            self._looking.cancel()
+        self._forget()
 
     async def ready(self) -> None:
         """Wait until there is something to tell, for about a second if nobody asked lately."""
@@ -119,70 +133,123 @@ class Figures:
         if len(self._looks) < 2:
             return {}
         first, last = self._looks[0], self._looks[-1]
+        self._estimate(last)
         seconds = last.when - first.when or LOOK_SECONDS
+        in_flight: Counter[str] = Counter()
+        cell = self._endpoint_layout.cells_of("stickyproxy_endpoint_requests_in_flight")[0]
+        for (service, _), cells in last.counts.endpoints.items():
+            in_flight[service] += cells[cell]
         return {
-            name: self._service(first.totals.get(name), cells, seconds)
-            for name, cells in last.totals.items()
+            name: self._service(
+                name, first.counts.services.get(name), cells, seconds, in_flight[name]
+            )
+            for name, cells in last.counts.services.items()
         }
 
     def endpoints(self) -> Mapping[EndpointKey, EndpointFigures]:
-        """By service and id; none where ``services`` has none."""
+        """By service and id; none where ``services`` has none. Those that there was no row left for
+        are together, under a key without a service."""
         self._ask()
-        return {}
+        if len(self._looks) < 2:
+            return {}
+        first, last = self._looks[0], self._looks[-1]
+        self._estimate(last)
+        seconds = last.when - first.when or LOOK_SECONDS
+        return {
+            key: self._endpoint(key, first.counts.endpoints.get(key), cells, seconds)
+            for key, cells in last.counts.endpoints.items()
+        }
 
-    def look(self) -> None:
-        """Look at the counters."""
-        self._looks.append(_Look(self._clock(), self._totals()))
+    def look(self, counts: Counts) -> None:
+        """Take note of what was counted up to now."""
+        self._looks.append(_Look(self._clock(), counts))
         if len(self._looks) > 1:
             self._ready.set()
 
     def _ask(self) -> None:
         """Somebody has asked."""
         self._asked = self._clock()
-        if self._started and self._timer is None:
-            self._look_again()
+        if self._started and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._keep_looking(), name="figures")
 
-    def _look_again(self) -> None:
-        if self._clock() - self._asked > PATIENCE_SECONDS:
-            self._sleep()
-            return
-        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look_again)
-        self.look()
+    async def _keep_looking(self) -> None:
+        """Until nobody has asked for a while."""
+        self._forget()
+        while self._clock() - self._asked <= PATIENCE_SECONDS:
+            self.look(await self._counts())
+            await asyncio.sleep(LOOK_SECONDS)
+        self._forget()
 
-    def _sleep(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _forget(self) -> None:
         self._looks.clear()
         self._ready.clear()
 
+    def _estimate(self, look: _Look) -> None:
+        """How many clients there are, if that was not found out just now: it takes longer than all
+        the rest."""
+        if look.when - self._sessions_at < SESSIONS_SECONDS:
+            return
+        self._sessions_at, page = look.when, visitors.page_at(look.when, self._window)
+        of_services: dict[str, list[bytes]] = {}
+        self._sessions = {}
+        for key, several in look.counts.clients.items():
+            self._sessions[key] = visitors.estimate(several, page)
+            of_services.setdefault(key[0], []).extend(several)
+        for service, several in of_services.items():
+            self._sessions[service, ""] = visitors.estimate(several, page)
+
+    def _endpoint(
+        self, key: EndpointKey, before: Sequence[int] | None, now: Sequence[int], seconds: float
+    ) -> EndpointFigures:
+        """Of one endpoint: its cells then and now. If its row was another's in between, it is as if
+        it had begun with nothing."""
+        layout = self._endpoint_layout
+
+        def cell(family: str, cells: Sequence[int]) -> int:
+            return cells[layout.cells_of(f"stickyproxy_endpoint_{family}")[0]]
+
+        def per_second(family: str) -> float:
+            was = 0 if before is None else cell(family, before)
+            return max(0, cell(family, now) - was) / seconds
+
+        return EndpointFigures(
+            requests_per_second=per_second("requests"),
+            errors_per_second=per_second("failures"),
+            in_flight=cell("requests_in_flight", now),
+            sessions=self._sessions.get(key),
+        )
+
     def _service(
-        self, before: Sequence[int] | None, now: Sequence[int], seconds: float
+        self,
+        name: str,
+        before: Sequence[int] | None,
+        now: Sequence[int],
+        seconds: float,
+        in_flight: int,
     ) -> ServiceFigures:
         """Of one service: its cells then and now."""
         layout = self._layout
         new = list(now if before is None else map(sub, now, before))
 
         def some(family: str, *values: str) -> int:
-            return sum(new[cell] for cell in layout.cells_of(family, values))
+            return sum(new[cell] for cell in layout.cells_of(f"stickyproxy_{family}", values))
 
         affinity = layout.family("stickyproxy_affinity_outcomes").values
-        decided = ((word, some("stickyproxy_affinity_outcomes", word)) for word in affinity)
+        decided = ((word, some("affinity_outcomes", word)) for word in affinity)
         durations = layout.family("stickyproxy_request_duration_seconds")
         start = layout.start(durations)
         counts = new[start : start + len(durations.values)]
         bounds = tuple(map(float, durations.values))
-        (busy,) = layout.cells_of("stickyproxy_upstream_open_connections", ("busy",))
         return ServiceFigures(
-            requests_per_second=some("stickyproxy_requests") / seconds,
-            errors_per_second=some("stickyproxy_requests", "5xx") / seconds,
-            in_flight=now[busy],
+            requests_per_second=some("requests") / seconds,
+            errors_per_second=(some("requests", "5xx") + some("cut_responses")) / seconds,
+            in_flight=in_flight,
             p50=quantile(0.5, bounds, counts),
             p99=quantile(0.99, bounds, counts),
-            sessions=None,
+            sessions=self._sessions.get((name, "")),
             affinity={word: count / seconds for word, count in decided if count},
-            bytes_in_per_second=some("stickyproxy_request_body_bytes") / seconds,
-            bytes_out_per_second=some("stickyproxy_response_body_bytes") / seconds,
+            bytes_in_per_second=some("request_body_bytes") / seconds,
+            bytes_out_per_second=some("response_body_bytes") / seconds,
         )
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from time import monotonic
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -26,22 +27,25 @@ from prometheus_client.registry import Collector
 
 from stickyproxy import __version__
 from stickyproxy.admin.view import ProxyView, Workers
-from stickyproxy.base import build_info
+from stickyproxy.base import build_info, visitors
 from stickyproxy.base.ledger import OTHERS
 from stickyproxy.control import certificates, report
-from stickyproxy.model.metrics import MICROSECONDS, Family, Layout
+from stickyproxy.model.metrics import MICROSECONDS, Counts, Family, Layout
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-Totals = Mapping[str, Sequence[int]]
-"""The rows of all processes, added up, by service."""
+Layouts = tuple[Layout, Layout]
+"""Of the rows of services, and of those of endpoints."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
     """All that is shown, as it was at one moment."""
 
-    totals: Totals
+    counts: Counts
+    """Of what is published now."""
+    page: int
+    """For ``visitors``."""
     endpoints: Mapping[tuple[str, str], int]
     """How many there are, by service and state."""
     certificates: tuple[tuple[str, str, float], ...]
@@ -58,26 +62,42 @@ class Moment:
 class Metrics:
     """The metrics of one proxy."""
 
-    def __init__(self, layout: Layout, totals: Callable[[], Totals], view: ProxyView) -> None:
-        """``totals``: what was counted, by ``layout``."""
-        self._layout = layout
-        self._totals = totals
+    def __init__(
+        self,
+        layouts: Layouts,
+        counts: Callable[[], Awaitable[Counts]],
+        view: ProxyView,
+        *,
+        window: float,
+    ) -> None:
+        """``counts``: what was counted, by these layouts. ``window``: seconds within which clients
+        are counted."""
+        self._layouts = layouts
+        self._counts = counts
         self._view = view
+        self._window = window
 
     async def text(self) -> bytes:
         """The metrics as they are now."""
-        return await asyncio.to_thread(as_text, self._layout, self.now())
+        return await asyncio.to_thread(as_text, self._layouts, self.now(await self._counts()))
 
-    def now(self) -> Moment:
-        """Everything as it is now."""
+    def now(self, counts: Counts) -> Moment:
+        """Everything as it is now, with what was counted."""
         view, registry, table = self._view, self._view.registry, self._view.proxy.table
         snapshots, troubles = registry.snapshots(), view.troubles()
         services = [service for snapshot in snapshots for service in snapshot.services]
         state_of = view.state_of or report.states_in(table)
         known = {"", OTHERS, *(service.name for service in services)}
         known.update(cluster.name for cluster in table.clusters())
+        there = {(service.name, each.id) for service in services for each in service.endpoints}
+        there.add(("", OTHERS))
         return Moment(
-            totals={name: row for name, row in self._totals().items() if name in known},
+            counts=Counts(
+                {name: row for name, row in counts.services.items() if name in known},
+                {key: row for key, row in counts.endpoints.items() if key in there},
+                {key: seen for key, seen in counts.clients.items() if key in there},
+            ),
+            page=visitors.page_at(monotonic(), self._window),
             endpoints=Counter(
                 (service.name, _word(state_of(service.name, endpoint)))
                 for service in services
@@ -104,10 +124,22 @@ def _word(state: str) -> str:
     return "down in part" if state.startswith("down in ") else state
 
 
-def as_text(layout: Layout, facts: Moment) -> bytes:
+def as_text(layouts: Layouts, facts: Moment) -> bytes:
     """The text that is asked for."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collected([*_counted(layout, facts.totals), *_states(facts)]))
+    of_services, of_endpoints = layouts
+    counts = facts.counts
+    services = (((name,), row) for name, row in counts.services.items())
+    registry.register(
+        _Collected(
+            [
+                *_counted(of_services, ("service",), services),
+                *_counted(of_endpoints, ("service", "endpoint"), counts.endpoints.items()),
+                *_clients(facts),
+                *_states(facts),
+            ]
+        )
+    )
     return generate_latest(registry)
 
 
@@ -122,35 +154,51 @@ class _Collected(Collector):
 # --- what was counted ----------------------------------------------------------------------------
 
 
-def _counted(layout: Layout, totals: Totals) -> Iterator[Metric]:
+Key = tuple[str, ...]
+
+
+def _counted(
+    layout: Layout, names: Key, rows_by_name: Iterable[tuple[Key, Sequence[int]]]
+) -> Iterator[Metric]:
+    """``names``: of the labels that rows differ by."""
+    by_key = dict(rows_by_name)
     for family in layout.families:
         start = layout.start(family)
-        rows = (
-            (name, totals[name][start : start + family.cells])
-            for name in (sorted(totals) if family.per_service else totals.keys() & {""})
-        )
-        yield (_histogram if family.kind == "histogram" else _values)(family, rows)
+        ours = ("",) * len(names)
+        keys = sorted(by_key) if family.per_service else by_key.keys() & {ours}
+        rows = ((key, by_key[key][start : start + family.cells]) for key in keys)
+        yield (_histogram if family.kind == "histogram" else _values)(family, names, rows)
 
 
-def _histogram(family: Family, rows: Iterable[tuple[str, Sequence[int]]]) -> Metric:
-    metric = HistogramMetricFamily(family.name, family.help, labels=["service"])
-    for name, cells in rows:
+def _histogram(family: Family, names: Key, rows: Iterable[tuple[Key, Sequence[int]]]) -> Metric:
+    metric = HistogramMetricFamily(family.name, family.help, labels=names)
+    for key, cells in rows:
         *counts, total = cells
         buckets = list(zip(family.values, map(float, accumulate(counts)), strict=True))
-        metric.add_metric([name], buckets, total / MICROSECONDS)
+        metric.add_metric(key, buckets, total / MICROSECONDS)
     return metric
 
 
-def _values(family: Family, rows: Iterable[tuple[str, Sequence[int]]]) -> Metric:
-    labels = ["service"] * family.per_service + [family.label] * bool(family.label)
+def _values(family: Family, names: Key, rows: Iterable[tuple[Key, Sequence[int]]]) -> Metric:
+    labels = [*(names if family.per_service else ()), *([family.label] if family.label else ())]
     made = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
     metric = made(family.name, family.help, labels=labels)
-    for name, cells in rows:
+    for key, cells in rows:
         for value, count in zip(family.values, cells, strict=True):
             if count or not family.sparse:
-                words = [name] * family.per_service + [value] * bool(family.label)
+                words = [*(key if family.per_service else ()), *([value] if family.label else ())]
                 metric.add_metric(words, count)
     return metric
+
+
+def _clients(facts: Moment) -> Iterator[Metric]:
+    several = facts.counts.clients
+    yield _gauge(
+        "endpoint_sessions",
+        "Clients that an endpoint has had a request of within the session window: an estimate.",
+        ["service", "endpoint"],
+        ((key, visitors.estimate(several[key], facts.page)) for key in sorted(several)),
+    )
 
 
 # --- how things are ------------------------------------------------------------------------------

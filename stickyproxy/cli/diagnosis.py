@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import socket
+import ssl
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -53,11 +54,17 @@ def asked(
     *,
     body: report.Json | None = None,
     token: str = "",
+    tls: ssl.SSLContext | None = None,
     timeout: float = TIMEOUT,
 ) -> tuple[int, report.Json]:
     """Status and document of an admin page's response. ``otherwise``: what else may be done if
-    there is no page. ``timeout``: seconds. Raises StickyproxyError."""
-    connection = http.client.HTTPConnection(admin.host or "127.0.0.1", admin.port, timeout=timeout)
+    there is no page. ``tls``: None: in the clear. ``timeout``: seconds. Raises StickyproxyError."""
+    host = admin.host or "127.0.0.1"
+    connection: http.client.HTTPConnection
+    if tls is not None:
+        connection = http.client.HTTPSConnection(host, admin.port, timeout=timeout, context=tls)
+    else:
+        connection = http.client.HTTPConnection(host, admin.port, timeout=timeout)
     headers = {"Content-Type": "application/json"} if body is not None else {}
     if token:
         headers["Authorization"] = f"Bearer {token}"
@@ -82,6 +89,26 @@ def asked(
     if not isinstance(document, dict):
         raise _is_no_page(admin)
     return response.status, document
+
+
+def tls_of(admin: Address, token: str) -> ssl.SSLContext | None:
+    """How a controller is spoken to that has this token; None: no controller with it is there, but
+    perhaps an admin listener, which speaks in the clear."""
+    if admin.path is not None or not token:
+        return None
+    # It takes its time, which only they need who ask a controller.
+    from stickyproxy.base.token_tls import client_context  # noqa: PLC0415
+
+    context = client_context(token.encode("utf-8", "surrogateescape"))
+    try:
+        address = admin.host or "127.0.0.1", admin.port
+        with (
+            socket.create_connection(address, TIMEOUT) as sock,
+            context.wrap_socket(sock, server_hostname=address[0]),
+        ):
+            return context
+    except OSError:  # an ssl.SSLError is one, too
+        return None
 
 
 def _is_no_page(admin: Address) -> StickyproxyError:

@@ -7,6 +7,8 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -14,7 +16,7 @@ from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.base.values import duration, duration_text
 from stickyproxy.cli.common import Commands, address
-from stickyproxy.cli.diagnosis import asked
+from stickyproxy.cli.diagnosis import asked, tls_of
 from stickyproxy.config.load import load
 from stickyproxy.config.settings import ADMIN_ADDRESS, Config
 from stickyproxy.control.report import Json
@@ -101,7 +103,8 @@ def change(options: argparse.Namespace) -> int:
     admin: Address = options.admin or configured or ADMIN_ADDRESS
     body = {"target": options.target, "admin_state": options.admin_state}
     token = _token(options, settings)
-    document = _of(asked(admin, "POST", PATH, body=body, token=token))
+    ask = partial(asked, token=token, tls=tls_of(admin, token))
+    document = _of(ask(admin, "POST", PATH, body=body))
     for note in document["notes"]:
         print(f"warning: {note}", file=sys.stderr)
     if options.wait:
@@ -110,7 +113,7 @@ def change(options: argparse.Namespace) -> int:
             raise StickyproxyError(
                 f"{done}, but a controller cannot tell what is left: ask a proxy, with GET {PATH}"
             )
-        document = _wait(admin, document["target"], options)
+        document = _wait(partial(ask, admin, "GET"), document["target"], options)
     if options.json:
         print(json.dumps(document, indent=2))
     elif not options.wait:
@@ -118,14 +121,14 @@ def change(options: argparse.Namespace) -> int:
     return 0
 
 
-def _wait(admin: Address, target: str, options: argparse.Namespace) -> Json:
+def _wait(ask: Callable[[str], tuple[int, Json]], target: str, options: argparse.Namespace) -> Json:
     """Wait until nothing is left, and show meanwhile what is. Raises StickyproxyError if that takes
     too long."""
     until = time.monotonic() + options.timeout
     path = f"{PATH}?{urlencode({'target': target, 'idle': options.idle})}"
     said = ""
     while True:
-        document = _of(asked(admin, "GET", path))
+        document = _of(ask(path))
         if (summary := _summary(document)) != said and not options.json:
             print(said := summary, flush=True)
         if all(each["empty"] for each in document["endpoints"]):

@@ -8,6 +8,10 @@ SECONDS; with 503 while there is none yet. Proxies show the shared token as
 that was restarted, or another replica, goes on where it was. ``after`` also says what a proxy has
 in force: so it is known when all have the latest version. ``proxy`` tells them apart.
 
+    POST /v1/report?proxy=ID&version=VERSION
+
+takes what a proxy says of itself (``control/fleet.py``), with the same token.
+
 Keys of certificates are handed out over TLS only (``base/token_tls.py``). Who asks in the clear
 gets everything else, and a problem that says so.
 """
@@ -24,6 +28,7 @@ from dataclasses import dataclass, replace
 from aiohttp import web
 
 from stickyproxy.config import codec
+from stickyproxy.control.fleet import Fleet
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 
@@ -35,6 +40,8 @@ SILENT_SECONDS = MAX_WAIT + 10
 """A proxy that has not asked for so long is gone."""
 MANY = 1000
 """From so many proxies on, those that are gone are forgotten."""
+MOST_BYTES = 32 << 20
+"""Of a report."""
 DELIVERY_SECONDS = 5.0
 """Longest time that is waited for proxies to have the latest version."""
 
@@ -69,6 +76,12 @@ class Controller:
         self._public = _Edition()
         """What may be read by anybody on the way."""
         self._changed = asyncio.Event()
+        self.fleet = Fleet(self._following, lambda: self._whole.version)
+        """What the proxies say of themselves."""
+
+    def snapshots(self) -> list[Snapshot]:
+        """What is handed out, by provider."""
+        return [self._parts[name] for name in sorted(self._parts)]
 
     def publish(self, snapshot: Snapshot) -> None:
         """Take a provider's whole state; waiting proxies get it at once."""
@@ -90,11 +103,17 @@ class Controller:
         latest = (self._whole.version, self._public.version)
         return any(had not in latest for had, asked in self._proxies.values() if asked > since)
 
+    def _following(self) -> list[str]:
+        """The ids of the proxies that ask."""
+        since = asyncio.get_running_loop().time() - SILENT_SECONDS
+        return [proxy for proxy, (_, asked) in self._proxies.items() if asked > since]
+
     def _hand_out(self, snapshot: Snapshot) -> None:
         whole = _Edition.of(snapshot)
         if whole == self._whole:
             return
         public = without_keys(snapshot)
+        self.fleet.forget_remains()
         self._whole, self._public = whole, whole if public is snapshot else _Edition.of(public)
         log.info("version %s: %d services", whole.version, len(snapshot.services))
         self._changed.set()
@@ -102,15 +121,15 @@ class Controller:
 
     def make_app(self) -> web.Application:
         """The application that proxies send requests to."""
-        app = web.Application()
+        app = web.Application(client_max_size=MOST_BYTES)
         app.router.add_get("/v1/snapshot", self._snapshot)
+        app.router.add_post("/v1/report", self._report)
         app.router.add_get("/healthz", self._healthz)
         return app
 
     async def _snapshot(self, request: web.Request) -> web.Response:
-        shown = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(shown, b"Bearer " + self._token):
-            return web.Response(status=401, text="the token is missing or wrong\n")
+        if (refused := self._refused(request)) is not None:
+            return refused
         try:
             wait = float(request.query.get("wait", "0"))
         except ValueError:
@@ -131,6 +150,24 @@ class Controller:
             content_type="application/json",
             headers={"Snapshot-Version": edition.version},
         )
+
+    async def _report(self, request: web.Request) -> web.Response:
+        if (refused := self._refused(request)) is not None:
+            return refused
+        proxy, version = request.query.get("proxy", ""), request.query.get("version", "")
+        if version == self._public.version:  # who has got all but the keys is in step, too
+            version = self._whole.version
+        try:
+            return web.json_response(self.fleet.take(proxy, version, await request.json()))
+        except (ValueError, RecursionError) as error:
+            return web.Response(status=400, text=f"{error}\n")
+
+    def _refused(self, request: web.Request) -> web.Response | None:
+        """What is said to somebody without the token."""
+        shown = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if hmac.compare_digest(shown, b"Bearer " + self._token):
+            return None
+        return web.Response(status=401, text="the token is missing or wrong\n")
 
     def _note(self, proxy: str, version: str) -> None:
         """A proxy says what it has in force."""

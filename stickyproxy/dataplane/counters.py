@@ -1,28 +1,37 @@
 """DATA PLANE: what is counted in each process, and shown at ``/metrics`` by whoever has the admin
 page.
 
-Counting is adding integers in the row of a service (``base.ledger``), in the observers that the
-access log uses too, which are None if nobody counts. Labels are words of this program and names of
-services: no value of theirs comes from a client. Whatever a client was sent to the end has been
-counted before it could see that.
+A request that has ended leaves a line in the ``TallySheet`` of its endpoint, in the observer that
+the access log uses too, which is None if nobody counts. Once a second, and whenever somebody asks,
+lines are added up (``Counters.add_up``) in the rows of services and endpoints (``base.ledger``),
+which the main process reads. Labels are words of this program and names of services and endpoints:
+no value of theirs comes from a client.
 """
 
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import Enum
+from operator import add
 from typing import Final, Protocol, TypeVar
 
+from stickyproxy.base import visitors
 from stickyproxy.base.errors import ConnectError, HandshakeError, UpstreamTimeout
-from stickyproxy.base.ledger import Cells, Ledger
+from stickyproxy.base.ledger import OTHERS, Cells, Ledger, added_up
 from stickyproxy.dataplane.downstream.failures import KINDS, kind_of
 from stickyproxy.dataplane.exchange import Exchange, WatchesEndpoints
 from stickyproxy.dataplane.outcome import Outcome
 from stickyproxy.dataplane.passthrough import Passage
-from stickyproxy.model.metrics import MICROSECONDS, Family, Layout
+from stickyproxy.model.metrics import MICROSECONDS, Counts, Family, Layout
+from stickyproxy.model.service import EndpointKey
+from stickyproxy.routing.draining import session_key
 from stickyproxy.routing.endpoint import Affinity, Endpoint
+from stickyproxy.routing.tally import Line, TallySheet
+from stickyproxy.semantics.request import ClientRequest
 
 monotonic = time.monotonic
 
@@ -94,12 +103,19 @@ PASSAGES = Family(
     values=tuple(each.value for each in Outcome),
     sparse=True,
 )
+CUTS = Family(
+    "stickyproxy_cut_responses",
+    "Responses that their endpoint broke off: the client has a part of them, and knows.",
+)
 CLIENT_FAILURES = Family(
     "stickyproxy_client_connection_failures",
     "Connections of clients that came to nothing before there was a request, by reason.",
     label="reason",
     values=KINDS,
     per_service=False,
+)
+ACCEPTED = Family(
+    "stickyproxy_client_connections_accepted", "Connections of clients.", per_service=False
 )
 CLIENTS = Family(
     "stickyproxy_client_connections",
@@ -119,9 +135,28 @@ OPEN = Family(
 LAYOUT = Layout(
     (
         *(REQUESTS, OUTCOMES, AFFINITY, DURATION, UPSTREAM, RECEIVED, SENT, RETRIES),
-        *(CONNECTIONS, FAILURES, EJECTIONS, PASSAGES, CLIENT_FAILURES, CLIENTS, OPEN),
+        *(CONNECTIONS, FAILURES, EJECTIONS, CUTS, PASSAGES),
+        *(CLIENT_FAILURES, ACCEPTED, CLIENTS, OPEN),
     )
 )
+
+ENDPOINT_REQUESTS = Family(
+    "stickyproxy_endpoint_requests",
+    "Requests that an endpoint was given and that have ended there, and connections that were "
+    "passed through to it.",
+)
+ENDPOINT_FAILURES = Family(
+    "stickyproxy_endpoint_failures",
+    "Of those, that it failed: there was no response, it was a 5xx, or it broke off.",
+)
+ENDPOINT_IN_FLIGHT = Family(
+    "stickyproxy_endpoint_requests_in_flight",
+    "Requests that an endpoint has now, upgraded connections and those passed through included.",
+    kind="gauge",
+)
+ENDPOINT_LAYOUT = Layout((ENDPOINT_REQUESTS, ENDPOINT_FAILURES, ENDPOINT_IN_FLIGHT))
+"""Rows by ``key_of``."""
+_ENDED, _FAILED, _IN_FLIGHT = range(3)
 
 
 def _cells_of(family: Family, words: type[Enum]) -> dict[int, int]:
@@ -134,12 +169,66 @@ _OTHER = LAYOUT.cell(REQUESTS, "other") - _REQUESTS
 _OUTCOMES = _cells_of(OUTCOMES, Outcome)
 _AFFINITY = _cells_of(AFFINITY, Affinity)
 _PASSAGES = _cells_of(PASSAGES, Outcome)
-_DURATION, _DURATION_SUM = LAYOUT.start(DURATION), LAYOUT.start(DURATION) + len(_BUCKETS)
-_UPSTREAM, _UPSTREAM_SUM = LAYOUT.start(UPSTREAM), LAYOUT.start(UPSTREAM) + len(_BUCKETS)
+_DURATION, _UPSTREAM = LAYOUT.start(DURATION), LAYOUT.start(UPSTREAM)
 _RECEIVED, _SENT = LAYOUT.cell(RECEIVED), LAYOUT.cell(SENT)
 _RETRIES, _EJECTIONS = LAYOUT.cell(RETRIES), LAYOUT.cell(EJECTIONS)
 _CLIENTS, _BUSY, _IDLE = LAYOUT.cell(CLIENTS), LAYOUT.cell(OPEN, "busy"), LAYOUT.cell(OPEN, "idle")
 _NEW, _REUSED = LAYOUT.cell(CONNECTIONS, "new"), LAYOUT.cell(CONNECTIONS, "reused")
+_CUTS, _ACCEPTED = LAYOUT.cell(CUTS), LAYOUT.cell(ACCEPTED)
+
+_CUT = frozenset(
+    map(id, (Outcome.IDLE_TIMEOUT, Outcome.UPSTREAM_CLOSED, Outcome.UPSTREAM_MALFORMED))
+)
+"""How a response ends that an endpoint has broken off."""
+
+MOST_ENDPOINTS = 4096
+"""That have rows of their own in a process."""
+
+_SEPARATOR = "\n"
+
+
+def key_of(service: str, endpoint: str) -> str:
+    """The name of an endpoint's row."""
+    return service + _SEPARATOR + endpoint
+
+
+class Memory:
+    """Where one process counts, and another reads."""
+
+    def __init__(self, descriptors: tuple[int, int] | None = None) -> None:
+        """``descriptors``: of memory that is gone on with; None: it begins empty. Raises
+        OSError."""
+        services, endpoints = descriptors or (None, None)
+        self.services = Ledger(LAYOUT.width, services)
+        self.endpoints = Ledger(
+            ENDPOINT_LAYOUT.width, endpoints, rows=MOST_ENDPOINTS, extra=visitors.CELLS
+        )
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """To be inherited by the process that counts."""
+        return self.services.descriptor, self.endpoints.descriptor
+
+    def close(self) -> None:
+        """Close the descriptors; what is mapped stays."""
+        self.services.close()
+        self.endpoints.close()
+
+
+def counts_of(memories: Iterable[Memory]) -> Counts:
+    """What these processes have counted, added up."""
+    memories = tuple(memories)
+    endpoints: dict[EndpointKey, list[int]] = {}
+    clients: dict[EndpointKey, list[bytes]] = {}
+    for memory in memories:
+        for name, cells, seen in memory.endpoints.counts():
+            service, _, endpoint = name.rpartition(_SEPARATOR)
+            key = service, endpoint
+            before = endpoints.get(key)
+            endpoints[key] = cells if before is None else list(map(add, before, cells))
+            clients.setdefault(key, []).append(seen)
+    services = added_up(memory.services for memory in memories)
+    return Counts(services, endpoints, clients)
 
 
 class HasOpen(Protocol):
@@ -153,17 +242,33 @@ class HasOpen(Protocol):
 class Counters:
     """What one process counts."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        """``ledger``: of ``LAYOUT.width``."""
-        self._ledger = ledger
+    def __init__(self, memory: Memory, window: float) -> None:
+        """``window``: seconds within which clients are told apart."""
+        self._ledger, self._endpoints = memory.services, memory.endpoints
+        self._window = window
+        self._page = 0
+        """That newcomers are noted on."""
         self._rows: dict[str, Cells] = {}
         """By service; those without one are in the row with the empty name."""
+        self._without: dict[str, TallySheet] = {}
+        """By service, of requests that no endpoint has."""
+        self._counted: dict[EndpointKey, _Counted] = {}
+        self._gone: set[EndpointKey] = set()
+        """Those of them that there are no more."""
+        self._left: set[str] = set()
+        """Rows of endpoints that a process before this one has left."""
+        self._accepted = 0
+        """Connections that are counted already."""
         self._open: set[str] = set()
         """Services whose open connections were noted last."""
-        for service, row in ledger.rows():
+        for service, row, _ in self._ledger.counts():
             if row[_BUSY] or row[_IDLE]:
                 self._open.add(service)
-        self.note_open(0, ())  # those of a process that went on before died with it
+        for name, _, _ in self._endpoints.counts():
+            self._endpoints.row(name)[_IN_FLIGHT] = 0  # they have died with it
+            if name != OTHERS:
+                self._left.add(name)
+        self.note_open(0, 0, ())
 
     def row(self, service: str) -> Cells:
         """The cells of a service."""
@@ -172,35 +277,75 @@ class Counters:
             row = self._rows[service] = self._ledger.row(service)
         return row
 
+    def use(self, endpoints: Iterable[Endpoint]) -> None:
+        """There are these endpoints now. The row of one that is gone is kept while a request of it
+        is under way."""
+        self._gone = set(self._counted)
+        for endpoint in endpoints:
+            key = endpoint.service, endpoint.id
+            counted = self._counted.get(key)
+            if counted is None:
+                name = key_of(*key)
+                cells, clients = self._endpoints.row(name), self._endpoints.rest(name)
+                counted = self._counted[key] = _Counted(TallySheet(), cells, clients)
+                self._left.discard(name)
+                self.row(endpoint.service)  # it is shown from the beginning
+            endpoint.tally = counted.tally
+            self._gone.discard(key)
+
     def finished(self, exchange: Exchange) -> None:
         """A request has ended."""
-        pick, relay, reply = exchange.pick, exchange.relay, exchange.reply
-        row = self.row(exchange.service if pick is None else pick.endpoint.service)
-        elapsed = monotonic() - exchange.started
-        row[_OUTCOMES[id(exchange.outcome)]] += 1
-        row[_DURATION + bisect_left(BOUNDS, elapsed)] += 1
-        row[_DURATION_SUM] += int(elapsed * MICROSECONDS)
-        if pick is not None:
-            row[_AFFINITY[id(pick.affinity)]] += 1
-        status = 0
+        pick, relay, tally = exchange.pick, exchange.relay, exchange.tally
+        request, reply = exchange.request, exchange.reply
+        status, head_seconds, kept, sent, received = 0, None, False, 0, 0
+        if tally is None:
+            tally = self._nobodys(exchange)
+        elif request is not None:
+            peer = exchange.stream.peer
+            if peer.seen is not tally.page or peer.cookies != request.cookie_fields:
+                self._note_client(tally, exchange, request)
         if reply is not None:
             status = reply.status
             if exchange.stream.method != "HEAD":
-                row[_SENT] += len(reply.body())
+                sent = len(reply.body())
         elif relay is not None and relay.status:
-            status, head_seconds = relay.status, relay.head_seconds
-            row[_UPSTREAM + bisect_left(BOUNDS, head_seconds)] += 1
-            row[_UPSTREAM_SUM] += int(head_seconds * MICROSECONDS)
-            row[_SENT] += relay.sent
-            if exchange.reused:
-                row[_REUSED] += 1
-        row[_REQUESTS + min(status // 100, _OTHER)] += 1
-        if received := exchange.body_bytes:
-            row[_RECEIVED] += received
-        if (tunnel := exchange.tunnel) is not None:
-            row[_SENT] += tunnel.bytes_down
-        if (failures := exchange.failures) is not None:
-            row[_RETRIES] += len(failures.attempts) - (reply is not None)
+            status, head_seconds, sent = relay.status, relay.head_seconds, relay.sent
+            kept = exchange.reused
+        if request is not None and request.length:
+            received = exchange.body_bytes
+        if exchange.tunnel is not None:
+            sent += exchange.tunnel.bytes_down
+        if exchange.failures is not None:
+            retries = len(exchange.failures.attempts) - (reply is not None)
+            self.row(_service_of(exchange))[_RETRIES] += retries
+        tally.lines.append(
+            (
+                monotonic() - exchange.started,
+                head_seconds,
+                status,
+                exchange.outcome,
+                None if pick is None else pick.affinity,
+                kept,
+                sent,
+                received,
+            )
+        )
+
+    def _nobodys(self, exchange: Exchange) -> TallySheet:
+        """Where requests are noted that no endpoint has."""
+        service = _service_of(exchange)
+        tally = self._without.get(service)
+        if tally is None:
+            tally = self._without[service] = TallySheet()
+        return tally
+
+    def _note_client(self, tally: TallySheet, exchange: Exchange, request: ClientRequest) -> None:
+        """Of a connection it is noted once on each page, unless its cookies change or it is a
+        trusted proxy's, who may have a thousand clients."""
+        tally.newcomers.append(session_key(request, exchange.strips))
+        peer = exchange.stream.peer
+        if not peer.trusted:
+            peer.seen, peer.cookies = tally.page, request.cookie_fields
 
     def passed(self, passage: Passage) -> None:
         """A connection that was passed through has ended."""
@@ -211,10 +356,16 @@ class Counters:
         row[_RECEIVED] += passage.bytes_up
         if pick is not None:
             row[_AFFINITY[id(pick.affinity)]] += 1
+        if (tally := passage.tally) is not None:
+            tally.ended += 1
+            tally.newcomers.append(session_key(passage, ()))
 
-    def note_open(self, clients: int, endpoints: Iterable[Endpoint]) -> None:
-        """How many connections there are now: those of clients, and those to these endpoints."""
-        self.row("")[_CLIENTS] = clients
+    def note_open(self, accepted: int, clients: int, endpoints: Iterable[Endpoint]) -> None:
+        """How many connections of clients this process has accepted so far, and how many there are
+        now: those of clients, and those to these endpoints."""
+        ours = self.row("")
+        ours[_ACCEPTED] += accepted - self._accepted
+        ours[_CLIENTS], self._accepted = clients, accepted
         found: dict[str, list[int]] = {service: [0, 0] for service in self._open}
         for endpoint in endpoints:
             pool: HasOpen = endpoint.pool  # type: ignore[assignment]
@@ -234,6 +385,104 @@ class Counters:
     def client_failed(self, reason: str) -> None:
         """A connection of a client has come to nothing."""
         self.row("")[LAYOUT.cell(CLIENT_FAILURES, kind_of(reason))] += 1
+
+    def add_up(self) -> None:
+        """All that is noted so far is added up."""
+        page = visitors.page_at(monotonic(), self._window)
+        turned, self._page = page != self._page, page
+        for service, tally in self._without.items():
+            _add(self.row(service), tally.lines)
+        self._without.clear()
+        for key, counted in tuple(self._counted.items()):
+            self._add_endpoint(key[0], counted)
+            if turned:
+                visitors.turn(counted.clients, page)
+                counted.tally.page = object()
+            if key in self._gone and not counted.tally.in_flight:
+                del self._counted[key]
+                self._endpoints.release(key_of(*key))
+        for name in self._left:
+            self._endpoints.release(name)
+        self._left.clear()
+
+    def _add_endpoint(self, service: str, counted: _Counted) -> None:
+        tally, cells = counted.tally, counted.cells
+        lines, tally.lines = tally.lines, []
+        failures = _add(self.row(service), lines) if lines else 0
+        tally.ended += len(lines)
+        failed, in_flight = tally.failed, tally.in_flight
+        ended = failed + tally.ended
+        if ended != counted.ended:
+            cells[_ENDED] += ended - counted.ended
+            cells[_FAILED] += failures + failed - counted.failed
+            counted.ended, counted.failed = ended, failed
+        if in_flight != counted.in_flight:
+            cells[_IN_FLIGHT] += in_flight - counted.in_flight
+            counted.in_flight = in_flight
+        if tally.newcomers:
+            newcomers, tally.newcomers = tally.newcomers, []
+            for key in newcomers:
+                counted.clients[visitors.cell_of(key)] = self._page
+
+
+@dataclass(slots=True)
+class _Counted:
+    """An endpoint, and what of its tally is in its row already, which it may share with others."""
+
+    tally: TallySheet
+    cells: Cells
+    clients: memoryview
+    """See ``visitors``."""
+    ended: int = 0
+    failed: int = 0
+    in_flight: int = 0
+
+
+def _service_of(exchange: Exchange) -> str:
+    pick = exchange.pick
+    return exchange.service if pick is None else pick.endpoint.service
+
+
+def _add(row: Cells, lines: Sequence[Line]) -> int:
+    """Add lines up in the row of a service; returns of how many of them the endpoint has failed."""
+    seconds, heads, statuses, outcomes, affinities, kept, sent, received = zip(*lines, strict=True)
+    answered = [head for head in heads if head is not None]
+    _add_times(row, _DURATION, seconds)
+    _add_times(row, _UPSTREAM, answered)
+    row[_SENT] += sum(sent)
+    row[_RECEIVED] += sum(received)
+    row[_REUSED] += sum(kept)
+    failures = 0
+    ours = [head is None for head in heads]
+    kinds = zip(statuses, map(id, outcomes), map(id, affinities), ours, strict=True)
+    for (status, outcome, affinity, our), count in Counter(kinds).items():
+        row[_REQUESTS + min(status // 100, _OTHER)] += count
+        row[_OUTCOMES[outcome]] += count
+        if affinity in _AFFINITY:
+            row[_AFFINITY[affinity]] += count
+        if our:
+            continue
+        if outcome in _CUT:
+            row[_CUTS] += count
+            failures += count
+        elif status >= 500:
+            failures += count
+    return failures
+
+
+def _add_times(row: Cells, start: int, times: Sequence[float]) -> None:
+    """Add times in seconds up in a histogram."""
+    ordered = sorted(times)
+    below = 0
+    for bucket, bound in enumerate(BOUNDS):
+        upto = bisect_right(ordered, bound, below)
+        if upto > below:
+            row[start + bucket] += upto - below
+            below = upto
+        if below == len(ordered):
+            break
+    row[start + len(BOUNDS)] += len(ordered) - below
+    row[start + len(_BUCKETS)] += int(sum(ordered) * MICROSECONDS)
 
 
 class CountedEndpoints:

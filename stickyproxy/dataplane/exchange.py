@@ -43,6 +43,7 @@ from stickyproxy.routing.basic_auth import BasicAuth
 from stickyproxy.routing.endpoint import Affinity, CookieIssue, Endpoint, HandsOver, Pick
 from stickyproxy.routing.slots import Slots
 from stickyproxy.routing.table import Route, RoutingTable
+from stickyproxy.routing.tally import TallySheet
 from stickyproxy.routing.waiting import WaitingRoom
 from stickyproxy.semantics.request import UNKNOWN, ClientRequest
 
@@ -126,7 +127,6 @@ class Exchange:
         "_room",
         "_route",
         "_slots",
-        "_strips",
         "_upstream",
         "_waits_until",
         "failures",
@@ -140,12 +140,14 @@ class Exchange:
         "service",
         "started",
         "stream",
+        "strips",
+        "tally",
         "tunnel",
     )
 
     _route: Route
     """The latest one, if there is a ``service``."""
-    _strips: frozenset[bytes]
+    strips: frozenset[bytes]
     """Cookies whose pins the endpoint must not see."""
 
     def __init__(self, proxy: Proxy, stream: ClientStream) -> None:
@@ -158,7 +160,7 @@ class Exchange:
         self.service = ""
         """The service asked for."""
         self.pick: Pick | None = None
-        """The latest one; ``_strips`` is of the same table."""
+        """The latest one; ``strips`` is of the same table."""
         self.relay: Relay | None = None
         """The latest attempt's."""
         self._upstream: UpstreamConnection | None = None
@@ -177,6 +179,8 @@ class Exchange:
         """Since when it has been tried to send it without waiting."""
         self._slots: Slots | None = None
         """Those that one was taken of; None: there are none, or it was given back."""
+        self.tally: TallySheet | None = None
+        """Where the attempt under way is noted; None: there is none, or nobody counts."""
         self.failures: Failures | None = None
         """The attempts that failed; None: there was none."""
         self._body_sent = 0
@@ -355,7 +359,10 @@ class Exchange:
                 return self._failure(failures.error)
         if self._waits_until and pick.affinity is Affinity.SUCCESSOR:
             pick = replace(pick, affinity=Affinity.WAITED)
-        self._strips, self.pick = balancer.strips, pick
+        self.strips, self.pick = balancer.strips, pick
+        if (tally := pick.endpoint.tally) is not None:
+            tally.begun += 1
+            self.tally = tally
         if (slots := pick.endpoint.slots) is not None:
             if not slots.take():
                 return replies.too_busy(cluster.name) if slots.is_crowded else slots
@@ -522,7 +529,7 @@ class Exchange:
         target = route.rewritten(request.target) if route.rewrite else request.target
         if route.request_edit is not None:
             request.edit(route.request_edit)
-        head = request.upstream_head(target, self._strips)
+        head = request.upstream_head(target, self.strips)
         if request.length:
             self._send_with_body(upstream, head, relay, request.length)
         else:
@@ -612,6 +619,9 @@ class Exchange:
         assert request is not None
         assert pick is not None
         self._make_room()
+        if (tally := self.tally) is not None:
+            tally.failed += 1
+            self.tally = None
         failures = self.failures
         if failures is None:
             failures = self.failures = Failures()

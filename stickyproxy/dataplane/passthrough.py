@@ -35,6 +35,7 @@ from stickyproxy.dataplane.turns import MUCH, Turns
 from stickyproxy.dataplane.upstream.connection import State, UpstreamConnection
 from stickyproxy.dataplane.upstream.pool import Pool
 from stickyproxy.routing.endpoint import Endpoint, Pick
+from stickyproxy.routing.tally import TallySheet
 
 log = logging.getLogger("stickyproxy")
 monotonic = time.monotonic
@@ -141,6 +142,7 @@ class Passage(asyncio.Protocol):
         "server_name",
         "service",
         "started",
+        "tally",
     )
 
     idempotent = False
@@ -170,6 +172,8 @@ class Passage(asyncio.Protocol):
         self.started = monotonic()
         self.pick: Pick | None = None
         """The latest one."""
+        self.tally: TallySheet | None = None
+        """Where the attempt under way is noted; None: there is none, or nobody counts."""
         self.attempts: tuple[Attempt, ...] = ()
         """Endpoints that took no connection."""
         self.connect_seconds: float | None = None
@@ -242,6 +246,9 @@ class Passage(asyncio.Protocol):
             if pick is None:
                 raise latest or ConnectError("no endpoint is usable")
             self.pick, endpoint = pick, pick.endpoint
+            if (tally := endpoint.tally) is not None:
+                tally.begun += 1
+                self.tally = tally
             pool, began = cast("Pool", endpoint.pool), monotonic()
             try:
                 upstream = await pool.connect()
@@ -272,6 +279,9 @@ class Passage(asyncio.Protocol):
         return cluster.balancer.pick(self, tried)
 
     def _note(self, pick: Pick, seconds: float) -> None:
+        if self.tally is not None:
+            self.tally.failed += 1
+            self.tally = None
         self.attempts = (*self.attempts, Attempt(pick.endpoint.address, seconds))
 
     # --- the client: asyncio's callbacks ---

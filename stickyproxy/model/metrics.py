@@ -6,9 +6,11 @@ A row belongs to a service, and has the same cells whoever counts or reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from stickyproxy.model.service import EndpointKey
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -37,6 +39,18 @@ class Family:
         """How many it takes. A histogram has one for each bucket, which are not cumulative here,
         and one for the sum in microseconds."""
         return len(self.values) + (self.kind == "histogram")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What all processes have counted, added up."""
+
+    services: Mapping[str, Sequence[int]]
+    """Rows by service."""
+    endpoints: Mapping[EndpointKey, Sequence[int]]
+    """Rows by service and id; the one without a service has all that there was no row left for."""
+    clients: Mapping[EndpointKey, Sequence[bytes]]
+    """Those that have shown up there, as each process has seen them: see ``base.visitors``."""
 
 
 class Layout:

@@ -59,6 +59,8 @@ class ProxySettings:
     """Connect once to each endpoint that is new, before a request does."""
     grace_period: float = 30.0
     """How long requests under way may last after SIGTERM."""
+    session_window: float = 1800.0
+    """How long a client counts as one that is there after its last request."""
     max_head: int = 32768
     """Bytes of a whole request head."""
     max_head_line: int = 8190

@@ -1,5 +1,7 @@
 """The controller provider: a proxy that follows a controller, by long poll.
 
+It reports to the controller what it does, so that one place can tell it of all proxies.
+
 A proxy has no state of its own except the cache file, which it starts from when no controller
 responds. What is published stays until something else arrives.
 
@@ -15,10 +17,11 @@ import logging
 import ssl
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import aiohttp
 
@@ -38,8 +41,21 @@ PATIENCE = 5.0
 """Seconds a connection may take, and a response beyond WAIT."""
 BACKOFF = (0.25, 5.0)
 """Seconds before the controller is asked again after a failure: the first time, and at most."""
+REPORT_SECONDS = 10.0
+"""Between two reports, if the controller does not say."""
+UNHEARD_SECONDS = 60.0
+"""The same if it does not know what a report is, being older."""
+AT_LEAST_SECONDS = 0.1
+"""Between two reports, whatever the reason."""
 LEFTOVER_SECONDS = 60.0
 """Age from which a temporary file counts as left over from an interrupted write."""
+
+
+class MakesReports(Protocol):
+    """Makes reports."""
+
+    def __call__(self, *, services: bool) -> Awaitable[bytes]:
+        """What is reported; ``services``: they are wanted."""
 
 
 class ControllerProvider:
@@ -47,13 +63,22 @@ class ControllerProvider:
 
     name = "controller"
 
-    def __init__(self, settings: FollowSettings, publish: Callable[[Snapshot], None]) -> None:
+    def __init__(
+        self,
+        settings: FollowSettings,
+        publish: Callable[[Snapshot], None],
+        report: MakesReports | None = None,
+    ) -> None:
+        """``report``: None: nothing is reported."""
         self.ready = asyncio.Event()
         """Set when something has been published."""
         self._settings = settings
         self._publish = publish
         self._cache = None if settings.cache_file is None else Path(settings.cache_file)
         self._version = ""
+        self._report = report
+        self._news = asyncio.Event()
+        """Set when there is another snapshot in force: what is left on endpoints may matter."""
         self._me = uuid.uuid4().hex
         """What the controller tells proxies apart by."""
         self._contact = Contact(self.name, "it", Backoff(*BACKOFF, jitter=0.5))
@@ -75,18 +100,64 @@ class ControllerProvider:
             from stickyproxy.base.token_tls import client_context  # noqa: PLC0415
 
             tls = await asyncio.to_thread(client_context, self._settings.token)
-        async with aiohttp.ClientSession(
-            timeout=timeout,
-            headers=headers,
-            connector=aiohttp.TCPConnector(ssl=True if tls is None else tls),
-        ) as session:
-            while True:
-                try:
-                    await self._poll(session)
-                    self._contact.restored()
-                except ProviderError as error:
-                    pause = self._contact.lost(error, has_routes=bool(self._version))
-                    await asyncio.sleep(pause)
+        async with (
+            aiohttp.ClientSession(
+                timeout=timeout,
+                headers=headers,
+                connector=aiohttp.TCPConnector(ssl=True if tls is None else tls),
+            ) as session,
+            asyncio.TaskGroup() as tasks,
+        ):
+            tasks.create_task(self._keep_polling(session), name="controller")
+            if self._report is not None:
+                tasks.create_task(
+                    self._keep_reporting(session, self._report), name="reports to the controller"
+                )
+
+    async def _keep_polling(self, session: aiohttp.ClientSession) -> None:
+        while True:
+            try:
+                await self._poll(session)
+                self._contact.restored()
+            except ProviderError as error:
+                pause = self._contact.lost(error, has_routes=bool(self._version))
+                await asyncio.sleep(pause)
+
+    async def _keep_reporting(self, session: aiohttp.ClientSession, report: MakesReports) -> None:
+        """Whether the controller can be reached is seen by polling; who cannot report waits."""
+        await self.ready.wait()
+        pause, services = 0.0, False
+        while True:
+            await asyncio.sleep(min(pause, AT_LEAST_SECONDS))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._news.wait()
+            self._news.clear()
+            version = self._version  # a newer one may be in force when the report is made
+            body = await report(services=services)
+            try:
+                pause, services = await self._tell(session, version, body)
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                log.debug("controller: no report: %s", error)
+                pause, services = REPORT_SECONDS, False
+
+    async def _tell(
+        self, session: aiohttp.ClientSession, version: str, body: bytes
+    ) -> tuple[float, bool]:
+        """Report, by the snapshot of this version; returns in how many seconds again, and whether
+        services are wanted then. Raises what aiohttp raises, and ValueError."""
+        url = f"{self._settings.url}/v1/report"
+        me = {"proxy": self._me, "version": version}
+        kind = {"Content-Type": "application/json"}
+        async with session.post(url, params=me, data=body, headers=kind) as response:
+            if response.status != 200:
+                return UNHEARD_SECONDS, False
+            said = await response.json()
+        try:
+            pause = max(AT_LEAST_SECONDS, min(float(said["again"]), UNHEARD_SECONDS))
+            return pause, bool(said["services"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"its answer is not understood: {error!r}") from error
 
     async def _poll(self, session: aiohttp.ClientSession) -> None:
         """One long poll. Raises ProviderError."""
@@ -141,6 +212,7 @@ class ControllerProvider:
         self._publish(replace(snapshot, provider=self.name))
         self._version = codec.version(data)
         self.ready.set()
+        self._news.set()
 
 
 def _tls_trouble(error: Exception) -> str:

@@ -29,6 +29,7 @@ from stickyproxy.model.timeouts import Timeouts
 from stickyproxy.model.tls import UpstreamTls
 from stickyproxy.routing.sessions import Sessions
 from stickyproxy.routing.slots import Slots
+from stickyproxy.routing.tally import TallySheet
 
 # --- live -----------------------------------------------------------------------------------
 
@@ -130,6 +131,7 @@ class Endpoint:
         "slots",
         "slow_start",
         "state",
+        "tally",
         "target",
         "tenths",
         "unreached",
@@ -180,6 +182,8 @@ class Endpoint:
         self.state = state_of(self.facts)
         self.sessions: Sessions | None = Sessions() if self.facts.by_hand else None
         """Those that it still has; None unless an operator wants it to be empty."""
+        self.tally: TallySheet | None = None
+        """Where its requests are noted; None: nobody counts them."""
         self.has_connected = False
         """True once it has taken a connection."""
         self.unreached = False

@@ -8,20 +8,20 @@ import logging
 import socket
 import time
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from stickyproxy.admin import upkeep
+from stickyproxy.admin import fleet
 from stickyproxy.admin.access import Access
 from stickyproxy.admin.application import make_app
 from stickyproxy.admin.figures import Figures
+from stickyproxy.admin.fleet import report_of
 from stickyproxy.admin.metrics import Metrics
 from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import build_info, signals
 from stickyproxy.base.errors import ConfigError, ConfigProblem, StickyproxyError
-from stickyproxy.base.ledger import Ledger, added_up
 from stickyproxy.config.settings import Config
 from stickyproxy.control import effective
 from stickyproxy.control.checks import Checker
@@ -30,10 +30,11 @@ from stickyproxy.control.orders import Orders
 from stickyproxy.control.questions import Explain, Questions
 from stickyproxy.control.reload import ConfigFile
 from stickyproxy.control.server import ControlServer
-from stickyproxy.dataplane.counters import LAYOUT
+from stickyproxy.dataplane.counters import ENDPOINT_LAYOUT, LAYOUT, Memory, counts_of
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.upstream.asking import Asker
 from stickyproxy.model.health import Outage
+from stickyproxy.model.metrics import Counts
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.routing.explain import explain
 from stickyproxy.routing.sessions import Remains
@@ -61,8 +62,10 @@ class App:
         self._grace_period = settings.proxy.grace_period
         self._stop = asyncio.Event()
         self._accepts = asyncio.Event()
-        ledger = None if settings.admin is None else Ledger(LAYOUT.width)
-        self._plane = DataPlane(plane_settings(settings), rebuilt=self._on_new_table, ledger=ledger)
+        self._memory = None if settings.admin is None else Memory()
+        self._plane = DataPlane(
+            plane_settings(settings), rebuilt=self._on_new_table, memory=self._memory
+        )
         self.proxy = self._plane.proxy
         self.passthrough = self._plane.passthrough
         self.registry = self._plane.registry
@@ -71,9 +74,14 @@ class App:
         self._listeners = Listeners()
         self._succession = Succession(settings)
         self._sources = Sources(
-            settings, file, self.registry.publish, self._settled, review=self.registry.review
+            settings,
+            file,
+            self.registry.publish,
+            self._settled,
+            review=self.registry.review,
+            report=self._report,
         )
-        view = ProxyView(
+        view = self._view = ProxyView(
             registry=self.registry,
             proxy=self.proxy,
             troubles=self._sources.troubles,
@@ -85,8 +93,8 @@ class App:
             checks=self._checker.problems,
             config=lambda: effective.pieces(self.config),
         )
-        ledgers = () if ledger is None else (ledger,)
-        self._admin = admin_server(settings, view, self._sources.orders, ledgers)
+        counts = None if self._memory is None else self._counts
+        self._admin = admin_server(settings, view, self._sources.orders, counts)
         self.admin_address = ""
         """Of the admin listener, once it listens."""
 
@@ -164,11 +172,18 @@ class App:
     def _on_checks(self) -> None:
         self._plane.use_checks(frozenset(self._checker.outages))
 
+    async def _counts(self) -> Counts:
+        self._plane.add_up()
+        return counts_of(() if self._memory is None else (self._memory,))
+
     def _outage_of(self, key: EndpointKey) -> Outage | None:
         return self.outages.get(key)
 
     def _remains_of(self, key: EndpointKey) -> Remains | None:
         return self._plane.remains().get(key)
+
+    async def _report(self, *, services: bool) -> bytes:
+        return await report_of(self._view, services=services)
 
     async def _settled(self) -> None:
         """What was published is in force at once, but nobody sees it before connections are
@@ -230,7 +245,8 @@ class ControllerApp:
 
         app = self._controller.make_app()
         access = Access(self._address, settings.controller.token, reading=True)
-        upkeep.add_routes(app, self.orders, access, None)
+        controller = self._controller
+        fleet.add_routes(app, controller.fleet, self.orders, access, controller.snapshots)
         self._server = ControlServer(app, server_context(settings.controller.token))
         self._stop = asyncio.Event()
 
@@ -274,17 +290,21 @@ def explainer(settings: Config) -> Explain:
 
 
 def admin_server(
-    settings: Config, view: ProxyView, orders: Orders, ledgers: Sequence[Ledger]
+    settings: Config,
+    view: ProxyView,
+    orders: Orders,
+    counts: Callable[[], Awaitable[Counts]] | None,
 ) -> ControlServer:
-    """What listens on the admin listener of a proxy. ``ledgers``: those that are counted in; there
-    is one for each process that forwards, or none at all."""
+    """What listens on the admin listener of a proxy. ``counts``: what was counted; None: nothing
+    is."""
     operator = settings.operator
     access = Access(settings.admin, operator.change_token, read_token=operator.read_token)
-    if not ledgers:
+    if counts is None:
         return ControlServer(make_app(view, orders, access))
-    totals = partial(added_up, ledgers)
-    view = replace(view, figures=Figures(LAYOUT, totals))
-    return ControlServer(make_app(view, orders, access, Metrics(LAYOUT, totals, view)))
+    layouts, window = (LAYOUT, ENDPOINT_LAYOUT), settings.proxy.session_window
+    view = replace(view, figures=Figures(layouts, counts, window=window))
+    metrics = Metrics(layouts, counts, view, window=window)
+    return ControlServer(make_app(view, orders, access, metrics))
 
 
 def plane_settings(settings: Config) -> PlaneSettings:

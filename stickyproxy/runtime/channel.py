@@ -55,8 +55,8 @@ class Begin:
     """Names of those that will publish."""
     shares: tuple[tuple[InheritedListener, ...], ...]
     """All shares of the listeners, since a worker may have to accept in place of another."""
-    ledger: int | None = None
-    """The descriptor of the memory in which it counts; None: it does not."""
+    memory: tuple[int, int] | None = None
+    """The descriptors of the memory in which it counts; None: it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,13 @@ class Accept:
 @dataclass(frozen=True, slots=True)
 class ReopenLog:
     """The access log was rotated away: the count tells one time from another."""
+
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddUp:
+    """What was counted is asked for: the count tells one time from another."""
 
     times: int
 
@@ -139,6 +146,7 @@ Message = (
     | Unhealthy
     | Accept
     | ReopenLog
+    | AddUp
     | Drain
     | Applied
     | Accepting

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from stickyproxy.base.ledger import Ledger
 from stickyproxy.connector.wire import DIRECTORY
 from stickyproxy.control.health import Health
 from stickyproxy.control.newcomers import Newcomers
 from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.access_log import AccessLog
 from stickyproxy.dataplane.admission import Admission
-from stickyproxy.dataplane.counters import CountedEndpoints, Counters, in_turn
+from stickyproxy.dataplane.counters import CountedEndpoints, Counters, Memory, in_turn
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.accept import Server
 from stickyproxy.dataplane.downstream.certificates import Certificates
@@ -40,8 +39,8 @@ from stickyproxy.semantics.forwarded import TrustedProxies
 
 log = logging.getLogger("stickyproxy")
 
-NOTING_SECONDS = 1.0
-"""Between two looks at how many connections are open."""
+ADDING_SECONDS = 1.0
+"""How often what was counted is added up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +84,10 @@ class DataPlane:
         tries_newcomers: bool = True,
         health_changed: Callable[[], None] = lambda: None,
         rebuilt: Callable[[], None] = lambda: None,
-        ledger: Ledger | None = None,
+        memory: Memory | None = None,
     ) -> None:
         """``tries_newcomers``: if the settings ask for it. ``health_changed`` is called when
-        ``outages`` or ``silent`` changes, ``rebuilt`` when there is a new table. ``ledger``: what
+        ``outages`` or ``silent`` changes, ``rebuilt`` when there is a new table. ``memory``: what
         is counted goes there; None: nothing is. Raises ListenError if the access log cannot be
         opened."""
         self._rebuilt = rebuilt
@@ -100,8 +99,10 @@ class DataPlane:
         self.upstreams = make_upstreams(settings, turns, descriptors)
         self.proxy = Proxy(info=settings.info)
         logs = None if self._access_log is None else self._access_log.write
-        counters = self._counters = None if ledger is None else Counters(ledger)
-        self._noting: asyncio.TimerHandle | None = None
+        counters = self._counters = (
+            None if memory is None else Counters(memory, proxy.session_window)
+        )
+        self._adding: asyncio.TimerHandle | None = None
         self.proxy.on_finish = in_turn(logs, counters.finished if counters else None)
         self._health = self.proxy.health = Health(self.proxy, health_changed)
         if counters is not None:
@@ -172,6 +173,8 @@ class DataPlane:
         }
 
     def _on_new_table(self) -> None:
+        if self._counters is not None:
+            self._counters.use(self._endpoints())
         self._emptying = tuple(
             dict.fromkeys(
                 endpoint
@@ -185,13 +188,23 @@ class DataPlane:
             self._newcomers.look()
         self._rebuilt()
 
-    def _note_open(self) -> None:
-        """How many connections are open is not counted as they come and go, but now and then."""
-        if self._counters is None:
-            return
-        self._noting = asyncio.get_running_loop().call_later(NOTING_SECONDS, self._note_open)
-        endpoints = {each for cluster in self.proxy.table.clusters() for each in cluster.endpoints}
-        self._counters.note_open(len(self._clients.connections), endpoints)
+    def _endpoints(self) -> set[Endpoint]:
+        """All that there are."""
+        return {each for cluster in self.proxy.table.clusters() for each in cluster.endpoints}
+
+    def add_up(self) -> None:
+        """What is counted is in its memory from now on, as it is now."""
+        if (counters := self._counters) is not None:
+            accepted, clients = self.server.accepted, len(self._clients.connections)
+            counters.note_open(accepted, clients, self._endpoints())
+            counters.add_up()
+
+    def _keep_adding_up(self) -> None:
+        """Now and then, so that not much is lost with a process."""
+        if self._counters is not None:
+            loop = asyncio.get_running_loop()
+            self._adding = loop.call_later(ADDING_SECONDS, self._keep_adding_up)
+            self.add_up()
 
     def use_checks(self, unhealthy: frozenset[EndpointKey]) -> None:
         """These endpoints fail their checks, and no others."""
@@ -201,7 +214,7 @@ class DataPlane:
         """Begin, inside a running event loop."""
         self.upstreams.start()
         self._clients.start()
-        self._note_open()
+        self._keep_adding_up()
 
     def accept_on(self, listeners: Iterable[Listener]) -> None:
         """Serve clients that connect to these listeners, and to no others, from now on."""
@@ -225,8 +238,9 @@ class DataPlane:
         if self._newcomers is not None:
             await self._newcomers.stop()
         await self._health.stop()
-        if self._noting is not None:
-            self._noting.cancel()
+        if self._adding is not None:
+            self._adding.cancel()
+        self.add_up()
         self._clients.stop()
         self.upstreams.close()
         if self._access_log is not None:

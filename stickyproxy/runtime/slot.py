@@ -161,8 +161,7 @@ class WorkerSlot:
         """A new process and the channel to it. Raises OSError."""
         ours, theirs = socket.socketpair()
         inherited = {each.descriptor for share in self._begin.shares for each in share}
-        if self._begin.ledger is not None:
-            inherited.add(self._begin.ledger)
+        inherited.update(self._begin.memory or ())
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "stickyproxy.runtime.worker", str(theirs.fileno())),

@@ -16,7 +16,7 @@ from stickyproxy.config.settings import Config
 from stickyproxy.control.orders import Orders
 from stickyproxy.control.reload import ConfigFile, Reloader
 from stickyproxy.model.snapshot import Snapshot
-from stickyproxy.providers.controller import ControllerProvider
+from stickyproxy.providers.controller import ControllerProvider, MakesReports
 from stickyproxy.providers.static import StaticProvider
 
 if TYPE_CHECKING:
@@ -62,11 +62,12 @@ class Providers:
         publish: Callable[[Snapshot], None],
         of_file: Sequence[Provider] = (),
         acme: AcmeProvider | None = None,
+        report: MakesReports | None = None,
     ) -> None:
         """``of_file``: those of ``[[services]]`` and ``[[certificates]]``, if requests are
         forwarded by this process or its workers, so that the networks of its container are those
-        that count."""
-        found = _providers(settings, publish, forwards_here=bool(of_file))
+        that count. ``report``: what a controller is told of them; None: nothing."""
+        found = _providers(settings, publish, report, forwards_here=bool(of_file))
         self._providers = [*of_file, *([] if acme is None else [acme]), *found]
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -96,7 +97,11 @@ class Providers:
 
 
 def _providers(
-    settings: Config, publish: Callable[[Snapshot], None], forwards_here: bool
+    settings: Config,
+    publish: Callable[[Snapshot], None],
+    report: MakesReports | None,
+    *,
+    forwards_here: bool,
 ) -> Iterator[Provider]:
     if settings.swarm is not None:
         # Only here: a proxy that follows a controller never even loads the docker SDK.
@@ -108,7 +113,7 @@ def _providers(
 
         yield DockerProvider(settings.docker, publish)
     if settings.follow is not None:
-        yield ControllerProvider(settings.follow, publish)
+        yield ControllerProvider(settings.follow, publish, report)
 
 
 def with_acme(
@@ -195,9 +200,11 @@ class Sources:
         settled: Callable[[], Awaitable[None]] = _at_once,
         *,
         review: Callable[[], None],
+        report: MakesReports | None = None,
     ) -> None:
         """``settled`` waits until what was published is in force; then a reload is reported.
-        ``review`` is called from time to time: there are problems that come with time."""
+        ``review`` is called from time to time: there are problems that come with time.
+        ``report``: what a controller is told."""
         self.config = settings
         """The configuration in force."""
         self._settled = settled
@@ -210,7 +217,7 @@ class Sources:
         of_file: list[Provider] = [self._static]
         if self._certificates is not None:
             of_file.append(self._certificates)
-        self._providers = Providers(settings, publish, of_file, acme)
+        self._providers = Providers(settings, publish, of_file, acme, report)
         self._reloader = None if file is None else Reloader(file, settings, self._use)
         self._watching: asyncio.Task[None] | None = None
         self._review = review

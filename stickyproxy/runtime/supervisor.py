@@ -23,10 +23,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from stickyproxy.admin.fleet import report_of
 from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import signals
 from stickyproxy.base.errors import StickyproxyError
-from stickyproxy.base.ledger import Ledger
 from stickyproxy.config.settings import Config
 from stickyproxy.control import effective, report
 from stickyproxy.control.checks import Checker
@@ -34,12 +34,13 @@ from stickyproxy.control.health import facts_of_checks
 from stickyproxy.control.questions import Questions
 from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.control.reload import ConfigFile
-from stickyproxy.dataplane.counters import LAYOUT
+from stickyproxy.dataplane.counters import Memory, counts_of
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.asking import Asker
 from stickyproxy.model.health import Outage
+from stickyproxy.model.metrics import Counts
 from stickyproxy.model.service import EndpointKey, EndpointSpec
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.endpoint import EndpointState
@@ -48,6 +49,7 @@ from stickyproxy.routing.table import RoutingTable
 from stickyproxy.runtime.app import App, admin_server, explainer, plane_settings
 from stickyproxy.runtime.channel import (
     Accept,
+    AddUp,
     Begin,
     InheritedListener,
     Publish,
@@ -84,6 +86,10 @@ def usable_cores() -> int:
     return cores
 
 
+COUNT_SECONDS = 1.0
+"""How long a worker may take to add up what it has counted."""
+
+
 class _ShownTable:
     """The routing table that the admin page shows; each worker has one like it."""
 
@@ -116,12 +122,17 @@ class Supervisor:
         self._upstreams = make_upstreams(plane, Turns(), Descriptors())
         self._checker = Checker(partial(Asker, self._upstreams), self._on_checks)
         self._sources = Sources(
-            settings, file, self._publish, self._in_step, review=self.registry.review
+            settings,
+            file,
+            self._publish,
+            self._in_step,
+            review=self.registry.review,
+            report=self._report,
         )
         counting = settings.admin is not None
-        self._ledgers = [Ledger(LAYOUT.width) for _ in range(workers)] if counting else []
+        self._memories = [Memory() for _ in range(workers)] if counting else []
         """One for each slot, which all its workers go on with; none: nobody asks."""
-        view = ProxyView(
+        view = self._view = ProxyView(
             registry=self.registry,
             proxy=shown,
             troubles=self._sources.troubles,
@@ -134,7 +145,9 @@ class Supervisor:
             checks=self._checker.problems,
             config=lambda: effective.pieces(self.config),
         )
-        self._admin = admin_server(settings, view, self._sources.orders, self._ledgers)
+        self._admin = admin_server(
+            settings, view, self._sources.orders, self._counts if counting else None
+        )
         self.admin_address = ""
         """Of the admin listener, once it listens."""
         self._listeners = Listeners()
@@ -145,6 +158,7 @@ class Supervisor:
         self._orders: dict[str, bytes] = {"checks": encoded(Unhealthy(frozenset()))}
         """What all workers need to know."""
         self._log_opened = 0
+        self._counts_asked = 0
         self._all_accept = asyncio.Event()
         self._stop = asyncio.Event()
 
@@ -199,8 +213,8 @@ class Supervisor:
         await self._checker.stop()
         self._upstreams.close()
         await self._admin.stop()
-        while self._ledgers:
-            self._ledgers.pop().close()
+        while self._memories:
+            self._memories.pop().close()
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT end ``run_until_signalled``, a second one the processes; SIGHUP
@@ -231,7 +245,7 @@ class Supervisor:
                 plane.info,
                 plane.providers,
                 shares,
-                self._ledgers[number - 1].descriptor if self._ledgers else None,
+                self._memories[number - 1].descriptors if self._memories else None,
             )
             slot = WorkerSlot(begin, self._share_out)
             self._slots.append(slot)
@@ -323,6 +337,18 @@ class Supervisor:
             return outage
         return next((slot.down[key] for slot in self._slots if key in slot.down), None)
 
+    async def _counts(self) -> Counts:
+        """What all workers have counted up to now. One that is too busy to respond within a second
+        is taken at its word of a moment ago."""
+        self._counts_asked += 1
+        order = encoded(AddUp(self._counts_asked))
+        for slot in self._slots:
+            slot.tell("count", order)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(COUNT_SECONDS):
+                await asyncio.gather(*(slot.in_step() for slot in self._slots))
+        return counts_of(self._memories)
+
     def _count_workers(self) -> Workers:
         return Workers(
             wanted=self._workers,
@@ -335,6 +361,10 @@ class Supervisor:
         found = [slot.left.get(key) for slot in self._slots if slot.accepting]
         told = [each for each in found if each is not None]
         return merged(told) if told and len(told) == len(found) else None
+
+    async def _report(self, *, services: bool) -> bytes:
+        await self._in_step()  # or what is left under an earlier order would be told
+        return await report_of(self._view, services=services)
 
     async def _in_step(self) -> None:
         """Wait until all workers have done what they were told; at the start, until they accept

@@ -17,13 +17,13 @@ import uvloop
 
 from stickyproxy.base import signals, standard_error
 from stickyproxy.base.errors import StickyproxyError
-from stickyproxy.base.ledger import Ledger
-from stickyproxy.dataplane.counters import LAYOUT
+from stickyproxy.dataplane.counters import Memory
 from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.runtime.channel import (
     BEATS,
     Accept,
     Accepting,
+    AddUp,
     Alive,
     Applied,
     Begin,
@@ -60,7 +60,7 @@ class Worker:
             tells_problems=False,  # the supervisor does
             tries_newcomers=begin.number == 1,
             health_changed=self._on_health_changed,
-            ledger=None if begin.ledger is None else Ledger(LAYOUT.width, begin.ledger),
+            memory=None if begin.memory is None else Memory(begin.memory),
         )
         inherited = {each.descriptor for share in begin.shares for each in share}
         self._sockets = {fd: socket.socket(fileno=fd) for fd in inherited}
@@ -141,6 +141,8 @@ class Worker:
                 self._channel.send(Accepting())
             case ReopenLog():
                 self._reopen_log()
+            case AddUp():
+                self._plane.add_up()
             case Drain(grace, patience):
                 self._grace, self._patience = grace, patience
                 self._stop.set()

@@ -39,10 +39,12 @@ class Peer:
         "address",
         "certificate",
         "client_auth",
+        "cookies",
         "lines",
         "local",
         "port",
         "secure",
+        "seen",
         "trusted",
         "trusted_proxies",
     )
@@ -71,6 +73,10 @@ class Peer:
         self.trusted = trusted_proxies.trusts(address)
         self.client_auth = client_auth
         self.certificate = certificate
+        self.seen: object = None
+        """The page of a tally on which its client is noted; None: it is noted nowhere."""
+        self.cookies: tuple[bytes, ...] = ()
+        """That it had sent with the request that was noted."""
         self.lines = certificate + _forwarded_lines(address, address, self.scheme, port)
         """What endpoints are told of an untrusted peer, all but the host."""
 
@@ -115,13 +121,13 @@ class ClientRequest:
 
     __slots__ = (
         "_cookie_line",
-        "_cookies",
         "_forwarded",
         "_has_length",
         "_head",
         "_lines",
         "_peer",
         "client_address",
+        "cookie_fields",
         "host",
         "id",
         "idempotent",
@@ -151,7 +157,8 @@ class ClientRequest:
         self.secure = peer.secure
         self.target = head.target
         self._lines: list[bytes] = []
-        self._cookies: tuple[bytes, ...] = ()
+        self.cookie_fields: tuple[bytes, ...] = ()
+        """The values of its Cookie fields."""
         self._cookie_line = 0
         self._forwarded: dict[bytes, bytes] | None = None
         believed = self._take_headers(head.fields)
@@ -181,7 +188,7 @@ class ClientRequest:
                 self.host = value
                 lines.append(name + b": " + value)
             elif kind == Kind.COOKIE:
-                self._cookies = (*self._cookies, value)
+                self.cookie_fields = (*self.cookie_fields, value)
                 self._cookie_line = len(lines)
                 lines.append(name + b": " + value)
             elif kind == Kind.CONNECTION:
@@ -232,7 +239,7 @@ class ClientRequest:
         """Drop the fields whose lower-case name is not to be kept."""
         names = [line.partition(b":")[0].lower() for line in self._lines]
         self._lines = [line for name, line in zip(names, self._lines, strict=True) if keep(name)]
-        if self._cookies:
+        if self.cookie_fields:
             self._cookie_line = [name for name in names if keep(name)].index(b"cookie")
 
     def _take_special_target(self) -> None:
@@ -275,7 +282,7 @@ class ClientRequest:
 
     def cookies(self, name: bytes) -> tuple[bytes, ...]:
         """Values of all cookies of that name, in the order sent."""
-        headers = self._cookies
+        headers = self.cookie_fields
         if len(headers) == 1:
             return cookies.values(headers[0], name)
         return tuple(value for header in headers for value in cookies.values(header, name))
@@ -298,7 +305,7 @@ class ClientRequest:
     def upstream_head(self, target: bytes, strips: frozenset[bytes]) -> bytes:
         """The head to send. ``strips``: names of cookies whose pins the endpoint must not see."""
         lines = self._lines
-        if strips and self._cookies:
+        if strips and self.cookie_fields:
             lines = self._without_pins(strips)
         parts = [
             self.method.encode(),
@@ -328,22 +335,22 @@ class ClientRequest:
         """Set and remove fields, but none that this class knows. Doing it twice is doing it
         once."""
         self._lines = edit.apply(self._lines)
-        if self._cookies:
+        if self.cookie_fields:
             names = [line[:7].lower() for line in self._lines]
             self._cookie_line = names.index(b"cookie:")
 
     def _without_pins(self, strips: frozenset[bytes]) -> list[bytes]:
-        if len(self._cookies) == 1:
+        if len(self.cookie_fields) == 1:
             at = self._cookie_line
             lines = self._lines.copy()
-            kept = cookies.without_pins(self._cookies[0], strips)
+            kept = cookies.without_pins(self.cookie_fields[0], strips)
             if kept is None:
                 del lines[at]
             else:
                 lines[at] = b"Cookie: " + kept
             return lines
         lines = [line for line in self._lines if line[:7].lower() != b"cookie:"]
-        return lines + _cookie_lines(self._cookies, strips)
+        return lines + _cookie_lines(self.cookie_fields, strips)
 
     def _extended(self, theirs: dict[bytes, bytes]) -> bytes:
         """Forwarding fields when a trusted proxy sent some: its chain plus itself."""

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from stickyproxy.admin.metrics import Metrics, as_text
+from stickyproxy.admin.metrics import Metrics
 from stickyproxy.admin.view import ProxyView, Workers
+from stickyproxy.base import visitors
+from stickyproxy.base.ledger import OTHERS
 from stickyproxy.config.settings import Config
 from stickyproxy.control.questions import Questions
 from stickyproxy.control.registry import NoConnections, Registry
-from stickyproxy.dataplane.counters import BOUNDS, CLIENT_FAILURES, DURATION, LAYOUT, OUTCOMES
+from stickyproxy.dataplane.counters import (
+    BOUNDS,
+    CLIENT_FAILURES,
+    DURATION,
+    ENDPOINT_LAYOUT,
+    LAYOUT,
+    OUTCOMES,
+)
 from stickyproxy.dataplane.downstream.failures import KINDS, kind_of
-from stickyproxy.model.metrics import Family, Layout
+from stickyproxy.model.metrics import Counts, Family, Layout
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.routing.table import RoutingTable
@@ -33,6 +43,7 @@ HITS = Family("hits", 'Those that "hit".\nOr not.', label="how", values=("well",
 RARE = Family("rare", "Seldom.", label="how", values=("a", "b"), sparse=True)
 TIMES = Family("times_seconds", "How long.", kind="histogram", values=("0.1", "1.0", "+Inf"))
 HERE = Family("here", "Of the process.", label="why", values=("x", "y"), per_service=False)
+WINDOW = 600.0
 SMALL = Layout((HITS, RARE, TIMES, HERE))
 
 
@@ -43,8 +54,18 @@ class Shown:
         self.table = RoutingTable({})
 
 
-def metrics(totals: dict[str, list[int]], layout: Layout = SMALL, **troubles: str) -> Metrics:
+async def metrics_text(
+    totals: dict[str, list[int]], layout: Layout = SMALL, **troubles: str
+) -> bytes:
     """Of a proxy with one service."""
+    seen = bytearray(visitors.CELLS)
+    for number in range(20):
+        seen[visitors.cell_of(b"%d" % number)] = visitors.page_at(time.monotonic(), WINDOW)
+    ends = {("shop", "t1"): [7, 2, 1], ("", OTHERS): [3, 0, 0], ("shop", "gone"): [5, 5, 5]}
+
+    async def counts() -> Counts:
+        return Counts(totals, ends, {("shop", "t1"): [bytes(seen), bytes(visitors.CELLS)]})
+
     shown = Shown()
     registry = Registry(shown, NoConnections(), None, tells_problems=False)
     registry.publish(Snapshot("static", (SHOP,)))
@@ -57,7 +78,7 @@ def metrics(totals: dict[str, list[int]], layout: Layout = SMALL, **troubles: st
         workers=lambda: Workers(wanted=4, accepting=3, lost=2),
         checks=lambda: [Problem("shop", "is checked in vain", fatal=True)],
     )
-    return Metrics(layout, lambda: totals, view)
+    return await Metrics((layout, ENDPOINT_LAYOUT), counts, view, window=WINDOW).text()
 
 
 def parsed(text: bytes) -> dict[str, float]:
@@ -72,7 +93,7 @@ def parsed(text: bytes) -> dict[str, float]:
 async def test_what_was_counted() -> None:
     row = [3, 0, 0, 7, 4, 2, 1, 2_500_000, 0, 0]
     none = [1, 0, 0, 0, 0, 0, 0, 0, 0, 9]
-    found = parsed(await metrics({"shop": row, "": none, "gone": row}).text())
+    found = parsed(await metrics_text({"shop": row, "": none, "gone": row}))
     assert found["hits_total[('how', 'well'), ('service', 'shop')]"] == 3
     assert found["hits_total[('how', 'badly'), ('service', 'shop')]"] == 0
     assert found["hits_total[('how', 'well'), ('service', '')]"] == 1
@@ -90,7 +111,7 @@ async def test_what_was_counted() -> None:
 
 
 async def test_how_things_are() -> None:
-    found = parsed(await metrics({}, swarm="no route to host").text())
+    found = parsed(await metrics_text({}, swarm="no route to host"))
     assert found["stickyproxy_endpoints[('service', 'shop'), ('state', 'usable')]"] == 1
     assert found["stickyproxy_endpoints[('service', 'shop'), ('state', 'draining')]"] == 1
     assert found["stickyproxy_provider_up[('provider', 'static')]"] == 1
@@ -103,8 +124,20 @@ async def test_how_things_are() -> None:
     assert found["stickyproxy_table_swaps_total[]"] == 1
 
 
-def test_names_are_as_prometheus_wants_them() -> None:
-    text = as_text(LAYOUT, metrics({"shop": [1] * LAYOUT.width}, LAYOUT).now()).decode()
+async def test_endpoints() -> None:
+    found = parsed(await metrics_text({}))
+    labels = "[('endpoint', 't1'), ('service', 'shop')]"
+    assert found[f"stickyproxy_endpoint_requests_total{labels}"] == 7
+    assert found[f"stickyproxy_endpoint_failures_total{labels}"] == 2
+    assert found[f"stickyproxy_endpoint_requests_in_flight{labels}"] == 1
+    assert found[f"stickyproxy_endpoint_sessions{labels}"] == 20
+    others = f"[('endpoint', '{OTHERS}'), ('service', '')]"
+    assert found[f"stickyproxy_endpoint_requests_total{others}"] == 3
+    assert not [key for key in found if "gone" in key]
+
+
+async def test_names_are_as_prometheus_wants_them() -> None:
+    text = (await metrics_text({"shop": [1] * LAYOUT.width}, LAYOUT)).decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert all(re.fullmatch("stickyproxy_[a-z0-9_]+", name) for name in families)
     assert all(family.documentation.endswith((".", "1.")) for family in families.values())
@@ -112,7 +145,7 @@ def test_names_are_as_prometheus_wants_them() -> None:
 
 
 async def test_each_is_in_the_reference_and_no_other() -> None:
-    text = await metrics({"shop": [1] * LAYOUT.width}, LAYOUT).text()
+    text = await metrics_text({"shop": [1] * LAYOUT.width}, LAYOUT)
     shown = {
         family.name + "_total" * (family.type == "counter"): family.type
         for family in text_string_to_metric_families(text.decode())

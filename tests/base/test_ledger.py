@@ -107,3 +107,39 @@ def test_it_takes_memory_only_as_rows_are_begun() -> None:
     made.row("shop")[0] += 1
     assert os.fstat(made.descriptor).st_blocks * 512 <= 16384
     made.close()
+
+
+def test_a_row_that_was_released_is_anothers() -> None:
+    """Who reads sees the one or the other, with what it has counted itself."""
+    made = Ledger(2, rows=4, extra=8)
+    reads = Ledger(2, made.descriptor, rows=4, extra=8)
+    for name in ("a", "b", "c"):
+        made.row(name)[0] += 5
+        made.rest(name)[3] = 7
+    assert counts(reads) == {"a": [5, 0], "b": [5, 0], "c": [5, 0]}
+    made.release("b")
+    made.release("never")
+    assert counts(reads) == counts(made) == {"a": [5, 0], "c": [5, 0]}
+    made.row("d")[1] += 1
+    made.row("e")[0] += 1
+    assert counts(reads) == {"a": [5, 0], "d": [0, 1], "c": [5, 0], OTHERS: [1, 0]}
+    assert {name: extra for name, _, extra in reads.counts()}["d"] == bytes(8)
+    made.release("c")
+    succeeds = Ledger(2, made.descriptor, rows=4, extra=8)
+    succeeds.row("f")[0] += 2
+    assert counts(reads) == counts(made) == {"a": [5, 0], "d": [0, 1], "f": [2, 0], OTHERS: [1, 0]}
+    made.close()
+
+
+def test_what_changes_while_it_is_read_is_left_out() -> None:
+    made = Ledger(1, rows=4)
+    reads = Ledger(1, made.descriptor, rows=4)
+    for name in ("a", "b", "c"):
+        made.row(name)[0] += 5
+    reading = reads.counts()
+    assert next(reading)[:2] == ("a", [5])
+    made.release("b")
+    made.row("d")[0] += 1
+    assert [name for name, _, _ in reading] == ["c"]
+    assert counts(reads) == {"a": [5], "d": [1], "c": [5]}
+    made.close()

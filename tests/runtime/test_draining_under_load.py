@@ -51,8 +51,9 @@ def says(name: bytes, *, own_session: bool) -> Script:
 class Visitor:
     """A client with a jar for cookies."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, *ports: int) -> None:
+        """``ports``: of proxies, which it asks in turn."""
+        self._ports = ports
         self._jar: dict[bytes, bytes] = {}
         self._count = 0
         self.seen: list[bytes] = []
@@ -67,7 +68,7 @@ class Visitor:
         body = b"" if method == "GET" else b"x" * 20
         length = [("Content-Length", "20")] if body else []
         sent = request(method, "/", ("Host", "shop.local"), *fields, *length, body=body)
-        response = await asked(self._port, sent)
+        response = await asked(self._ports[self._count % len(self._ports)], sent)
         assert response.status == 200, response
         for name, value in response.headers:
             if name.lower() == b"set-cookie":

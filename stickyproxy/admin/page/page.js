@@ -833,6 +833,8 @@ function takeStatus(status) {
     status.version && `version ${status.version}`,
     status.uptime !== undefined && `up ${span(status.uptime)}`,
     workersOf(status.workers),
+    status.ready === false && `not ready: ${status.why}`,
+    ...(status.providers ?? []).filter((each) => !each.up).map((each) => `${each.name} is out of touch`),
   ];
   put($("about"), parts.filter(Boolean).join(" · "));
 }

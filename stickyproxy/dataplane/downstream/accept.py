@@ -94,6 +94,8 @@ class Server:
         self.passthrough: Passthrough | None = None
         """None: nobody else answers TLS."""
         self.failures = ConnectionFailures()
+        self.accepted = 0
+        """Connections so far."""
         self._arrivals = Arrivals(
             handshake_timeout, trusted_proxies, known=self._known, lost=self._lost
         )
@@ -164,6 +166,7 @@ class Server:
             except OSError as error:
                 self._rest(listener, error)
                 return
+            self.accepted += 1
             if looks:
                 self._arrivals.add(sock, address[0] if isinstance(address, tuple) else "", spec)
             else:
