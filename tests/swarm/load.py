@@ -82,6 +82,11 @@ class Report:
     versions: dict[int, list[str]] = field(default_factory=dict)
     """Session -> the versions of the application that answered it."""
 
+    @property
+    def repinned(self) -> Counter[int]:
+        """Session -> how often it was given another pin."""
+        return Counter(move.session for move in self.moves if move.repinned)
+
     def __str__(self) -> str:
         kinds = Counter((failure.status, failure.reason) for failure in self.failures)
         shown = ", ".join(f"{n} x {status} {why}" for (status, why), n in kinds.most_common(8))

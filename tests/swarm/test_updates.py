@@ -41,9 +41,7 @@ class Moves:
 
     @classmethod
     def of(cls, report: Report) -> Moves:
-        repinned = Counter(move.session for move in report.moves if move.repinned)
-        away = sum(not move.repinned for move in report.moves)
-        return cls(report, repinned, away)
+        return cls(report, report.repinned, sum(not move.repinned for move in report.moves))
 
     @property
     def unevenness(self) -> tuple[float, float]:
