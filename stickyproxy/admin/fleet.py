@@ -63,7 +63,14 @@ class _Proxies:
         fleet, snapshots = self._fleet, self._snapshots()
         fleet.ask()
         problems = [problem for snapshot in snapshots for problem in snapshot.problems]
-        return Inventory(snapshots, problems, fleet.state_of, lambda _: None, fleet)
+        return Inventory(
+            snapshots,
+            problems,
+            fleet.state_of,
+            lambda _: None,
+            fleet.figures_of,
+            fleet.figures_at,
+        )
 
     async def services(self, _request: web.Request) -> web.StreamResponse:
         return await self._pieces.answer(lambda: self._inventory().services())

@@ -84,7 +84,11 @@ _ENDPOINT = {
     "figures": _or_null(_ref("EndpointFigures")),
 }
 _TOLD = {"service": _TEXT, "id": _TEXT, "address": _TEXT}
-_EXPLAINED = _object(_TOLD | {"state": _TEXT})
+_EXPLAINED = _object(
+    _TOLD | {"state": _TEXT, "why": _said(_TEXT, "why it is in this state; empty: it is usable")}
+)
+_EDIT = _object({"sets": _list(_TEXT), "removes": _list(_TEXT)})
+"""Names of header fields."""
 
 _SCHEMAS: dict[str, Schema] = {
     "Error": _object({"error": _said(_TEXT, "a sentence that says what is wrong")}),
@@ -215,6 +219,7 @@ _SCHEMAS: dict[str, Schema] = {
         headers=_list({"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}),
         client=_said(_TEXT, "an IP address; empty: a unix socket"),
         secure=_said(_TRUTH, "over TLS"),
+        body=_said(_WHOLE, "how many bytes it has"),
     ),
     "Explanation": _object(
         {
@@ -225,6 +230,7 @@ _SCHEMAS: dict[str, Schema] = {
                     "path": _TEXT,
                     "client": _TEXT,
                     "secure": _TRUTH,
+                    "body": _WHOLE,
                 }
             ),
             "fate": _TEXT,
@@ -233,6 +239,8 @@ _SCHEMAS: dict[str, Schema] = {
             "route": _or_null(_object({"host": _TEXT, "root": _TEXT})),
             "service": _or_null(_TEXT),
             "policy": _or_null(_TEXT),
+            "conditions": _list(_object({"option": _TEXT, "said": _TEXT, "fulfilled": _TRUTH})),
+            "edits": _or_null(_object({}, request=_EDIT, response=_EDIT)),
             "path_at_endpoint": _or_null(_TEXT),
             "evidence": _list(
                 _object(

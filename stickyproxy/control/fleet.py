@@ -64,7 +64,7 @@ class _Told:
 
 
 class Fleet:
-    """The proxies of one controller. Implements ``control.inventory.Figures``."""
+    """The proxies of one controller."""
 
     def __init__(
         self,
@@ -124,13 +124,13 @@ class Fleet:
         worst = max(odd, key=lambda state: (odd[state], state))
         return f"{worst} in {odd[worst]} of {states.total()} proxies"
 
-    def of_service(self, name: str) -> Json | None:
-        """See ``control.inventory.Figures``."""
+    def figures_of(self, name: str) -> Json | None:
+        """What goes on at a service at all proxies; None: nobody has told."""
         rows = (said.services.get(name) for said in self._all_fresh())
         return added(row["figures"] for row in rows if row is not None)
 
-    def of_endpoint(self, key: EndpointKey) -> Json | None:
-        """Likewise."""
+    def figures_at(self, key: EndpointKey) -> Json | None:
+        """The same of an endpoint."""
         return added(row["figures"] for row in self._rows_of(key))
 
     def rows(self) -> list[Json]:

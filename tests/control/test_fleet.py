@@ -120,11 +120,11 @@ class TestFigures:
     def test_of_services_and_endpoints(self, site: Site) -> None:
         site.tell("a", services=[row(in_flight=1)])
         site.tell("b", services=[row(in_flight=2)])
-        assert site.fleet.of_service("shop") == {"in_flight": 3}
-        assert site.fleet.of_endpoint(KEY) == {"in_flight": 3}
-        assert site.fleet.of_service("other") is None
+        assert site.fleet.figures_of("shop") == {"in_flight": 3}
+        assert site.fleet.figures_at(KEY) == {"in_flight": 3}
+        assert site.fleet.figures_of("other") is None
         site.now += 20
-        assert site.fleet.of_service("shop") is None
+        assert site.fleet.figures_of("shop") is None
 
     @pytest.mark.parametrize(
         ("states", "said"),
@@ -183,4 +183,4 @@ class TestReports:
     def test_what_is_none(self, site: Site, said: object) -> None:
         with pytest.raises(ValueError, match=r"report|could not convert|base64|padding"):
             site.fleet.take("a", "v1", said)
-        assert site.fleet.of_service("shop") is None
+        assert site.fleet.figures_of("shop") is None

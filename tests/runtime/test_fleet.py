@@ -53,8 +53,7 @@ class Site:
 
     async def begin(self) -> list[int]:
         """Everybody listens; returns the ports of the proxies."""
-        bound = await self._server.start(Address("127.0.0.1", 0))
-        self.port = int(bound.rpartition(":")[2])
+        await self.listen()
         table = (
             f"[providers.controller]\nurl = 'https://127.0.0.1:{self.port}'\n"
             f"token = '{TOKEN.decode()}'\n"
@@ -67,6 +66,11 @@ class Site:
             self.proxies.append(await self.start("serve", "--config", config))
             ports.append(await self.proxies[-1].listening())
         return ports
+
+    async def listen(self) -> None:
+        """The controller does."""
+        bound = await self._server.start(Address("127.0.0.1", 0))
+        self.port = int(bound.rpartition(":")[2])
 
     async def end(self) -> None:
         for proxy in self.proxies:
@@ -169,7 +173,7 @@ async def test_it_tells_of_all(site: Site, endpoint: MakeEndpoint) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/services", "/v1/endpoints", "/v1/proxies", "/v1/services/a"])
 async def test_nobody_is_told_without_the_token(site: Site, path: str) -> None:
-    await site.begin()
+    await site.listen()
     async with (
         aiohttp.ClientSession() as session,
         session.get(f"http://127.0.0.1:{site.port}{path}") as response,
