@@ -40,7 +40,14 @@ from stickyproxy.dataplane.upstream.connection import UpstreamConnection
 from stickyproxy.dataplane.upstream.pool import Pool
 from stickyproxy.routing.admit import Admit
 from stickyproxy.routing.basic_auth import BasicAuth
-from stickyproxy.routing.endpoint import Affinity, CookieIssue, Endpoint, HandsOver, Pick
+from stickyproxy.routing.endpoint import (
+    Affinity,
+    Awaits,
+    CookieIssue,
+    Endpoint,
+    HandsOver,
+    Pick,
+)
 from stickyproxy.routing.slots import Slots
 from stickyproxy.routing.table import Route, RoutingTable
 from stickyproxy.routing.tally import TallySheet
@@ -348,6 +355,10 @@ class Exchange:
         balancer = cluster.balancer
         pick = balancer.pick(request, failures.tried if failures else ())
         if pick is None:
+            tried = failures.tried if failures else ()
+            wait = balancer.worth_waiting(request, tried) if isinstance(balancer, Awaits) else 0.0
+            if wait and self._may_wait(cluster.waiting, wait):
+                return cluster.waiting
             if failures is not None:
                 return self._failure(failures.error)
             return replies.no_endpoint(cluster.name)

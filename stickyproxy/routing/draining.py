@@ -23,6 +23,7 @@ from time import monotonic
 
 from stickyproxy.base.hashing import looks_like_pin
 from stickyproxy.routing.endpoint import (
+    Awaits,
     Balancer,
     CookieIssue,
     Endpoint,
@@ -111,6 +112,11 @@ class SparingBalancer:
         balancer = self.for_idempotent if request.idempotent else self.sparing
         return balancer.evidence(request) if isinstance(balancer, ReadsRequests) else ()
 
+    def worth_waiting(self, request: Request, tried: Collection[Endpoint]) -> float:
+        """See ``endpoint.Awaits``."""
+        sparing = self.sparing
+        return sparing.worth_waiting(request, tried) if isinstance(sparing, Awaits) else 0.0
+
     def hand_over(self, request: Request, pick: Pick, to: bytes) -> CookieIssue | None:
         """See ``endpoint.HandsOver``."""
         sparing = self.sparing
@@ -140,6 +146,11 @@ class CountingBalancer:
         """See ``endpoint.ReadsRequests``."""
         inner = self.inner
         return inner.evidence(request) if isinstance(inner, ReadsRequests) else ()
+
+    def worth_waiting(self, request: Request, tried: Collection[Endpoint]) -> float:
+        """See ``endpoint.Awaits``."""
+        inner = self.inner
+        return inner.worth_waiting(request, tried) if isinstance(inner, Awaits) else 0.0
 
     def hand_over(self, request: Request, pick: Pick, to: bytes) -> CookieIssue | None:
         """See ``endpoint.HandsOver``."""

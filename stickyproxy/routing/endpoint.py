@@ -342,6 +342,14 @@ class ReadsRequests(Protocol):
 
 
 @runtime_checkable
+class Awaits(Protocol):
+    """A balancer that knows of endpoints that are about to be."""
+
+    def worth_waiting(self, request: Request, tried: Collection[Endpoint]) -> float:
+        """Seconds for which it is worth waiting where ``pick`` found nobody; see ``Pick.wait``."""
+
+
+@runtime_checkable
 class HandsOver(Protocol):
     """A balancer whose sessions can be given to another endpoint."""
 

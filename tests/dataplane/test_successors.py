@@ -204,6 +204,50 @@ async def test_not_everybody_may_wait(
         proxy.cluster.waiting.leave(each)
 
 
+async def test_where_there_is_nobody_else(
+    endpoint: MakeEndpoint, client: MakeClient, start_shop: StartShop
+) -> None:
+    """A service with one replica."""
+    one, other = await two(endpoint)
+    proxy = await start_shop(held(one, "1"))
+    user, stranger = await client(proxy.port), await client(proxy.port)
+    cookie = pin(await asked(user, "theme=dark"))
+    proxy.publish(coming=["1"])
+    await user.send(get(cookie=cookie))
+    await proxy.until_waiting(1)
+    assert (await asked(stranger, "theme=dark")).status == 503
+    proxy.publish(held(other, "1"))
+    response = await user.response()
+    assert response.body == b"two"
+    assert pin(response)
+
+
+async def test_where_there_is_nobody_in_the_end(
+    endpoint: MakeEndpoint, client: MakeClient, start_shop: StartShop
+) -> None:
+    one, _ = await two(endpoint)
+    proxy = await start_shop(held(one, "1"))
+    user = await client(proxy.port)
+    cookie = pin(await asked(user, "theme=dark"))
+    proxy.publish(coming=["1"], wait=0.05)
+    assert (await asked(user, cookie)).status == 503
+
+
+async def test_the_only_one_does_not_listen_yet(
+    endpoint: MakeEndpoint, client: MakeClient, start_shop: StartShop
+) -> None:
+    one, _ = await two(endpoint)
+    successor = await endpoint(answering(ok(b"successor")), listening=False)
+    proxy = await start_shop(held(one, "1"))
+    user = await client(proxy.port)
+    cookie = pin(await asked(user, "theme=dark"))
+    proxy.publish(held(successor, "1"))
+    await user.send(get(cookie=cookie))
+    await proxy.until_waiting(1)
+    await successor.start()
+    assert (await user.response()).body == b"successor"
+
+
 async def test_who_leaves_does_not_wait(
     endpoint: MakeEndpoint, client: MakeClient, start_shop: StartShop
 ) -> None:

@@ -79,12 +79,14 @@ def _containers(node: Node) -> str:
     return node.docker("ps", "-q", "--filter", "label=com.docker.swarm.service.name=demo").strip()
 
 
-def create(swarm: Swarm, *options: str, labels: tuple[str, ...] = ()) -> None:
-    create_demo(swarm.manager, *LABELS, *labels, options=options)
+def create(
+    swarm: Swarm, *options: str, labels: tuple[str, ...] = (), replicas: int = REPLICAS
+) -> None:
+    create_demo(swarm.manager, *LABELS, *labels, options=options, replicas=replicas)
     published(swarm)
-    eventually("every replica listens", lambda: ready(swarm, "demo", REPLICAS))
+    eventually("every replica listens", lambda: ready(swarm, "demo", replicas))
     address = swarm.manager.address
-    eventually("every replica is in rotation", lambda: in_rotation(swarm, [address], REPLICAS))
+    eventually("every replica is in rotation", lambda: in_rotation(swarm, [address], replicas))
 
 
 def under_load(swarm: Swarm, title: str, change: Callable[[Load], None]) -> Moves:
@@ -96,12 +98,12 @@ def under_load(swarm: Swarm, title: str, change: Callable[[Load], None]) -> Move
     return moves
 
 
-def replaced(swarm: Swarm, before: set[str]) -> None:
+def replaced(swarm: Swarm, before: set[str], replicas: int = REPLICAS) -> None:
     """Wait until all of these have been."""
 
     def is_done() -> bool:
         now = swarm.manager.running("demo").keys()
-        return not now & before and service_settled(swarm.manager, "demo", REPLICAS)
+        return not now & before and service_settled(swarm.manager, "demo", replicas)
 
     eventually("every task is replaced", is_done, within=180)
 
@@ -141,7 +143,21 @@ def test_an_update(
     assert len(moves.repinned) == sum(moves.report.instances.values())
     first, last = moves.unevenness
     assert last <= first * 1.15
-    assert not moves.visits or "sticky_wait=0s" in labels
+    assert not moves.visits or START_FIRST not in options
+
+
+def test_an_update_of_the_only_replica(demo: Swarm) -> None:
+    """Clients that are there already wait for the next one."""
+    create(demo, STOP_FIRST, labels=("sticky_wait=30s",), replicas=1)
+    before = set(demo.manager.running("demo"))
+
+    def change(_load: Load) -> None:
+        update(demo)
+        replaced(demo, before, replicas=1)
+
+    moves = under_load(demo, "one replica, stop first, sticky_wait 30s", change)
+    assert moves.report.failures == []
+    assert set(moves.repinned.values()) == {1}
 
 
 @pytest.mark.parametrize("order", ["start-first", "stop-first"])

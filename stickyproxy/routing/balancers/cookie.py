@@ -286,14 +286,13 @@ class CookieBalancer:
     ) -> Pick | None:
         """Somebody else until the slot is filled: all requests of the session, on all proxies, the
         same. None if there is nobody, or it has taken too long."""
-        now = monotonic()
-        since = now if slot not in self._coming else self.vacant.setdefault(slot, now)
-        if now - since > self._policy.wait + LONGEST_VISIT:
+        left = self._left(slot)
+        if left < -LONGEST_VISIT:
             return None
         endpoint = self._guest_at(request, tried)
         if endpoint is None:
             return None
-        wait = max(0.0, since + self._policy.wait - now)
+        wait = max(0.0, left)
         valid = CompanionState.VALID if companion is CompanionState.STALE else companion
         kept = PinIssue(self._policy, pin, valid, None)
         if endpoint.outdated:
@@ -301,6 +300,22 @@ class CookieBalancer:
         known = frozenset(request.cookies(self._name))
         moved = PinIssue(self._policy, endpoint.pin, companion, None)
         return Pick(endpoint, Affinity.VISIT, VisitIssue(kept, moved, known), wait)
+
+    def _left(self, slot: bytes) -> float:
+        """Seconds for which requests still wait until it is filled: it was first asked for in vain
+        that long ago. Less than zero: since then they do not any more."""
+        now = monotonic()
+        since = self.vacant.setdefault(slot, now) if slot in self._coming else now
+        return since + self._policy.wait - now
+
+    def worth_waiting(self, request: Request, tried: Collection[Endpoint]) -> float:
+        """See ``endpoint.Awaits``."""
+        sent = (*request.cookies(self._companion), *request.cookies(self._name))
+        for value in sent:
+            slot = self._slot_of(value.strip(b'"'))
+            if self._is_coming(slot, tried):
+                return max(0.0, self._left(slot))
+        return 0.0
 
     def _guest_at(self, request: Request, tried: Collection[Endpoint]) -> Endpoint | None:
         """Somebody else, rather of those that stay; the same for all requests of a session."""
