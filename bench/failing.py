@@ -6,7 +6,7 @@ replica gets no more requests, and until it gets some again.
 
     0 s       the replica begins to fail, in one of the ways of ``WAYS``; its /healthz does too
     30 s      it is well again
-    50 s      the end
+    90 s      the end
 
 All contenders run at once, each before replicas of its own. A request fails if it has no response
 with status 200 within three seconds. Writes ``bench/results/failing.md`` and ``.json``.
@@ -23,7 +23,8 @@ import tempfile
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from bench.environment import environment
@@ -38,11 +39,17 @@ RATE = 20.0
 """Requests in a second."""
 PATIENCE = 3.0
 """Seconds until a client gives up."""
-WARM_UP, FAILS, RETURNS = 12.0, 30.0, 20.0
+WARM_UP, FAILS, RETURNS = 12.0, 30.0, 60.0
 """Seconds before, during and after the failure. Before it every replica has passed two checks: some
 proxies take what has never passed one out at once."""
 
+PAUSE = 2.0
+"""Seconds without a request of a client after which a replica is out of rotation: in it, it would
+have got ten."""
+
 CHECKS = 'healthcheck_path = "/healthz"\n'
+ONE = "healthcheck_fall = 1\nhealthcheck_rise = 1\n"
+"""As Traefik has it."""
 
 # --- replicas ------------------------------------------------------------------------------------
 
@@ -84,6 +91,8 @@ class Replica:
     def __init__(self, name: str) -> None:
         self.name = name
         self.way: Way = _is_well
+        self.asked: list[float] = []
+        """When requests of clients came, by the loop's clock."""
         self._server: asyncio.Server | None = None
 
     async def start(self) -> Target:
@@ -96,7 +105,9 @@ class Replica:
 
     async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
-            while await reader.readuntil(b"\r\n\r\n"):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                if not head.startswith(b"GET /healthz"):
+                    self.asked.append(asyncio.get_running_loop().time())
                 await self.way(self, reader, writer)
                 if writer.transport.is_closing():
                     break
@@ -153,6 +164,8 @@ class Finding:
     """Seconds until the last request that failed was sent; None: they did until the end."""
     back: float | None
     """Seconds from the end of the failure until the replica responds again; None: it did not."""
+    out: float | None = None
+    """Seconds from its beginning until the replica gets no more requests; None: it always did."""
 
 
 def found(requests: Sequence[Request], victim: str) -> Finding:
@@ -169,11 +182,24 @@ def found(requests: Sequence[Request], victim: str) -> Finding:
     )
 
 
+def out_after(asked: Sequence[float]) -> float | None:
+    """See ``Finding.out``. ``asked``: when requests reached the replica, since the beginning of the
+    failure."""
+    during = [0.0, *(each for each in asked if 0 <= each < FAILS), FAILS]
+    pairs = pairwise(during)
+    return next((before for before, after in pairs if after - before >= PAUSE), None)
+
+
 def cell(finding: Finding) -> str:
     """For people."""
     left = f"not in {FAILS:g} s" if finding.left is None else f"{finding.left:.1f} s"
     back = f"not in {RETURNS:g} s" if finding.back is None else f"{finding.back:.1f} s"
     return f"{finding.failed} / {left} / {back}"
+
+
+def full_cell(finding: Finding) -> str:
+    """With the time after which the replica was out of rotation."""
+    return f"{cell(finding)} / {'never' if finding.out is None else f'{finding.out:.1f} s'}"
 
 
 # --- the lab -------------------------------------------------------------------------------------
@@ -200,6 +226,7 @@ def lineup(checkout: Path | None) -> list[Contender]:
         Contender("stickyproxy, eject_after_5xx = 3", ours, extra="eject_after_5xx = 3\n"),
         Contender("stickyproxy, checks", ours, extra=CHECKS),
         Contender("stickyproxy, both", ours, extra=f"{CHECKS}eject_after_5xx = 3\n"),
+        Contender("stickyproxy, one check decides", ours, extra=f"{CHECKS}{ONE}"),
         Contender("HAProxy", proxies["HAProxy"]),
         Contender("HAProxy, checks", proxies["HAProxy"], ("checks",)),
         Contender("Traefik", proxies["Traefik"]),
@@ -222,15 +249,18 @@ async def one(contender: Contender, way: Way, directory: Path) -> Finding:
     )
     try:
         await asyncio.to_thread(running.start)
-        return found(await steadily(running.port, victim, way), victim.name)
+        began, requests = await steadily(running.port, victim, way)
+        out = out_after([each - began for each in victim.asked])
+        return replace(found(requests, victim.name), out=out)
     finally:
         await asyncio.to_thread(running.stop)
         for replica in replicas:
             replica.stop()
 
 
-async def steadily(port: int, victim: Replica, way: Way) -> list[Request]:
-    """Send requests at a steady rate, let the victim fail and mend it; what came back."""
+async def steadily(port: int, victim: Replica, way: Way) -> tuple[float, list[Request]]:
+    """Send requests at a steady rate, let the victim fail and mend it; when that began, and what
+    came back."""
     loop = asyncio.get_running_loop()
     began = loop.time() + WARM_UP
     loop.call_at(began, setattr, victim, "way", way)
@@ -241,7 +271,8 @@ async def steadily(port: int, victim: Replica, way: Way) -> list[Request]:
         return Request(when - began, await ask(port))
 
     count = int((WARM_UP + FAILS + RETURNS) * RATE)
-    return await asyncio.gather(*(send(began - WARM_UP + n / RATE) for n in range(count)))
+    sent = (send(began - WARM_UP + n / RATE) for n in range(count))
+    return began, await asyncio.gather(*sent)
 
 
 async def play(way: Way, contenders: Sequence[Contender], directory: Path) -> list[Finding | None]:
@@ -258,9 +289,9 @@ async def play(way: Way, contenders: Sequence[Contender], directory: Path) -> li
 def markdown(table: dict[str, dict[str, Finding | None]], lines: Sequence[str]) -> str:
     """The results for people."""
     ways = next(iter(table.values()))
-    head = " | ".join(f"{way}: failed / last one after / back after" for way in ways)
+    head = " | ".join(f"{way}: failed / last one after / back after / out after" for way in ways)
     rows = [
-        " | ".join([name, *("-" if each is None else cell(each) for each in by_way.values())])
+        " | ".join([name, *("-" if each is None else full_cell(each) for each in by_way.values())])
         for name, by_way in table.items()
     ]
     listed = [f"| | {head} |", f"|---|{'---|' * len(ways)}", *(f"| {row} |" for row in rows)]

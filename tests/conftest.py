@@ -12,6 +12,7 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
+from stickyproxy.model import events
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.routing.balancers import OPTIONS
 from tests.running import InProcessProxy
@@ -30,6 +31,18 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Async tests run on the loop that the proxy runs on (pytest-asyncio's own hook)."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+def _has_its_names(event: events.Event) -> None:
+    assert event.details.keys() <= {*event.kind.details}, f"{event.kind}: {event.details}"
+
+
+@pytest.fixture(autouse=True)
+def _each_test_has_its_own_events() -> None:
+    """What one test tells is not too much for the next one; and no event has names that its kind
+    does not."""
+    events.start_over()
+    events.listen(_has_its_names)
 
 
 hello = answering(ok(b"hello"))

@@ -311,4 +311,4 @@ class TestFailingReplica:
     def test_neither(self) -> None:
         end = failing.FAILS
         found = failing.found(self.requests((0, end, ""), (end, end + 20, "e1")), "e4")
-        assert failing.cell(found) == "30 / not in 30 s / not in 20 s"
+        assert failing.cell(found) == "30 / not in 30 s / not in 60 s"

@@ -19,6 +19,7 @@ from stickyproxy.base.errors import ConfigError
 from stickyproxy.base.values import duration
 from stickyproxy.cli import main as cli
 from stickyproxy.config.load import parse
+from stickyproxy.config.options import ServiceOptions
 from stickyproxy.config.tables import TABLES
 from stickyproxy.dataplane.access_log import Record
 from stickyproxy.dataplane.outcome import Outcome
@@ -177,7 +178,7 @@ def says_default(cell: str, value: object) -> bool:
         case bool():
             return cell == f"`{str(value).lower()}`"
         case float():
-            return duration(cell.strip('`"')) == value
+            return cell == f"`{value}`" or duration(cell.strip('`"')) == value
         case int():
             return cell == f"`{value}`"
         case str() | Address():
@@ -254,6 +255,47 @@ def test_what_is_refused_is_refused_as_shown(written: str, said: str) -> None:
         parse(text, "config.toml")
     place = f"{key}[0]" if "= [" in line else key
     assert str(raised.value) == f"config.toml: services[0] (shop).{place}: {said}"
+
+
+def refused_of_proxy() -> list[tuple[str, str, str]]:
+    """(table, a line of it, what is said of it) as these pages have them."""
+    of_proxy = section(TEXT["docs/guides/admission.md"], "What is refused of the proxy")
+    of_tracing = section(TEXT["docs/guides/tracing.md"], "What is refused")
+    return [
+        (table, row[0].strip("`"), row[1].strip("`"))
+        for table, text in (("proxy", of_proxy), ("tracing", of_tracing))
+        for row in rows(text)
+        if "=" in row[0]
+    ]
+
+
+@pytest.mark.parametrize(("table", "written", "said"), refused_of_proxy())
+def test_what_is_refused_of_the_proxy(table: str, written: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse(f"[{table}]\n{written}\n", "config.toml")
+    place = written.partition(" =")[0] + ("[0]" if "= [" in written else "")
+    assert str(raised.value) == f"config.toml: {table}.{place}: {said}"
+
+
+DAY_THIRTY = {
+    *("allow_from", "deny_from", "max_body", "rate_limit", "rate_limit_burst", "basic_auth"),
+    *("max_in_flight", "max_queue", "queue_timeout", "error_page", "compression"),
+    *("request_headers_set", "request_headers_remove"),
+    *("response_headers_set", "response_headers_remove"),
+}
+"""What every proxy has to have, of a service and (below) of the proxy."""
+
+
+def test_whoever_writes_one_wrongly_can_look_it_up() -> None:
+    """Each has its row, is off by default, and is a label too."""
+    written = {row.partition(" =")[0] for row, _ in refused()}
+    assert written >= DAY_THIRTY
+    of_proxy = {line.partition(" =")[0] for _, line, _ in refused_of_proxy()}
+    assert of_proxy >= {"max_connections", "max_connections_per_client", "reason_for"}
+    assert of_proxy >= set(TABLES["tracing"].model_fields)
+    assert set(ServiceOptions.model_fields) >= DAY_THIRTY
+    shop = ServiceOptions.model_validate({"hosts": ["shop.local"]}).spec("shop", ())
+    assert (shop.terms, shop.edits, shop.error_page, shop.compression) == (None, None, "", ())
 
 
 # --- commands -------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ RESERVED = {
         *("admin.answers", "admin.api", "admin.application"),
         "admin.fleet",
         "admin.live",
-        *("admin.pages", "admin.questions", "admin.upkeep"),
+        *("admin.events", "admin.pages", "admin.questions", "admin.upkeep"),
         *("control.controller", "control.server", "providers.controller"),
         "demo.app",
     },
@@ -73,6 +73,7 @@ RESERVED = {
     "docker": {"providers.engine.client", "providers.docker.engine", "providers.swarm.engine"},
     "josepy": {"providers.acme.authority"},
     "mmh3": {"base.hashing"},
+    "opentelemetry": {"dataplane.spans"},
     "prometheus_client": {"admin.metrics"},
     "pydantic": {
         *("config.codec", "config.load", "config.options", "config.tables", "config.values"),
@@ -80,6 +81,7 @@ RESERVED = {
     },
     # docker's, and acme's, whose exceptions come through
     "requests": {"providers.acme.authority", "providers.engine.client"},
+    "rich": {"cli.screen", "cli.top"},
     "uvloop": {"cli.common", "runtime.worker"},
 }
 """Libraries, and who alone may import them; nothing else from outside may be imported at all."""

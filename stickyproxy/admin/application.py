@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from stickyproxy.admin import api, live, pages, questions, upkeep
+from stickyproxy.admin import api, events, live, pages, questions, upkeep
 from stickyproxy.admin.access import Access
 from stickyproxy.admin.answers import error
 from stickyproxy.admin.metrics import Metrics
@@ -33,6 +33,7 @@ def make_app(
     api.add_routes(app, view)
     questions.add_routes(app, view.questions)
     upkeep.add_routes(app, orders, access, view.remains_of)
+    events.add_routes(app, view.stream)
     if view.figures is not None:
         app.on_startup.append(_calling(view.figures.start))
         app.on_cleanup.append(_calling(view.figures.stop))

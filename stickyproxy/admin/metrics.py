@@ -9,11 +9,11 @@ label is empty. What clients send is in no label.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from time import monotonic
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -53,6 +53,8 @@ class Moment:
     providers: Mapping[str, bool]
     """Whether each of them is in touch with its source."""
     published: Mapping[str, float]
+    ages: Mapping[str, float]
+    """Seconds since the sources of providers responded last."""
     problems: Mapping[bool, int]
     """How many there are, by whether they are fatal."""
     swaps: int
@@ -97,7 +99,7 @@ class Metrics:
                 {key: row for key, row in counts.endpoints.items() if key in there},
                 {key: seen for key, seen in counts.clients.items() if key in there},
             ),
-            page=visitors.page_at(monotonic(), self._window),
+            page=visitors.page_at(time.monotonic(), self._window),
             endpoints=Counter(
                 (service.name, _word(state_of(service.name, endpoint)))
                 for service in services
@@ -113,6 +115,7 @@ class Metrics:
                 for name in sorted({*(each.provider for each in snapshots), *troubles})
             },
             published=dict(registry.published),
+            ages={name: max(0.0, time.time() - when) for name, when in view.confirmed().items()},
             problems=Counter(each.fatal for each in view.problems()),
             swaps=registry.swaps,
             workers=view.workers(),
@@ -229,6 +232,13 @@ def _states(facts: Moment) -> Iterator[Metric]:
         "not.",
         ["provider"],
         (((name,), when) for name, when in facts.published.items()),
+    )
+    yield _gauge(
+        "provider_snapshot_age_seconds",
+        "Time since the source of a provider confirmed what is published, of those whose source "
+        "has to be asked.",
+        ["provider"],
+        (((name,), age) for name, age in facts.ages.items()),
     )
     yield _gauge(
         "problems",

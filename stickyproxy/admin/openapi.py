@@ -12,6 +12,7 @@ from typing import Any
 
 from stickyproxy import __version__
 from stickyproxy.control.questions import MOST_ENDPOINTS, MOST_SESSIONS, SESSIONS
+from stickyproxy.model.events import EventKind
 from stickyproxy.model.service import ADMIN_STATES
 
 Schema = dict[str, Any]
@@ -84,6 +85,16 @@ _ENDPOINT = {
     "figures": _or_null(_ref("EndpointFigures")),
 }
 _TOLD = {"service": _TEXT, "id": _TEXT, "address": _TEXT}
+_DETAILS: Mapping[str, Schema] = {
+    "count": _WHOLE,
+    "expires": _TIME,
+    "services": _WHOLE,
+    "endpoints": _WHOLE,
+    "sessions": _WHOLE,
+    "until": _TIME,
+    "worker": _WHOLE,
+}
+"""Of those of events, the ones that are no text."""
 _EXPLAINED = _object(
     _TOLD | {"state": _TEXT, "why": _said(_TEXT, "why it is in this state; empty: it is usable")}
 )
@@ -182,6 +193,17 @@ _SCHEMAS: dict[str, Schema] = {
             "expires": _said(_NUMBER, "likewise"),
             "valid": _said(_TRUTH, "now"),
         }
+    ),
+    "Event": _object(
+        {
+            "id": _said(_TEXT, "what `Last-Event-ID` takes"),
+            "time": _TIME,
+            "event": _one_of(*(kind.word for kind in EventKind)),
+            "level": _one_of("debug", "info", "warning", "error"),
+            "text": _said(_TEXT, "a sentence, as the log has it"),
+        },
+        left_out=_said(_WHOLE, "events about the same thing before it that were not told"),
+        **{name: _DETAILS.get(name, _TEXT) for kind in EventKind for name in kind.details},
     ),
     "Config": _said(
         {"type": "object", "additionalProperties": True},
@@ -312,6 +334,7 @@ _REASONS = {
     "409": "It cannot be kept, so nothing is changed.",
     "413": f"The body has more than {MOST_BYTES} bytes.",
     "415": "The body is not JSON, by its Content-Type.",
+    "503": "There are too many of these already.",
 }
 
 
@@ -402,6 +425,19 @@ _PATHS: Schema = {
         "What a change of endpoints would do to sessions.",
         _ref("Change"),
         _answers(_ref("Simulation"), 413, 415),
+    ),
+    "/v1/changes": _get(
+        "changes",
+        "The last events that changed something, the last one first.",
+        _rows("changes", "Event"),
+    ),
+    "/v1/events": _get(
+        "events",
+        "Events as they come, as Server-Sent Events; the data of each is an Event.",
+        _answers({}, 503)
+        | {"200": {"description": "They.", "content": {"text/event-stream": {"schema": _TEXT}}}},
+        _parameter("last", "query", _WHOLE | {"maximum": 999_999}, "begin with the last so many"),
+        _parameter("Last-Event-ID", "header", _TEXT, "go on after this one"),
     ),
     "/v1/openapi.json": _get(
         "openapi", "This document.", _answers({"type": "object", "additionalProperties": True})

@@ -14,6 +14,7 @@ from stickyproxy.control import report
 from stickyproxy.control.inventory import Inventory
 from stickyproxy.control.questions import Questions
 from stickyproxy.control.registry import HoldsTable
+from stickyproxy.control.stream import Stream
 from stickyproxy.model.snapshot import Problem, Snapshot
 
 
@@ -59,8 +60,12 @@ class ProxyView:
     outage_of: report.OutageOf = lambda _: None
     remains_of: report.RemainsOf | None = None
     """None: no requests are forwarded, so that nobody knows."""
+    confirmed: Callable[[], Mapping[str, float]] = dict
+    """When the sources of providers responded last, in Unix time."""
     checks: Callable[[], Iterable[Problem]] = lambda: ()
     """What is odd about the checks of endpoints."""
+    stream: Stream = field(default_factory=Stream)
+    """What happens."""
     figures: Figures | None = None
     """None: nothing is counted."""
 
@@ -72,6 +77,7 @@ class ProxyView:
     def status(self) -> report.Json:
         """How the proxy as a whole is."""
         registry, troubles, now = self.registry, self.troubles(), time.time()
+        confirmed = {**registry.published, **self.confirmed()}
         snapshots = registry.snapshots()
         problems = self.problems()
         workers = self.workers()
@@ -95,7 +101,7 @@ class ProxyView:
                     "up": name not in troubles,
                     "why": troubles.get(name, ""),
                     "published": (published := registry.published.get(name)),
-                    "age": None if published is None else max(0.0, now - published),
+                    "age": None if published is None else max(0.0, now - confirmed[name]),
                 }
                 for name in sorted({*(each.provider for each in snapshots), *troubles})
             ],

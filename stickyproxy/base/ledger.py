@@ -16,9 +16,10 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator
 from operator import add
+
+from stickyproxy.base.memory import anonymous
 
 ROWS = 8192
 NAME = 248
@@ -51,7 +52,9 @@ class Ledger:
         self._extra = _HEAD + 8 * width
         self._stride = self._extra + extra
         size = self._stride * rows
-        self.descriptor = _memory(size) if descriptor is None else descriptor
+        if descriptor is None:
+            descriptor = anonymous("stickyproxy counters", size)
+        self.descriptor = descriptor
         """To be inherited by the process that counts."""
         self._bytes = memoryview(mmap.mmap(self.descriptor, size))
         self._rows: dict[str, Cells] = {}
@@ -170,18 +173,6 @@ class Ledger:
 
 def _short(name: str) -> str:
     return name.encode()[:NAME].decode(errors="ignore")
-
-
-def _memory(size: int) -> int:
-    """The descriptor of a file that has no name and takes no space before it is written to. Raises
-    OSError."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("stickyproxy counters")
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.truncate(descriptor, size)
-    return descriptor
 
 
 def added_up(ledgers: Iterable[Ledger]) -> dict[str, list[int]]:

@@ -14,6 +14,14 @@ class Misspelt(ValueError):
         self.correction = correction
 
 
+def printable(text: str) -> str:
+    """The text for a terminal: what could do something there, or is nothing to be seen, is escaped
+    as Python has it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def shown(value: object) -> str:
     """The value as a message shows it: quoted, escaped, cut short; never more than one line."""
     match value:

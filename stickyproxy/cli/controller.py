@@ -8,6 +8,7 @@ import logging
 from stickyproxy.base import build_info, signals
 from stickyproxy.cli.common import Commands, add_config, run
 from stickyproxy.config.load import load
+from stickyproxy.runtime import logs
 from stickyproxy.runtime.app import ControllerApp
 
 
@@ -26,7 +27,9 @@ def add(commands: Commands) -> None:
 def control(options: argparse.Namespace) -> int:
     """Run the command."""
     signals.ignore_hangup()
-    return run(_control_until_signalled(ControllerApp(load(options.config))))
+    settings = load(options.config)
+    logs.use(settings.log.format)
+    return run(_control_until_signalled(ControllerApp(settings)))
 
 
 async def _control_until_signalled(app: ControllerApp) -> None:

@@ -99,7 +99,7 @@ async def _demo_until_signalled(options: argparse.Namespace) -> None:
     admin_port = options.admin_port
     if admin_port is None:
         admin_port = DEMO_ADMIN_PORT if options.port else 0
-    replicas = Replicas(options.replicas, sets_cookie=not options.no_cookie)
+    replicas = DemoReplicas(options.replicas, sets_cookie=not options.no_cookie)
     try:
         addresses = await replicas.start_all()
         config = _demo_config(options.port, admin_port, options.policy, addresses)
@@ -120,7 +120,7 @@ async def _demo_until_signalled(options: argparse.Namespace) -> None:
         await replicas.stop_all()
 
 
-class Replicas:
+class DemoReplicas:
     """The replicas of the demo, each with an address of its own for good."""
 
     def __init__(self, count: int, *, sets_cookie: bool) -> None:

@@ -24,6 +24,7 @@ from stickyproxy.cli import (
     serve,
     services,
     simulate,
+    top,
     upkeep,
 )
 
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         custodian,
         keeper,
         services,
+        top,
         upkeep,
         explain,
         simulate,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stickyproxy.base import build_info, signals
 from stickyproxy.cli.common import Commands, add_config, run
+from stickyproxy.runtime import logs
 from stickyproxy.runtime.supervisor import from_file
 
 
@@ -34,6 +35,7 @@ def serve(options: argparse.Namespace) -> int:
 
 async def _serve_until_signalled(path: Path) -> None:
     app = from_file(path)
+    logs.use(app.config.log.format)
     app.handle_signals()
     addresses = await app.start()
     # Modules and their like stay: to go through them again and again would take 40 ms each time, in

@@ -16,8 +16,8 @@ def add(commands: Commands) -> None:
         "simulate",
         help="how many sessions a change would move",
         description="Say how many sessions would move if endpoints were added or removed, from "
-        "where to where, and the load before and after. The sessions are made up; nothing is "
-        "changed, and nothing is sent to any endpoint.",
+        "where to where, the load before and after, and how new sessions would be spread. The "
+        "sessions are made up; nothing is changed, and nothing is sent to any endpoint.",
     )
     parser.add_argument(
         "--scale",
@@ -33,6 +33,15 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         help="the endpoint with this id or address is gone then; may be repeated",
+    )
+    parser.add_argument(
+        "--weight",
+        metavar="ENDPOINT=SHARE",
+        type=_weight,
+        action="append",
+        default=[],
+        help="the endpoint with this id or address gets this share of the new sessions that it "
+        "would get otherwise, from 0.1 to 1, as while it warms up; may be repeated",
     )
     parser.add_argument(
         "--sessions",
@@ -52,11 +61,21 @@ def _scale(text: str) -> tuple[str, int]:
     return name, int(count)
 
 
+def _weight(text: str) -> tuple[str, float]:
+    name, _, share = text.rpartition("=")
+    try:
+        return name, float(name and share)
+    except ValueError:
+        wrong = f"{text!r} is not an endpoint and a share: write 127.0.0.1:9001=0.5"
+        raise argparse.ArgumentTypeError(wrong) from None
+
+
 def simulate(options: argparse.Namespace) -> int:
     """Run the command."""
     asked = {
         "scale": dict(options.scale),
         "remove": options.remove,
+        "weight": dict(options.weight),
         "sessions": options.sessions,
     }
     said = ask(options, "simulate", asked)

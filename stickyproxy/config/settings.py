@@ -12,7 +12,7 @@ from typing import Literal
 from stickyproxy.base.addresses import Address
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import ServiceSpec
-from stickyproxy.model.settings import AccessLogSettings, ProxySettings
+from stickyproxy.model.settings import AccessLogSettings, ProcessLogFormat, ProxySettings
 
 JoinBy = Literal["connector", "service"]
 Challenge = Literal["http-01", "tls-alpn-01"]
@@ -128,12 +128,20 @@ class OperatorSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LogSettings:
+    """How the processes' own log is written."""
+
+    format: ProcessLogFormat = "text"
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A whole, valid configuration."""
 
     listeners: tuple[ListenerSpec, ...] = (ListenerSpec(Address("0.0.0.0", 80)),)  # noqa: S104
     proxy: ProxySettings = ProxySettings()  # noqa: RUF009  # frozen
     access_log: AccessLogSettings = AccessLogSettings()  # noqa: RUF009
+    log: LogSettings = LogSettings()
     services: tuple[ServiceSpec, ...] = ()
     certificates: tuple[CertificateFiles, ...] = ()
     files: tuple[str, ...] = ()

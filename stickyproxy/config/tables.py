@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -17,7 +18,7 @@ from pydantic import (
 )
 
 from stickyproxy.base.addresses import Address
-from stickyproxy.config import pages, pem, values
+from stickyproxy.config import admitting, pages, pem, values
 from stickyproxy.config.options import ClientCertificates, ServerName, ServiceOptions, Timeout
 from stickyproxy.config.settings import (
     ADMIN_ADDRESS,
@@ -31,16 +32,26 @@ from stickyproxy.config.settings import (
     FollowSettings,
     JoinBy,
     KeyType,
+    LogSettings,
     OperatorSettings,
     SwarmSettings,
 )
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointSpec
-from stickyproxy.model.settings import AccessLogSettings, LogFormat, Network, ProxySettings
+from stickyproxy.model.settings import (
+    AccessLogSettings,
+    LogFormat,
+    Network,
+    ProcessLogFormat,
+    ProxySettings,
+    TracingSettings,
+)
 from stickyproxy.model.tls import ClientAuth, ListenerTls, UpstreamTls
 
 _PROXY = ProxySettings()
 _ACCESS_LOG = AccessLogSettings()
+_LOG = LogSettings()
+_TRACING = TracingSettings()
 _ENGINE = EngineSettings()
 _SWARM = SwarmSettings()
 
@@ -124,6 +135,9 @@ class _ProxyTable(_Table):
     max_head: Annotated[StrictInt, Field(ge=4096, le=1 << 20)] = _PROXY.max_head
     max_head_line: Annotated[StrictInt, Field(ge=1024, le=65536)] = _PROXY.max_head_line
     max_headers: Annotated[StrictInt, Field(ge=16, le=4096)] = _PROXY.max_headers
+    max_connections: Annotated[StrictInt, Field(ge=1, le=10**7)] | None = None
+    max_connections_per_client: Annotated[StrictInt, Field(ge=1, le=10**7)] | None = None
+    reason_for: tuple[Annotated[Network, PlainValidator(admitting.network)], ...] = ()
 
     @field_validator("secret_file")
     @classmethod
@@ -169,12 +183,28 @@ class _ProxyTable(_Table):
             max_head=self.max_head,
             max_head_line=self.max_head_line,
             max_headers=self.max_headers,
+            max_connections=self.max_connections,
+            max_connections_per_client=self.max_connections_per_client,
+            reason_for=self.reason_for,
         )
 
 
 class _AccessLogTable(_Table):
     format: LogFormat = _ACCESS_LOG.format
     path: Annotated[str, PlainValidator(values.log_path)] = _ACCESS_LOG.path
+
+
+class _LogTable(_Table):
+    format: ProcessLogFormat = _LOG.format
+
+
+class _TracingTable(_Table):
+    endpoint: Annotated[str, PlainValidator(values.collector)] = _TRACING.endpoint
+    sample: Annotated[float, PlainValidator(values.fraction)] = _TRACING.sample
+    service_name: Annotated[str, PlainValidator(values.service_name)] = _TRACING.service_name
+
+    def settings(self) -> TracingSettings:
+        return TracingSettings(self.endpoint, self.sample, self.service_name)
 
 
 class _CertificateTable(_Table):
@@ -433,12 +463,14 @@ class Document(_Table):
     listeners: tuple[_ListenerTable, ...] = ()
     proxy: _ProxyTable = _ProxyTable()
     access_log: _AccessLogTable = _AccessLogTable()
+    log: _LogTable = _LogTable()
     services: tuple[_ServiceTable, ...] = ()
     certificates: tuple[_CertificateTable, ...] = ()
     admin: _AdminTable | None = None
     providers: _ProvidersTable = _ProvidersTable()
     controller: _ControllerTable | None = None
     acme: _AcmeTable | None = None
+    tracing: _TracingTable | None = None
 
     @field_validator("acme")
     @classmethod
@@ -471,8 +503,12 @@ class Document(_Table):
         controller = self.controller
         return Config(
             listeners=listeners or Config().listeners,
-            proxy=self.proxy.settings(),
+            proxy=replace(
+                self.proxy.settings(),
+                tracing=None if self.tracing is None else self.tracing.settings(),
+            ),
             access_log=AccessLogSettings(self.access_log.format, self.access_log.path),
+            log=LogSettings(self.log.format),
             certificates=tuple(
                 CertificateFiles(table.cert, table.key, table.default)
                 for table in self.certificates
@@ -502,6 +538,8 @@ TABLES: dict[str, type[BaseModel]] = {
     "listeners": _ListenerTable,
     "proxy": _ProxyTable,
     "access_log": _AccessLogTable,
+    "log": _LogTable,
+    "tracing": _TracingTable,
     "services": _ServiceTable,
     "certificates": _CertificateTable,
     "services.tls": _UpstreamTlsTable,

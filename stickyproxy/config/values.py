@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+from importlib.util import find_spec
 from ipaddress import ip_interface
 from typing import Literal
 
@@ -197,6 +198,28 @@ def controller_url(value: object) -> str:
         if address.host and address.port:
             return f"{scheme}://{address}"
     raise ValueError(f'{shown(text)} is not a controller: write it like "https://controller:8082"')
+
+
+def collector(value: object) -> str:
+    """The URL of a collector for traces (OTLP over HTTP). Raises ValueError."""
+    text = visible_text(value, "http://127.0.0.1:4318")
+    scheme, separator, rest = text.partition("://")
+    host = rest.partition("/")[0]
+    if not separator or scheme not in ("http", "https") or not host or "@" in host:
+        raise ValueError(f'{shown(text)} is not a collector: write it like "http://127.0.0.1:4318"')
+    if find_spec("opentelemetry") is None:
+        raise ValueError(
+            "takes OpenTelemetry, which is not installed: pip install 'stickyproxy[tracing]', or "
+            "remove this key"
+        )
+    return text.rstrip("/").removesuffix("/v1/traces")
+
+
+def fraction(value: object) -> float:
+    """From 0 to 1. Raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{shown(value)} is not a share: write a number from 0 to 1, such as 0.1")
+    return float(value)
 
 
 def acme_directory(value: object) -> str:

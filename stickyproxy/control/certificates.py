@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from typing import Any
 
-from stickyproxy.config.validity import SELF_MADE, covers, dates, is_valid
+from stickyproxy.config.validity import SELF_MADE, covers, dates, is_valid, needs_renewal
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.model.tls import Certificate
@@ -47,6 +47,16 @@ def problems(snapshots: Iterable[Snapshot], now: float) -> Iterator[Problem]:
             yield Problem("", reason, certificate=name, fatal=not is_valid(certificate, now))
         if certificate.caveat:
             yield Problem("", certificate.caveat, certificate=name)
+
+
+def expiring(snapshots: Iterable[Snapshot], now: float) -> dict[tuple[str, str], float]:
+    """When certificates expire of which ``problems`` says that they do, by their name and what it
+    says."""
+    return {
+        (each.name, dates(each, now)): each.expires
+        for _, each in _shown(snapshots)
+        if needs_renewal(each, now)
+    }
 
 
 def mismatches(snapshots: Sequence[Snapshot]) -> Iterator[Problem]:

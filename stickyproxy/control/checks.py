@@ -16,21 +16,19 @@ nothing.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from stickyproxy.base.errors import OutOfResources, UpstreamError
+from stickyproxy.model.events import EventKind, tell
 from stickyproxy.model.health import Checks, Outage
 from stickyproxy.model.service import EndpointKey, ServiceSpec
 from stickyproxy.model.snapshot import Problem
 from stickyproxy.model.target import Target
-
-log = logging.getLogger("stickyproxy")
 
 AT_ONCE = 64
 """Checks under way at a time."""
@@ -169,10 +167,19 @@ class Checker:
                 failure = await self._check(asks, checked)
                 if failure is not None and record.note(failure):
                     if record.well:
-                        log.info("%s passes its checks again", name)
+                        tell(
+                            EventKind.ENDPOINT_BACK,
+                            f"{name} passes its checks again",
+                            **_details(key, checked),
+                        )
                         del self.outages[key]
                     else:
-                        log.warning("%s fails its checks: %s", name, failure)
+                        tell(
+                            EventKind.ENDPOINT_EJECTED,
+                            f"{name} fails its checks: {failure}",
+                            **_details(key, checked),
+                            reason=failure,
+                        )
                         self.outages[key] = Outage(failure, time.time())
                     self._changed()
                 elif failure and not record.well:
@@ -212,3 +219,9 @@ def _all_fail(service: str, checked: Checked, reason: str) -> Problem:
         "healthcheck_path, healthcheck_host and healthcheck_status are right",
         remedy=shlex.join(["curl", *options]),
     )
+
+
+def _details(key: EndpointKey, checked: Checked) -> dict[str, Any]:
+    """What an event says of an endpoint."""
+    service, endpoint = key
+    return {"service": service, "endpoint": endpoint, "address": checked.target.address}

@@ -40,6 +40,8 @@ SILENT_SECONDS = MAX_WAIT + 10
 """A proxy that has not asked for so long is gone."""
 MANY = 1000
 """From so many proxies on, those that are gone are forgotten."""
+WANTED = "Report-Wanted"
+"""A header field of responses while services are wanted in reports."""
 MOST_BYTES = 32 << 20
 """Of a report."""
 DELIVERY_SECONDS = 5.0
@@ -76,7 +78,7 @@ class Controller:
         self._public = _Edition()
         """What may be read by anybody on the way."""
         self._changed = asyncio.Event()
-        self.fleet = Fleet(self._following, lambda: self._whole.version)
+        self.fleet = Fleet(self._following, lambda: self._whole.version, wake=self._wake)
         """What the proxies say of themselves."""
 
     def snapshots(self) -> list[Snapshot]:
@@ -116,6 +118,10 @@ class Controller:
         self.fleet.forget_remains()
         self._whole, self._public = whole, whole if public is snapshot else _Edition.of(public)
         log.info("version %s: %d services", whole.version, len(snapshot.services))
+        self._wake()
+
+    def _wake(self) -> None:
+        """Proxies that wait get a response."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -144,7 +150,7 @@ class Controller:
         if not edition.version:
             return web.Response(status=503, text="the state of the Swarm is not known yet\n")
         if edition.version == known:
-            return web.Response(status=304)
+            return web.Response(status=304, headers={WANTED: "1"} if self.fleet.wanted else None)
         return web.Response(
             body=edition.data,
             content_type="application/json",

@@ -71,9 +71,11 @@ class Fleet:
         proxies: Callable[[], Collection[str]],
         version: Callable[[], str],
         clock: Callable[[], float] = monotonic,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         """``proxies``: the ids of those that follow. ``version``: of the latest snapshot.
-        ``clock``: in seconds."""
+        ``clock``: in seconds. ``wake`` is called when somebody asks again after a while."""
+        self._wake = wake
         self._proxies = proxies
         self._version = version
         self._clock = clock
@@ -89,13 +91,21 @@ class Fleet:
             raise ValueError(f"this is not a report: {error!r}") from error
         following = self._proxies()
         self._reports = {key: self._reports[key] for key in self._reports if key in following}
-        wanted = now - self._asked < PATIENCE_SECONDS
+        wanted = self.wanted
         again = EMPTYING_SECONDS if found.emptying else ASKED_SECONDS if wanted else IDLE_SECONDS
         return {"again": again, "services": wanted}
 
+    @property
+    def wanted(self) -> bool:
+        """Whether reports are to have services."""
+        return self._clock() - self._asked < PATIENCE_SECONDS
+
     def ask(self) -> None:
-        """Somebody wants to know: reports get longer."""
+        """Somebody wants to know."""
+        slept = not self.wanted
         self._asked = self._clock()
+        if slept:
+            self._wake()
 
     def forget_remains(self) -> None:
         """Orders have changed: what was left under earlier ones says nothing."""

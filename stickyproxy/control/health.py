@@ -29,14 +29,13 @@ probe, which includes the handshake, succeeds.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 from stickyproxy.base.backoff import Backoff
 from stickyproxy.base.errors import (
@@ -47,13 +46,12 @@ from stickyproxy.base.errors import (
 )
 from stickyproxy.control.registry import HoldsTable
 from stickyproxy.control.slow_start import SlowStart
+from stickyproxy.model.events import EventKind, tell
 from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, EndpointState, Facts, state_of
 from stickyproxy.routing.table import RoutingTable
-
-log = logging.getLogger("stickyproxy")
 
 FAILURES = 2
 """Failed connects in a row that take an endpoint out."""
@@ -130,8 +128,7 @@ class Health:
             reason = "it accepts no connections"
             if isinstance(error, HandshakeError):
                 reason = f"no TLS: {error.trouble}"
-            log.warning("%s is down: %s", _name(endpoint), reason)
-            self._eject(endpoint, reason)
+            self._eject(endpoint, reason, f"is down: {reason}")
 
     def broke(self, endpoint: Endpoint, error: Exception) -> None:
         """There was a connection, but no head of a response came."""
@@ -143,8 +140,7 @@ class Health:
             return
         term = self._terms.get(endpoint) or self._terms.setdefault(endpoint, _Term(*self._ejected))
         seconds = term.next()
-        log.warning("%s is ejected for %.1f s: %s", _name(endpoint), seconds, reason)
-        self._eject(endpoint, reason, seconds)
+        self._eject(endpoint, reason, f"is ejected for {seconds:.1f} s: {reason}", seconds)
 
     def _watch(self, endpoint: Endpoint) -> Streak:
         """What counts its responses; it does so for good if all of them are to be counted."""
@@ -170,10 +166,19 @@ class Health:
             )
         )
 
-    def _eject(self, endpoint: Endpoint, reason: str, seconds: float = 0.0) -> None:
-        """Take it out: for that long if that is more than zero, and until a probe connects."""
+    def _eject(self, endpoint: Endpoint, reason: str, told: str, seconds: float = 0.0) -> None:
+        """Take it out: for that long if that is more than zero, and until a probe connects.
+        ``told``: what is logged of it."""
         now = time.time()
-        self.outages[_key(endpoint)] = Outage(reason, now, now + seconds if seconds else None)
+        until = now + seconds if seconds else None
+        self.outages[_key(endpoint)] = Outage(reason, now, until)
+        tell(
+            EventKind.ENDPOINT_EJECTED,
+            f"{_name(endpoint)} {told}",
+            **_details(endpoint),
+            reason=reason,
+            until=until,
+        )
         if self.on_eject is not None:
             self.on_eject(endpoint)
         self._note({endpoint: replace(endpoint.facts, ejected=True)})
@@ -204,7 +209,7 @@ class Health:
         if term := self._terms.get(endpoint):
             term.is_over()
         endpoint.has_connected = True
-        log.info("%s is back", _name(endpoint))
+        tell(EventKind.ENDPOINT_BACK, f"{_name(endpoint)} is back", **_details(endpoint))
         self._note({endpoint: replace(endpoint.facts, ejected=False)})
 
     async def stop(self) -> None:
@@ -334,6 +339,15 @@ def _out_of(cluster: Cluster, service: str) -> tuple[int, int]:
 
 def _key(endpoint: Endpoint) -> EndpointKey:
     return endpoint.service, endpoint.id
+
+
+def _details(endpoint: Endpoint) -> dict[str, Any]:
+    """What an event says of it."""
+    return {
+        "service": endpoint.service,
+        "endpoint": endpoint.id,
+        "address": endpoint.address,
+    }
 
 
 def _name(endpoint: Endpoint) -> str:

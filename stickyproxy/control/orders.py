@@ -25,6 +25,7 @@ from pathlib import Path
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.base.files import write_whole
 from stickyproxy.base.text import shown
+from stickyproxy.model.events import EventKind, tell
 from stickyproxy.model.service import ADMIN_STATES, AdminState, EndpointSpec, ServiceSpec, strictest
 from stickyproxy.model.snapshot import Snapshot
 
@@ -147,7 +148,12 @@ class Orders:
                         f"{self._file} cannot be written ({error.strerror}), so nothing is changed"
                     ) from error
             self.held = held
-            log.info("%s: the operator wants %s", scope, state)
+            tell(
+                EventKind.ORDER_GIVEN,
+                f"{scope}: the operator wants {state}",
+                target=str(scope),
+                admin_state=state,
+            )
             for snapshot in self._snapshots.values():
                 self._publish(applied(snapshot, held))
         if self._settled is not None:

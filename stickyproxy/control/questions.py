@@ -129,7 +129,7 @@ def _client(address: str) -> str:
         raise ValueError(f"client is {shown(address)}: write an IP address") from error
 
 
-_CHANGE_KEYS = ("scale", "remove", "sessions")
+_CHANGE_KEYS = ("scale", "remove", "weight", "sessions")
 
 
 def change_of(asked: object) -> tuple[PlannedChange, int]:
@@ -147,14 +147,25 @@ def change_of(asked: object) -> tuple[PlannedChange, int]:
         _whole_number(f"scale of {shown(name)}", count, 0, MOST_ENDPOINTS)
     if not (isinstance(remove, list) and all(isinstance(each, str) for each in remove)):
         raise ValueError("remove is not a list of strings: write the ids of endpoints")
-    if not (scale or remove):
-        raise ValueError("nothing is to be changed: write scale or remove")
+    weight = asked.get("weight", {})
+    if not isinstance(weight, Mapping):
+        raise ValueError('weight is not an object: write {"demo/t1": 0.5}')
+    tenths = {name: _tenths(name, share) for name, share in weight.items()}
+    if not (scale or remove or weight):
+        raise ValueError("nothing is to be changed: write scale, remove or weight")
     sessions = _whole_number("sessions", asked.get("sessions", SESSIONS), 1, MOST_SESSIONS)
     most = max(scale.values(), default=0)
     if sessions * most > MOST_WORK:
         few = MOST_WORK // most
         raise ValueError(f"sessions is {sessions}: for {most} endpoints write {few} at most")
-    return PlannedChange(dict(scale), tuple(remove)), sessions
+    return PlannedChange(dict(scale), tuple(remove), tenths), sessions
+
+
+def _tenths(name: object, share: object) -> int:
+    """Of a weight. Raises ValueError."""
+    if isinstance(share, (int, float)) and not isinstance(share, bool) and 0.1 <= share <= 1:
+        return round(10 * share)
+    raise ValueError(f"weight of {shown(name)} is {shown(share)}: write a number from 0.1 to 1")
 
 
 def _whole_number(name: str, value: object, least: int, most: int) -> int:
@@ -278,6 +289,7 @@ def _result(result: Result) -> Json:
             "change": None if endpoint in staying else change,
             "before": result.load_before[endpoint],
             "after": result.load_after[endpoint],
+            "new": result.load_new[endpoint],
         }
 
     return {

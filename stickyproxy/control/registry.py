@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from stickyproxy.base import hashing
-from stickyproxy.control import certificates, report
+from stickyproxy.base.commons import Buckets
+from stickyproxy.control import certificates, changes, report
+from stickyproxy.model.events import EventKind, tell
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.model.snapshot import Problem, Snapshot
 from stickyproxy.model.target import Target
@@ -76,13 +78,16 @@ class Registry:
         has_tls: bool = False,
         clear_only: bool = False,
         rebuilt: Callable[[], None] = lambda: None,
+        buckets: Buckets | None = None,
     ) -> None:
         """``certificates`` takes those of all snapshots; None: this process has no clients.
         ``awaits``: the providers that will publish; until all of them have, unknown is not absent.
         ``tells_problems``: log them. Of processes with the same snapshots, one should. ``has_tls``:
         some listener has TLS, and a host without a certificate is a problem. ``clear_only``: nobody
         speaks TLS, and a service that needs it is one. ``rebuilt`` is called when there is a new
-        table."""
+        table. ``buckets``: of rate limits, which the workers of a proxy share; None: it is one
+        process."""
+        self._buckets = buckets
         self._rebuilt = rebuilt
         self._awaits = tuple(awaits)
         self._proxy = proxy
@@ -111,6 +116,8 @@ class Registry:
         if before == snapshot:
             return
         self._snapshots[snapshot.provider] = snapshot
+        if before is not None and self._tells_problems:
+            changes.tell_changes(before, snapshot)
         if before is None or _routed(before) != _routed(snapshot):
             self._rebuild()
         if before is None or before.certificates != snapshot.certificates:
@@ -156,6 +163,7 @@ class Registry:
             self.awaited,
             _thumbprints(snapshots),
             slot_pin=lambda service, slot: hashing.slot_pin(keys[service], service, slot),
+            buckets=self._buckets,
         )
         if rekeyed:
             for cluster in old.clusters():
@@ -163,7 +171,15 @@ class Registry:
                     endpoint.pool.close()
         self.swaps += 1
         self._rebuilt()
-        log.debug("routing table:\n%s", self._proxy.table.dump())
+        if self._tells_problems:
+            self._tell_swap(services)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("routing table:\n%s", self._proxy.table.dump())
+
+    def _tell_swap(self, services: Sequence[ServiceSpec]) -> None:
+        endpoints = sum(len(service.endpoints) for service in services)
+        text = f"a new routing table: {len(services)} services, {endpoints} endpoints"
+        tell(EventKind.TABLE_SWAPPED, text, services=len(services), endpoints=endpoints)
 
     def _show_certificates(self) -> None:
         """If they are others than before."""
@@ -189,12 +205,14 @@ class Registry:
             if self._has_tls:
                 found += certificates.mismatches(snapshots)
         new, before = dict.fromkeys(found), dict.fromkeys(self.problems)
+        ends = certificates.expiring(snapshots, time.time())
         for problem in new:
             if problem not in before:
-                log.log(logging.ERROR if problem.fatal else logging.WARNING, "%s", problem)
+                expires = ends.get((problem.certificate, problem.reason))
+                changes.tell_problem(problem, expires)
         for problem in before:
             if problem not in new:
-                log.info("resolved: %s", problem)
+                changes.tell_resolved(problem)
         self.problems = tuple(new)
 
     def _make_endpoint(self, service: ServiceSpec, spec: EndpointSpec) -> Endpoint:

@@ -12,6 +12,7 @@ from pathlib import Path
 from stickyproxy.base.errors import ConfigError
 from stickyproxy.config.load import load
 from stickyproxy.config.settings import Config
+from stickyproxy.model.events import EventKind, tell
 
 log = logging.getLogger("stickyproxy")
 
@@ -62,6 +63,7 @@ _FIXED = {
     "listeners": "[[listeners]]",
     "proxy": "[proxy]",
     "access_log": "[access_log]",
+    "log": "[log]",
     "admin": "[admin]",
     "swarm": "[providers.swarm]",
     "docker": "[providers.docker]",
@@ -107,12 +109,15 @@ class Reloader:
         try:
             new = self._file.load()
         except ConfigError as error:
-            log.error(
-                "the configuration was not reloaded; the last good one stays in force:\n%s", error
+            tell(
+                EventKind.CONFIG_REFUSED,
+                f"the configuration was not reloaded; the last good one stays in force:\n{error}",
+                reason=str(error),
             )
             return
         await self._use(new)
-        log.info("configuration reloaded: %d services", len(new.services))
+        count = len(new.services)
+        tell(EventKind.CONFIG_RELOADED, f"configuration reloaded: {count} services", services=count)
         fixed = [
             name
             for field, name in _FIXED.items()

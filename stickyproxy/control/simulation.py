@@ -10,7 +10,7 @@ example, how many is typical.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
@@ -37,6 +37,9 @@ class PlannedChange:
     """How many endpoints services have then, by name."""
     remove: tuple[str, ...] = ()
     """Endpoints that go, by their id, by their address or as ``service/id``."""
+    weight: Mapping[str, int] = field(default_factory=dict)
+    """How many tenths of their share of new sessions endpoints get then, by what they are called
+    likewise: less than ten, as while they warm up."""
 
 
 @dataclass(slots=True)
@@ -95,6 +98,8 @@ class Result:
     load_before: Counter[Endpoint]
     """Sessions by endpoint; requests, if the policy knows no sessions."""
     load_after: Counter[Endpoint]
+    load_new: Counter[Endpoint]
+    """How as many sessions would be spread that begin after the change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +110,12 @@ class Simulation:
     after: Cluster
 
     def run(self, clients: Iterable[Visitor]) -> Result:
-        """Serve each client once before and once after the change."""
+        """Serve each client once before and once after the change, and then as many others that are
+        like them."""
         before: dict[int, Endpoint] = {}
         after: dict[int, Endpoint | None] = {}
         clients = list(clients)
+        others = [replace(client, jar=dict(client.jar)) for client in clients]
         for number, client in enumerate(clients):
             pick = self.before.balancer.pick(client, ())
             if pick is not None:
@@ -117,6 +124,8 @@ class Simulation:
         for number, client in enumerate(clients):
             pick = self.after.balancer.pick(client, ())
             after[number] = None if pick is None else pick.endpoint
+        new = (self.after.balancer.pick(client, ()) for client in others)
+        load_new = Counter(pick.endpoint for pick in new if pick is not None)
         moved = [(before[each], after[each]) for each in before if before[each] is not after[each]]
         return Result(
             self.before,
@@ -124,6 +133,7 @@ class Simulation:
             Counter(moved) if self.before.policy.affinity else Counter(),
             Counter(before.values()),
             Counter(endpoint for endpoint in after.values() if endpoint is not None),
+            load_new,
         )
 
 
@@ -132,15 +142,22 @@ def simulations(table: RoutingTable, change: PlannedChange) -> list[Simulation]:
     clusters = list(table.clusters())
     services = {service.name: service for cluster in clusters for service in cluster.services}
     changed = dict(changed_services(services, change))
+    weights = dict(changed_weights(services, change))
+    touched = {*changed, *(service for service, _ in weights)}
     return [
-        simulation(cluster, [changed.get(service.name, service) for service in cluster.services])
+        simulation(
+            cluster, [changed.get(service.name, service) for service in cluster.services], weights
+        )
         for cluster in clusters
-        if any(service.name in changed for service in cluster.services)
+        if any(service.name in touched for service in cluster.services)
     ]
 
 
-def simulation(live: Cluster, services: Sequence[ServiceSpec]) -> Simulation:
-    """A cluster, and what it becomes when its services are declared like this."""
+def simulation(
+    live: Cluster, services: Sequence[ServiceSpec], weights: Mapping[EndpointKey, int] | None = None
+) -> Simulation:
+    """A cluster, and what it becomes when its services are declared like this. ``weights``: tenths
+    that endpoints have then; others have what they have."""
     copies: dict[EndpointKey, Endpoint] = {
         (each.service, each.id): _copy(each, live.services) for each in live.endpoints
     }
@@ -151,8 +168,34 @@ def simulation(live: Cluster, services: Sequence[ServiceSpec]) -> Simulation:
         for service in services
         for spec in sorted(service.endpoints, key=lambda spec: spec.id)
     )
+    for endpoint in endpoints:  # the balancer of before has been built
+        endpoint.tenths = (weights or {}).get((endpoint.service, endpoint.id), endpoint.tenths)
     after = Cluster(tuple(services), endpoints, before.balancer, coming=coming)
     return Simulation(before, after)
+
+
+def changed_weights(
+    services: Mapping[str, ServiceSpec], change: PlannedChange
+) -> Iterator[tuple[EndpointKey, int]]:
+    """Endpoints, and how many tenths they have then. Raises ValueError."""
+    for asked, tenths in change.weight.items():
+        for name, spec in _called(services, asked):
+            yield (name, spec.id), tenths
+
+
+def _called(services: Mapping[str, ServiceSpec], asked: str) -> Sequence[tuple[str, EndpointSpec]]:
+    """The endpoints that are called so, with the names of their services. Raises ValueError."""
+    found = [
+        (service.name, spec)
+        for service in services.values()
+        for spec in service.endpoints
+        if asked in (spec.id, spec.address, f"{service.name}/{spec.id}")
+    ]
+    if not found:
+        raise ValueError(
+            f"no endpoint is called {shown(asked)}: stickyproxy services --json has their ids"
+        )
+    return found
 
 
 def changed_services(
@@ -161,17 +204,7 @@ def changed_services(
     """Those that are declared differently then, by name. Raises ValueError."""
     changed: dict[str, ServiceSpec] = {}
     for asked in change.remove:
-        found = [
-            (service.name, spec)
-            for service in services.values()
-            for spec in service.endpoints
-            if asked in (spec.id, spec.address, f"{service.name}/{spec.id}")
-        ]
-        if not found:
-            raise ValueError(
-                f"no endpoint is called {shown(asked)}: stickyproxy services --json has their ids"
-            )
-        for name, gone in found:
+        for name, gone in _called(services, asked):
             service = changed.get(name, services[name])
             left = tuple(spec for spec in service.endpoints if spec != gone)
             changed[name] = replace(service, endpoints=left)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from operator import add
@@ -231,6 +231,12 @@ def counts_of(memories: Iterable[Memory]) -> Counts:
     return Counts(services, endpoints, clients)
 
 
+Move = tuple[str, str, str]
+"""The service of a session that moved, the word of ``Affinity`` that says why, and the id of the
+endpoint that it was at; empty: it is not known."""
+Moves = Mapping[Move, int]
+
+
 class HasOpen(Protocol):
     """What is asked of an endpoint's pool."""
 
@@ -250,13 +256,19 @@ class Counters:
         """That newcomers are noted on."""
         self._rows: dict[str, Cells] = {}
         """By service; those without one are in the row with the empty name."""
+        self._moves: Counter[Move] = Counter()
         self._without: dict[str, TallySheet] = {}
         """By service, of requests that no endpoint has."""
         self._counted: dict[EndpointKey, _Counted] = {}
         self._gone: set[EndpointKey] = set()
         """Those of them that there are no more."""
         self._left: set[str] = set()
-        """Rows of endpoints that a process before this one has left."""
+        """Rows of endpoints that a process before this one has left, and that have not shown up
+        here."""
+        self._complete = False
+        """There is nobody whose endpoints are still to come."""
+        self._patience = 2
+        """For so many pages more they may still show up."""
         self._accepted = 0
         """Connections that are counted already."""
         self._open: set[str] = set()
@@ -277,9 +289,10 @@ class Counters:
             row = self._rows[service] = self._ledger.row(service)
         return row
 
-    def use(self, endpoints: Iterable[Endpoint]) -> None:
+    def use(self, endpoints: Iterable[Endpoint], *, complete: bool) -> None:
         """There are these endpoints now. The row of one that is gone is kept while a request of it
-        is under way."""
+        is under way. ``complete``: no provider is waited for."""
+        self._complete = complete
         self._gone = set(self._counted)
         for endpoint in endpoints:
             key = endpoint.service, endpoint.id
@@ -318,6 +331,8 @@ class Counters:
         if exchange.failures is not None:
             retries = len(exchange.failures.attempts) - (reply is not None)
             self.row(_service_of(exchange))[_RETRIES] += retries
+        if pick is not None and pick.left is not None:
+            self._moves[pick.endpoint.service, pick.affinity.value, pick.left] += 1
         tally.lines.append(
             (
                 monotonic() - exchange.started,
@@ -360,6 +375,12 @@ class Counters:
             tally.ended += 1
             tally.newcomers.append(session_key(passage, ()))
 
+    def take_moves(self) -> Moves:
+        """How many sessions have moved since the last time. Clients may make pins up, and so move
+        at will: but the keys are words and names of ours."""
+        found, self._moves = self._moves, Counter()
+        return found
+
     def note_open(self, accepted: int, clients: int, endpoints: Iterable[Endpoint]) -> None:
         """How many connections of clients this process has accepted so far, and how many there are
         now: those of clients, and those to these endpoints."""
@@ -401,9 +422,12 @@ class Counters:
             if key in self._gone and not counted.tally.in_flight:
                 del self._counted[key]
                 self._endpoints.release(key_of(*key))
-        for name in self._left:
-            self._endpoints.release(name)
-        self._left.clear()
+        if turned and self._left:
+            self._patience -= 1
+            if self._patience < 0 and self._complete:
+                for name in self._left:
+                    self._endpoints.release(name)
+                self._left.clear()
 
     def _add_endpoint(self, service: str, counted: _Counted) -> None:
         tally, cells = counted.tally, counted.cells

@@ -32,9 +32,11 @@ from stickyproxy.dataplane.compression import CompressingRelay, Encoders, coding
 from stickyproxy.dataplane.downstream.ports import ClientStream
 from stickyproxy.dataplane.hashing import Hashing
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
+from stickyproxy.dataplane.reasons import reason_edit, reason_of
 from stickyproxy.dataplane.relay import EditingRelay, Relay
 from stickyproxy.dataplane.replies import REASONS, Reply
 from stickyproxy.dataplane.retry import Attempted, Failures, Verdict, decide
+from stickyproxy.dataplane.tracing import Trace, Tracing
 from stickyproxy.dataplane.tunnel import UpgradeTunnel
 from stickyproxy.dataplane.upstream.connection import UpstreamConnection
 from stickyproxy.dataplane.upstream.pool import Pool
@@ -72,7 +74,7 @@ def _request_ids() -> Iterator[bytes]:
             yield block[start : start + 32]
 
 
-_next_request_id = _request_ids().__next__
+next_request_id = _request_ids().__next__
 
 
 Step = UpstreamConnection | Pool | Reply | BasicAuth | Slots | WaitingRoom
@@ -106,6 +108,11 @@ class Proxy:
         """Called once for every request that has ended; None: there is no observer."""
         self.hashing = Hashing()
         self.encoders = Encoders()
+        self.confides_in: Callable[[str], bool] | None = None
+        """Whether a client with this address is told why it reached its endpoint; None: nobody
+        is."""
+        self.tracing: Tracing | None = None
+        """None: what clients say of traces passes as it is."""
         self._logged: dict[str, int] = {}
 
     def log_failure(self, service: str, error: Exception) -> None:
@@ -149,6 +156,7 @@ class Exchange:
         "stream",
         "strips",
         "tally",
+        "trace",
         "tunnel",
     )
 
@@ -161,7 +169,7 @@ class Exchange:
         self._proxy = proxy
         self.stream = stream
         self.started = monotonic()
-        self.id = _next_request_id()
+        self.id = next_request_id()
         self.request: ClientRequest | None = None
         """None if it could not be parsed, or must not be forwarded."""
         self.service = ""
@@ -195,6 +203,8 @@ class Exchange:
         again."""
         self._body_at_hand = 0
         """Bytes of it that were sent together with its head."""
+        self.trace: Trace | None = None
+        """Where the request is in its trace; None: nobody asked."""
         self.tunnel: UpgradeTunnel | None = None
         """What took over after 101 Switching Protocols."""
         self.reply: Reply | None = None
@@ -521,6 +531,9 @@ class Exchange:
         failures, info = self.failures, self._proxy.info
         attempts = failures.attempts if failures else ()
         edit = route.secure_response_edit if request.secure else route.response_edit
+        confides_in = self._proxy.confides_in
+        if confides_in is not None and confides_in(request.client_address):
+            edit = reason_edit(pick, edit)
         if route.compression:
             relay: Relay = CompressingRelay(
                 *(self, request, pick, info, attempts),
@@ -540,6 +553,9 @@ class Exchange:
         target = route.rewritten(request.target) if route.rewrite else request.target
         if route.request_edit is not None:
             request.edit(route.request_edit)
+        if self._proxy.tracing is not None and self.trace is None:
+            trusted = self.stream.peer.trusted
+            self.trace = self._proxy.tracing.begin(request, trusted=trusted)
         head = request.upstream_head(target, self.strips)
         if request.length:
             self._send_with_body(upstream, head, relay, request.length)
@@ -692,6 +708,8 @@ class Exchange:
             fields += (b"x-request-id: " + (request.id if request else self.id), info)
             if self.failures is not None:
                 fields.append(upstream_lines(self.failures.attempts))
+        if self._proxy.confides_in is not None:
+            fields += self._confidence(self._proxy.confides_in)
         bodiless = stream.method == "HEAD"
         length = 0 if bodiless else len(body)
         stream.send_head(reply.status, REASONS[reply.status], fields, length, last=reply.last)
@@ -699,6 +717,11 @@ class Exchange:
             stream.send_data(body)
         self._finish(reply.outcome)
         stream.end()
+
+    def _confidence(self, confides_in: Callable[[str], bool]) -> Iterator[bytes]:
+        request, pick = self.request, self.pick
+        if request is not None and pick is not None and confides_in(request.client_address):
+            yield b"x-sticky-reason: " + reason_of(pick).encode()
 
     def _cut(self, outcome: Outcome) -> None:
         self._finish(outcome)

@@ -11,6 +11,19 @@ from typing import Literal
 
 Network = IPv4Network | IPv6Network
 LogFormat = Literal["off", "text", "json"]
+ProcessLogFormat = Literal["text", "json"]
+"""Of the process's own log."""
+
+
+@dataclass(frozen=True, slots=True)
+class TracingSettings:
+    """How requests are traced."""
+
+    endpoint: str = ""
+    """URL of a collector that takes OTLP over HTTP; empty: nothing is recorded."""
+    sample: float = 1.0
+    """The share of traces that is recorded."""
+    service_name: str = "stickyproxy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +79,14 @@ class ProxySettings:
     max_head_line: int = 8190
     """Bytes of a request line and of one header field."""
     max_headers: int = 128
+    max_connections: int | None = None
+    """Of clients, in all workers together; None: as many as come."""
+    max_connections_per_client: int | None = None
+    """Of each client address."""
+    reason_for: tuple[Network, ...] = ()
+    """Clients that are told why they reached the endpoint that they did."""
+    tracing: TracingSettings | None = None
+    """None: requests are not traced."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ class CertificatesProvider:
     """Publishes the certificates of a configuration, and follows their files."""
 
     name = "certificates"
+    confirmed = None
+    """Nobody has to be asked."""
     trouble = ""
     """Always: a file that cannot be read is a problem of its certificate."""
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import time
 
 from stickyproxy.base.backoff import Backoff
 from stickyproxy.base.errors import ProviderError
-
-log = logging.getLogger("stickyproxy")
+from stickyproxy.model.events import EventKind, tell
 
 
 class Contact:
@@ -17,6 +16,8 @@ class Contact:
         """``provider`` and ``source`` are what they are called in log lines."""
         self.trouble = ""
         """Why the source cannot be reached; empty: all is well."""
+        self.confirmed: float | None = None
+        """When the source responded last, in Unix time; None: it never has."""
         self._provider = provider
         self._source = source
         self._backoff = backoff
@@ -27,9 +28,14 @@ class Contact:
         return self._backoff.failures > 0
 
     def restored(self) -> None:
-        """The source responded."""
+        """The source responded: what it says now is what is published."""
+        self.confirmed = time.time()
         if self.is_lost:
-            log.info("%s: %s answers again", self._provider, self._source)
+            tell(
+                EventKind.PROVIDER_BACK,
+                f"{self._provider}: {self._source} answers again",
+                provider=self._provider,
+            )
             self._backoff.reset()
             self.trouble = ""
 
@@ -39,6 +45,11 @@ class Contact:
         kept = "routes are kept" if has_routes else "no route is known yet"
         trouble = f"{error}; {kept}, trying again"
         if trouble != self.trouble:
-            log.warning("%s: %s", self._provider, trouble)
+            tell(
+                EventKind.PROVIDER_LOST,
+                f"{self._provider}: {trouble}",
+                provider=self._provider,
+                reason=trouble,
+            )
             self.trouble = trouble
         return self._backoff.next()

@@ -78,7 +78,10 @@ class ControllerProvider:
         self._version = ""
         self._report = report
         self._news = asyncio.Event()
-        """Set when there is another snapshot in force: what is left on endpoints may matter."""
+        """Set when there is another snapshot in force: what is left on endpoints may matter; and
+        when services are wanted."""
+        self._wanted = False
+        """Whether reports are to have services."""
         self._me = uuid.uuid4().hex
         """What the controller tells proxies apart by."""
         self._contact = Contact(self.name, "it", Backoff(*BACKOFF, jitter=0.5))
@@ -87,6 +90,11 @@ class ControllerProvider:
     def trouble(self) -> str:
         """Why the controller cannot be reached; empty: all is well."""
         return self._contact.trouble
+
+    @property
+    def confirmed(self) -> float | None:
+        """See ``Contact``."""
+        return self._contact.confirmed
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -126,7 +134,7 @@ class ControllerProvider:
     async def _keep_reporting(self, session: aiohttp.ClientSession, report: MakesReports) -> None:
         """Whether the controller can be reached is seen by polling; who cannot report waits."""
         await self.ready.wait()
-        pause, services = 0.0, False
+        pause = 0.0
         while True:
             await asyncio.sleep(min(pause, AT_LEAST_SECONDS))
             with suppress(TimeoutError):
@@ -134,12 +142,12 @@ class ControllerProvider:
                     await self._news.wait()
             self._news.clear()
             version = self._version  # a newer one may be in force when the report is made
-            body = await report(services=services)
+            body = await report(services=self._wanted)
             try:
-                pause, services = await self._tell(session, version, body)
+                pause, self._wanted = await self._tell(session, version, body)
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 log.debug("controller: no report: %s", error)
-                pause, services = REPORT_SECONDS, False
+                pause, self._wanted = REPORT_SECONDS, False
 
     async def _tell(
         self, session: aiohttp.ClientSession, version: str, body: bytes
@@ -168,6 +176,9 @@ class ControllerProvider:
             asked = {"after": self._version, "wait": wait, "proxy": self._me}
             async with session.get(url, params=asked) as response:
                 if response.status == 304:
+                    if "Report-Wanted" in response.headers and not self._wanted:
+                        self._wanted = True
+                        self._news.set()
                     return
                 body = await response.read()
                 if response.status != 200:

@@ -40,6 +40,8 @@ class StaticProvider:
     """Publishes the services of a configuration, and follows the names in them."""
 
     name = "static"
+    confirmed = None
+    """Nobody has to be asked."""
     trouble = ""
     """Always: a name that does not resolve is a problem of its services."""
 

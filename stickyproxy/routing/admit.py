@@ -1,7 +1,7 @@
 """What requests must fulfil before they are forwarded, compiled of what services ask for.
 
     Admit       all of it, for one route; None where there is nothing
-    AddressCheck, RateLimit
+    AddressCheck, RateLimit, SharedRateLimit
                 one condition each: a check is asked once for every request, and may be asked
                 what it would say
     Denial     what a check says to a request that does not fulfil it
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
+from stickyproxy.base.commons import Buckets
 from stickyproxy.base.hashing import address_key
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.model.terms import Rate, Terms
@@ -127,31 +128,82 @@ class RateLimit:
 
     def describe(self) -> str:
         """See ``Check``."""
-        rate = self._rate
-        often = f"{rate.requests} in {rate.seconds} s from an address, {rate.burst} at once"
-        return f"{often}; each worker process counts for itself"
+        return _describe(self._rate)
 
     def _denial(self, until_full: float) -> Denial:
         """``until_full``: seconds until the bucket is."""
-        wait = math.ceil(until_full - self._tolerance)
-        return Denial(429, "too many requests from this address", wait)
+        return _too_many(until_full - self._tolerance)
 
     def __len__(self) -> int:
         return len(self._full_at)
 
 
-Limiters = Mapping[tuple[str, Rate], RateLimit]
+class SharedRateLimit:
+    """The same in all workers of a proxy, with moments in memory that they share."""
+
+    def __init__(
+        self,
+        service: str,
+        rate: Rate,
+        buckets: Buckets,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``clock``: in seconds, the same in all of them."""
+        self.option = "rate_limit"
+        self._rate = rate
+        self._who = f"{service} {rate.requests}/{rate.seconds} ".encode()
+        self._buckets = buckets
+        self._clock = clock
+        self._interval = max(1, 1_000_000 * rate.seconds // rate.requests)
+        self._tolerance = self._interval * (rate.burst - 1)
+
+    def __call__(self, request: Request) -> Denial | None:
+        who, now = self._who + address_key(request.client_address), int(self._clock() * 1e6)
+        place, full_at = self._buckets.get(who)
+        full_at = max(full_at, now)
+        if (wait := full_at - now - self._tolerance) > 0:
+            return _too_many(wait / 1e6)
+        self._buckets.put(place, who, full_at + self._interval)
+        return None
+
+    def foresee(self, request: Request) -> Denial | None:
+        """See ``Check``."""
+        now = int(self._clock() * 1e6)
+        _, full_at = self._buckets.get(self._who + address_key(request.client_address))
+        wait = full_at - now - self._tolerance
+        return _too_many(wait / 1e6) if wait > 0 else None
+
+    def describe(self) -> str:
+        """See ``Check``."""
+        return _describe(self._rate)
+
+
+def _too_many(wait: float) -> Denial:
+    """``wait``: seconds until there is room."""
+    return Denial(429, "too many requests from this address", math.ceil(wait))
+
+
+def _describe(rate: Rate) -> str:
+    return f"{rate.requests} in {rate.seconds} s from an address, {rate.burst} at once"
+
+
+Limiters = Mapping[tuple[str, Rate], RateLimit | SharedRateLimit]
 """Those of a cluster, by service and rate."""
 
 
-def limiters(services: Sequence[ServiceSpec], previous: Limiters) -> Limiters:
-    """``previous``: of the cluster that is replaced."""
+def limiters(
+    services: Sequence[ServiceSpec], previous: Limiters, buckets: Buckets | None = None
+) -> Limiters:
+    """``previous``: of the cluster that is replaced. ``buckets``: what the workers of this proxy
+    share; None: it is one process."""
     keys = [
         (service.name, service.terms.rate)
         for service in services
         if service.terms is not None and service.terms.rate is not None
     ]
-    return {key: previous.get(key) or RateLimit(key[1]) for key in keys}
+    if buckets is None:
+        return {key: previous.get(key) or RateLimit(key[1]) for key in keys}
+    return {key: SharedRateLimit(*key, buckets) for key in keys}
 
 
 class Admit:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from stickyproxy.base.commons import Buckets
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, declared_facts
@@ -27,14 +28,15 @@ def build(
     thumbprints: Mapping[str, str] | None = None,
     *,
     slot_pin: SlotPin | None = None,
+    buckets: Buckets | None = None,
 ) -> RoutingTable:
     """A table for these services. Endpoints and clusters of ``previous`` that did not change are
     taken over; the pools of endpoints that are gone are closed. ``awaited``: the providers whose
     services are still unknown. ``thumbprints``: of ACME accounts, by the host that
-    they order for."""
+    they order for. ``buckets``: see ``admit.limiters``."""
     encoded = {host.encode(): said.encode() for host, said in (thumbprints or {}).items()}
     acme = AcmeAnswers(encoded) if encoded else None
-    builder = _Builder(make_endpoint, previous, awaited, acme, slot_pin)
+    builder = _Builder(make_endpoint, previous, awaited, acme, slot_pin=slot_pin, buckets=buckets)
     table = builder.build(sorted(services, key=lambda service: service.name))
     builder.retire()
     return table
@@ -47,9 +49,12 @@ class _Builder:
         previous: RoutingTable | None,
         awaited: tuple[str, ...],
         acme: AcmeAnswers | None,
+        *,
         slot_pin: SlotPin | None,
+        buckets: Buckets | None,
     ) -> None:
         self._slot_pin = slot_pin
+        self._buckets = buckets
         self._awaited = awaited
         self._acme = acme
         old = list(previous.clusters()) if previous is not None else []
@@ -133,6 +138,7 @@ class _Builder:
                     services,
                     endpoints,
                     *(before or ()),
+                    buckets=self._buckets,
                     waiting=None if old is None else old.waiting,
                     coming=self._coming(services),
                 )

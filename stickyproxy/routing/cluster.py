@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stickyproxy.base.commons import Buckets
 from stickyproxy.model.service import ServiceSpec
 from stickyproxy.routing import admit, draining
 from stickyproxy.routing.admit import Limiters
@@ -27,16 +28,17 @@ class Cluster:
         budget: RetryBudget | None = None,
         limiters: Limiters | None = None,
         *,
+        buckets: Buckets | None = None,
         waiting: WaitingRoom | None = None,
         coming: frozenset[bytes] = frozenset(),
     ) -> None:
         """``previous``, ``budget``, ``limiters``, ``waiting``: of the cluster that it replaces.
-        ``coming``: see ``Members``."""
+        ``buckets``: see ``admit.limiters``. ``coming``: see ``Members``."""
         self.services = services
         self.name = "+".join(service.name for service in services)
         self.endpoints = endpoints
         self.budget = budget or RetryBudget()
-        self.limiters = admit.limiters(services, limiters or {})
+        self.limiters = admit.limiters(services, limiters or {}, buckets)
         self.policy: Policy = policy_for(services[0])
         self.waiting = waiting or WaitingRoom()
         self.coming = coming

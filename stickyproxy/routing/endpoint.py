@@ -265,6 +265,9 @@ class Pick:
     endpoint: Endpoint
     affinity: Affinity
     cookies: CookieIssue | None = None
+    left: str | None = None
+    """The session moves here from the endpoint with this id, or, if it is empty, from one that is
+    not known; None: it does not move."""
     wait: float = 0.0
     """Seconds for which it is worth waiting, as a better choice is on its way; picked again after
     every change until then."""

@@ -48,6 +48,7 @@ from stickyproxy.runtime.sources import (
     with_acme,
 )
 from stickyproxy.runtime.succession import Succession, delivered
+from stickyproxy.runtime.telling import Telling
 from stickyproxy.semantics.forwarded import TrustedProxies
 
 log = logging.getLogger("stickyproxy")
@@ -81,10 +82,12 @@ class App:
             review=self.registry.review,
             report=self._report,
         )
+        counts = None if self._memory is None else self._counts
         view = self._view = ProxyView(
             registry=self.registry,
             proxy=self.proxy,
             troubles=self._sources.troubles,
+            confirmed=self._sources.confirmed,
             unready=self._unready,
             questions=Questions(lambda: self.proxy.table, explainer(settings)),
             workers=lambda: Workers(wanted=1, accepting=int(self._accepts.is_set())),
@@ -92,8 +95,9 @@ class App:
             remains_of=self._remains_of,
             checks=self._checker.problems,
             config=lambda: effective.pieces(self.config),
+            figures=figures(settings, counts),
         )
-        counts = None if self._memory is None else self._counts
+        self._events = Telling(view.stream.put, self._plane.take_moves)
         self._admin = admin_server(settings, view, self._sources.orders, counts)
         self.admin_address = ""
         """Of the admin listener, once it listens."""
@@ -118,6 +122,7 @@ class App:
         """Publish the services and open the listeners; returns their addresses. Raises
         ListenError."""
         self._plane.start()
+        self._events.start()
         self._sources.start()
         try:
             await self._succession.begin(shares=1)
@@ -150,6 +155,7 @@ class App:
         await delivered(ports, grace - (time.monotonic() - began))
         await self._sources.stop()
         await self._checker.stop()
+        await self._events.stop()
         await self._admin.stop()
         await self._plane.stop()
 
@@ -249,10 +255,12 @@ class ControllerApp:
         fleet.add_routes(app, controller.fleet, self.orders, access, controller.snapshots)
         self._server = ControlServer(app, server_context(settings.controller.token))
         self._stop = asyncio.Event()
+        self._events = Telling(None, dict)
 
     async def start(self) -> str:
         """Look at the Swarm and listen; returns the address. Raises ListenError."""
         self._providers.start()
+        self._events.start()
         try:
             return await self._server.start(self._address)
         except StickyproxyError:
@@ -262,6 +270,7 @@ class ControllerApp:
     async def stop(self) -> None:
         """End; the proxies go on serving."""
         await self._providers.stop()
+        await self._events.stop()
         await self._server.stop()
 
     def handle_signals(self) -> None:
@@ -289,6 +298,16 @@ def explainer(settings: Config) -> Explain:
     return partial(explain, trusted_proxies=trusted, moves_clear=moved)
 
 
+_LAYOUTS = LAYOUT, ENDPOINT_LAYOUT
+
+
+def figures(settings: Config, counts: Callable[[], Awaitable[Counts]] | None) -> Figures | None:
+    """How much goes on. ``counts``: what was counted; None: nothing is."""
+    if counts is None:
+        return None
+    return Figures(_LAYOUTS, counts, window=settings.proxy.session_window)
+
+
 def admin_server(
     settings: Config,
     view: ProxyView,
@@ -301,9 +320,7 @@ def admin_server(
     access = Access(settings.admin, operator.change_token, read_token=operator.read_token)
     if counts is None:
         return ControlServer(make_app(view, orders, access))
-    layouts, window = (LAYOUT, ENDPOINT_LAYOUT), settings.proxy.session_window
-    view = replace(view, figures=Figures(layouts, counts, window=window))
-    metrics = Metrics(layouts, counts, view, window=window)
+    metrics = Metrics(_LAYOUTS, counts, view, window=settings.proxy.session_window)
     return ControlServer(make_app(view, orders, access, metrics))
 
 

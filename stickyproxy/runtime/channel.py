@@ -2,7 +2,8 @@
 
     supervisor to worker   Begin; then, as things change: Publish, Unhealthy, Accept, ReopenLog; at
                            last Drain
-    worker to supervisor   Applied after each of these, Accepting and Leaving; Down; Left; Alive
+    worker to supervisor   Applied after each of these, Accepting and Leaving; Down; Left; Moved;
+                           Happened; Alive
 
 Each message to a worker states how things are now, not what changed: repeating one does no
 harm, and a new worker is told what the old ones know.
@@ -18,10 +19,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+from stickyproxy.dataplane.counters import Moves
+from stickyproxy.model.events import Event
 from stickyproxy.model.health import Outage
 from stickyproxy.model.listener import ListenerSpec
 from stickyproxy.model.service import EndpointKey
-from stickyproxy.model.settings import AccessLogSettings, ProxySettings
+from stickyproxy.model.settings import AccessLogSettings, ProcessLogFormat, ProxySettings
 from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.sessions import Remains
 
@@ -56,7 +59,13 @@ class Begin:
     shares: tuple[tuple[InheritedListener, ...], ...]
     """All shares of the listeners, since a worker may have to accept in place of another."""
     memory: tuple[int, int] | None = None
-    """The descriptors of the memory in which it counts; None: it does not."""
+    """The descriptors of the memory in which it counts; None: it does not, and nobody asks
+    for events either."""
+    log_format: ProcessLogFormat = "text"
+    commons: int | None = None
+    """The descriptor of the memory that all workers share; None: it is alone."""
+    workers: int = 1
+    """How many there are to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +145,20 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """So many sessions have moved since I last said so."""
+
+    moves: Moves
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """These events have happened here."""
+
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Alive:
     """My event loop is running."""
 
@@ -153,6 +176,8 @@ Message = (
     | Leaving
     | Down
     | Left
+    | Moved
+    | Happened
     | Alive
 )
 

@@ -8,26 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import platform
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol
 
+from stickyproxy.base.commons import Commons
 from stickyproxy.connector.wire import DIRECTORY
 from stickyproxy.control.health import Health
 from stickyproxy.control.newcomers import Newcomers
 from stickyproxy.control.registry import Registry
 from stickyproxy.dataplane.access_log import AccessLog
 from stickyproxy.dataplane.admission import Admission
-from stickyproxy.dataplane.counters import CountedEndpoints, Counters, Memory, in_turn
+from stickyproxy.dataplane.counters import CountedEndpoints, Counters, Memory, Moves, in_turn
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.accept import Server
 from stickyproxy.dataplane.downstream.certificates import Certificates
 from stickyproxy.dataplane.downstream.heads import Limits
+from stickyproxy.dataplane.downstream.limits import ConnectionLimits
 from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.dataplane.downstream.server import ClientServer
-from stickyproxy.dataplane.exchange import Exchange, Proxy
+from stickyproxy.dataplane.exchange import Exchange, Proxy, next_request_id
 from stickyproxy.dataplane.passthrough import Passthrough
+from stickyproxy.dataplane.spans import Spans
+from stickyproxy.dataplane.tracing import Tracing
 from stickyproxy.dataplane.turns import Turns
 from stickyproxy.dataplane.upstream.pool import Upstreams
 from stickyproxy.model.health import Outage
@@ -85,11 +91,12 @@ class DataPlane:
         health_changed: Callable[[], None] = lambda: None,
         rebuilt: Callable[[], None] = lambda: None,
         memory: Memory | None = None,
+        commons: Commons | None = None,
     ) -> None:
         """``tries_newcomers``: if the settings ask for it. ``health_changed`` is called when
         ``outages`` or ``silent`` changes, ``rebuilt`` when there is a new table. ``memory``: what
-        is counted goes there; None: nothing is. Raises ListenError if the access log cannot be
-        opened."""
+        is counted goes there; None: nothing is. ``commons``: what the workers of a proxy share;
+        None: it is one process. Raises ListenError if the access log cannot be opened."""
         self._rebuilt = rebuilt
         self._emptying: tuple[Endpoint, ...] = ()
         """The endpoints that an operator wants to be empty."""
@@ -98,12 +105,19 @@ class DataPlane:
         turns, descriptors = Turns(), Descriptors()
         self.upstreams = make_upstreams(settings, turns, descriptors)
         self.proxy = Proxy(info=settings.info)
+        if proxy.reason_for:
+            confidants = TrustedProxies(proxy.reason_for)
+            self.proxy.confides_in = lru_cache(4096)(confidants.trusts)
         logs = None if self._access_log is None else self._access_log.write
         counters = self._counters = (
             None if memory is None else Counters(memory, proxy.session_window)
         )
         self._adding: asyncio.TimerHandle | None = None
-        self.proxy.on_finish = in_turn(logs, counters.finished if counters else None)
+        self._spans = self._begin_tracing(proxy)
+        self.proxy.on_finish = in_turn(
+            in_turn(logs, counters.finished if counters else None),
+            self._spans.finished if self._spans else None,
+        )
         self._health = self.proxy.health = Health(self.proxy, health_changed)
         if counters is not None:
             self._health.on_eject = counters.ejected
@@ -124,6 +138,7 @@ class DataPlane:
             has_tls=settings.has_tls,
             clear_only=settings.clear_only,
             rebuilt=self._on_new_table,
+            buckets=None if commons is None else commons.buckets,
         )
         trusted_proxies = TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix)
         self._clients = ClientServer(
@@ -149,10 +164,21 @@ class DataPlane:
             certificates=certificates,
             trusted_proxies=trusted_proxies,
             handshake_timeout=proxy.handshake_timeout,
+            limits=_connection_limits(proxy, trusted_proxies, commons),
         )
         self.server.passthrough = self.passthrough.claim
         if counters is not None:
             self.server.failures.on_failure = counters.client_failed
+
+    def _begin_tracing(self, settings: ProxySettings) -> Spans | None:
+        """None: nothing is recorded."""
+        tracing = settings.tracing
+        if tracing is None:
+            return None
+        records = bool(tracing.endpoint)
+        self.proxy.tracing = Tracing(tracing.sample, next_request_id, records=records)
+        instance = f"{platform.node()}-{os.getpid()}"
+        return Spans(tracing.endpoint, tracing.service_name, instance) if records else None
 
     @property
     def outages(self) -> dict[EndpointKey, Outage]:
@@ -164,6 +190,10 @@ class DataPlane:
         """The endpoints that have never been reached, though they were tried."""
         return self._newcomers.silent if self._newcomers else frozenset()
 
+    def take_moves(self) -> Moves:
+        """How many sessions have moved since the last time, as far as they are counted."""
+        return self._counters.take_moves() if self._counters is not None else {}
+
     def remains(self) -> dict[EndpointKey, Remains]:
         """What endpoints still have that an operator wants to be empty."""
         return {
@@ -174,7 +204,7 @@ class DataPlane:
 
     def _on_new_table(self) -> None:
         if self._counters is not None:
-            self._counters.use(self._endpoints())
+            self._counters.use(self._endpoints(), complete=not self.registry.awaited)
         self._emptying = tuple(
             dict.fromkeys(
                 endpoint
@@ -214,6 +244,8 @@ class DataPlane:
         """Begin, inside a running event loop."""
         self.upstreams.start()
         self._clients.start()
+        if self._spans is not None:
+            self._spans.start()
         self._keep_adding_up()
 
     def accept_on(self, listeners: Iterable[Listener]) -> None:
@@ -243,6 +275,8 @@ class DataPlane:
         self.add_up()
         self._clients.stop()
         self.upstreams.close()
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.stop)
         if self._access_log is not None:
             self._access_log.close()
 
@@ -287,6 +321,19 @@ def _https_port(listeners: Iterable[Listener]) -> int:
         if listener.spec.tls is not None and listener.spec.address.path is None
     ]
     return 443 if 443 in ports or not ports else ports[0]
+
+
+def _connection_limits(
+    settings: ProxySettings, trusted_proxies: TrustedProxies, commons: Commons | None
+) -> ConnectionLimits | None:
+    """None: there is none."""
+    in_all, per_client = settings.max_connections, settings.max_connections_per_client
+    if in_all is None and per_client is None:
+        return None
+    headcount = None if commons is None else commons.headcount
+    return ConnectionLimits(
+        trusted_proxies, in_all=in_all, per_client=per_client, headcount=headcount
+    )
 
 
 def _limits(settings: ProxySettings) -> Limits:

@@ -12,10 +12,12 @@ import socket
 import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from stickyproxy.base.backoff import Backoff
+from stickyproxy.dataplane.counters import Moves
+from stickyproxy.model.events import Event, EventKind, tell
 from stickyproxy.model.health import Outage
 from stickyproxy.model.service import EndpointKey
 from stickyproxy.routing.sessions import Remains
@@ -27,8 +29,10 @@ from stickyproxy.runtime.channel import (
     Channel,
     Down,
     Drain,
+    Happened,
     Leaving,
     Left,
+    Moved,
     encoded,
 )
 
@@ -44,8 +48,17 @@ at most."""
 class WorkerSlot:
     """Keeps a worker running until it is to drain."""
 
-    def __init__(self, begin: Begin, changed: Callable[[], None]) -> None:
-        """``changed`` is called when ``accepting`` changes."""
+    def __init__(
+        self,
+        begin: Begin,
+        changed: Callable[[], None],
+        told: Callable[[int, Sequence[Event]], None] = lambda *_: None,
+        moved: Callable[[Moves], None] = lambda _: None,
+        gone: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """``changed`` is called when ``accepting`` changes; ``told`` and ``moved`` with what its
+        workers tell of events and sessions, ``gone`` when one has ended."""
+        self._told, self._moved, self._gone = told, moved, gone
         self.number = begin.number
         self.accepting = False
         """True while a worker runs here that accepts connections."""
@@ -123,11 +136,15 @@ class WorkerSlot:
         self._died_early = lived < STEADY_SECONDS
         if not (again and self._died_early):
             self._backoff.reset()
-            log.error("worker %d %s; another takes its place", self.number, how)
+            self._tell_loss(how, "another takes its place")
             return 0.0
         pause = self._backoff.next()
-        log.error("worker %d %s; another takes its place in %g s", self.number, how, pause)
+        self._tell_loss(how, f"another takes its place in {pause:g} s")
         return pause
+
+    def _tell_loss(self, how: str, then: str) -> None:
+        text = f"worker {self.number} {how}; {then}"
+        tell(EventKind.WORKER_LOST, text, worker=self.number, reason=how)
 
     async def _pause(self, seconds: float) -> None:
         """Wait, unless there is something to drain."""
@@ -154,6 +171,7 @@ class WorkerSlot:
             channel.close()
             self._process = None
             self.down, self.silent, self.left = {}, frozenset(), {}
+            self._gone(self.number)
             self._in_step.set()
             self._set_accepting(False)
 
@@ -162,6 +180,8 @@ class WorkerSlot:
         ours, theirs = socket.socketpair()
         inherited = {each.descriptor for share in self._begin.shares for each in share}
         inherited.update(self._begin.memory or ())
+        if self._begin.commons is not None:
+            inherited.add(self._begin.commons)
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "stickyproxy.runtime.worker", str(theirs.fileno())),
@@ -210,6 +230,10 @@ class WorkerSlot:
                     self.down, self.silent = endpoints, silent
                 case Left(endpoints):
                     self.left = endpoints
+                case Moved(moves):
+                    self._moved(moves)
+                case Happened(events):
+                    self._told(self.number, events)
 
     async def _watch(self) -> None:
         """Kill the worker when it is frozen: its connections would wait for ever."""
@@ -229,7 +253,11 @@ class WorkerSlot:
         if self.accepting != accepting:
             self.accepting = accepting
             if accepting and self._process is not None:
-                log.info("worker %d is ready: process %d", self.number, self._process.pid)
+                tell(
+                    EventKind.WORKER_READY,
+                    f"worker {self.number} is ready: process {self._process.pid}",
+                    worker=self.number,
+                )
             self._changed()
 
 

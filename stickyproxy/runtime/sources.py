@@ -49,6 +49,11 @@ class Provider(Protocol):
     def trouble(self) -> str:
         """Why its source cannot be reached; empty: all is well."""
 
+    @property
+    def confirmed(self) -> float | None:
+        """When its source responded last, in Unix time; None: it never has, or there is nobody to
+        ask."""
+
     async def run(self) -> None:
         """Publish until cancelled."""
 
@@ -88,6 +93,10 @@ class Providers:
     def troubles(self) -> dict[str, str]:
         """Why sources cannot be reached, by name of the provider."""
         return {each.name: each.trouble for each in self._providers if each.trouble}
+
+    def confirmed(self) -> dict[str, float]:
+        """When sources responded last, in Unix time, by name of the provider."""
+        return {each.name: each.confirmed for each in self._providers if each.confirmed}
 
     async def stop(self) -> None:
         """Stop them."""
@@ -236,6 +245,10 @@ class Sources:
     def troubles(self) -> dict[str, str]:
         """Why sources cannot be reached, by name of the provider."""
         return self._providers.troubles()
+
+    def confirmed(self) -> dict[str, float]:
+        """When sources responded last that have to be asked, in Unix time."""
+        return self._providers.confirmed()
 
     def watch(self) -> None:
         """Reload from now on whenever the file changes, and when told to."""

@@ -18,6 +18,7 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,7 @@ from pathlib import Path
 from stickyproxy.admin.fleet import report_of
 from stickyproxy.admin.view import ProxyView, Workers
 from stickyproxy.base import signals
+from stickyproxy.base.commons import Commons
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.config.settings import Config
 from stickyproxy.control import effective, report
@@ -34,7 +36,7 @@ from stickyproxy.control.health import facts_of_checks
 from stickyproxy.control.questions import Questions
 from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.control.reload import ConfigFile
-from stickyproxy.dataplane.counters import Memory, counts_of
+from stickyproxy.dataplane.counters import Memory, Move, Moves, counts_of
 from stickyproxy.dataplane.descriptors import Descriptors
 from stickyproxy.dataplane.downstream.listeners import Listeners
 from stickyproxy.dataplane.turns import Turns
@@ -46,7 +48,7 @@ from stickyproxy.model.snapshot import Snapshot
 from stickyproxy.routing.endpoint import EndpointState
 from stickyproxy.routing.sessions import Remains, merged
 from stickyproxy.routing.table import RoutingTable
-from stickyproxy.runtime.app import App, admin_server, explainer, plane_settings
+from stickyproxy.runtime.app import App, admin_server, explainer, figures, plane_settings
 from stickyproxy.runtime.channel import (
     Accept,
     AddUp,
@@ -61,6 +63,7 @@ from stickyproxy.runtime.data_plane import make_upstreams, open_access_log
 from stickyproxy.runtime.slot import WorkerSlot
 from stickyproxy.runtime.sources import Sources, waiting_for
 from stickyproxy.runtime.succession import Succession, delivered, first_of
+from stickyproxy.runtime.telling import OfWorkers, Telling
 
 log = logging.getLogger("stickyproxy")
 
@@ -110,6 +113,8 @@ class Supervisor:
         self._grace_period = settings.proxy.grace_period
         shown = self._shown = _ShownTable()
         plane = plane_settings(settings)
+        self._commons = Commons(workers)
+        """What is limited in all of them together."""
         self.registry = Registry(
             shown,
             NoConnections(),
@@ -118,6 +123,7 @@ class Supervisor:
             has_tls=plane.has_tls,
             clear_only=plane.clear_only,
             rebuilt=self._on_new_table,
+            buckets=self._commons.buckets,
         )
         self._upstreams = make_upstreams(plane, Turns(), Descriptors())
         self._checker = Checker(partial(Asker, self._upstreams), self._on_checks)
@@ -132,10 +138,12 @@ class Supervisor:
         counting = settings.admin is not None
         self._memories = [Memory() for _ in range(workers)] if counting else []
         """One for each slot, which all its workers go on with; none: nobody asks."""
+        counts = self._counts if counting else None
         view = self._view = ProxyView(
             registry=self.registry,
             proxy=shown,
             troubles=self._sources.troubles,
+            confirmed=self._sources.confirmed,
             unready=self._unready,
             questions=Questions(self._table_of_workers, explainer(settings)),
             workers=self._count_workers,
@@ -144,10 +152,13 @@ class Supervisor:
             remains_of=self._remains_of,
             checks=self._checker.problems,
             config=lambda: effective.pieces(self.config),
+            figures=figures(settings, counts),
         )
-        self._admin = admin_server(
-            settings, view, self._sources.orders, self._counts if counting else None
-        )
+        self._moves: Counter[Move] = Counter()
+        """Sessions that have moved, of which nobody was told yet."""
+        self._events = Telling(view.stream.put, self._take_moves)
+        self._of_workers = OfWorkers(view.stream.put)
+        self._admin = admin_server(settings, view, self._sources.orders, counts)
         self.admin_address = ""
         """Of the admin listener, once it listens."""
         self._listeners = Listeners()
@@ -171,6 +182,7 @@ class Supervisor:
         """Publish the services, open the listeners and start the workers; returns the addresses.
         Raises ListenError."""
         self._upstreams.start()
+        self._events.start()
         self._sources.start()
         try:
             await self._succession.begin(self._workers)
@@ -211,10 +223,12 @@ class Supervisor:
         await delivered(ports, grace - (time.monotonic() - began))
         await self._sources.stop()
         await self._checker.stop()
+        await self._events.stop()
         self._upstreams.close()
         await self._admin.stop()
         while self._memories:
             self._memories.pop().close()
+        self._commons.close()
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT end ``run_until_signalled``, a second one the processes; SIGHUP
@@ -246,8 +260,17 @@ class Supervisor:
                 plane.providers,
                 shares,
                 self._memories[number - 1].descriptors if self._memories else None,
+                self.config.log.format,
+                self._commons.descriptor,
+                self._workers,
             )
-            slot = WorkerSlot(begin, self._share_out)
+            slot = WorkerSlot(
+                begin,
+                self._share_out,
+                self._of_workers.told,
+                self._moves.update,
+                self._of_workers.gone,
+            )
             self._slots.append(slot)
             for key, order in self._orders.items():
                 slot.tell(key, order)
@@ -361,6 +384,11 @@ class Supervisor:
         found = [slot.left.get(key) for slot in self._slots if slot.accepting]
         told = [each for each in found if each is not None]
         return merged(told) if told and len(told) == len(found) else None
+
+    def _take_moves(self) -> Moves:
+        found = dict(self._moves)
+        self._moves.clear()
+        return found
 
     async def _report(self, *, services: bool) -> bytes:
         await self._in_step()  # or what is left under an earlier order would be told

@@ -16,9 +16,12 @@ import sys
 import uvloop
 
 from stickyproxy.base import signals, standard_error
+from stickyproxy.base.commons import Commons
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.dataplane.counters import Memory
 from stickyproxy.dataplane.downstream.listeners import Listener
+from stickyproxy.model.events import Event
+from stickyproxy.runtime import logs
 from stickyproxy.runtime.channel import (
     BEATS,
     Accept,
@@ -30,14 +33,17 @@ from stickyproxy.runtime.channel import (
     Channel,
     Down,
     Drain,
+    Happened,
     Leaving,
     Left,
     Message,
+    Moved,
     Publish,
     ReopenLog,
     Unhealthy,
 )
 from stickyproxy.runtime.data_plane import DataPlane, PlaneSettings
+from stickyproxy.runtime.telling import Telling
 
 log = logging.getLogger("stickyproxy")
 
@@ -61,6 +67,11 @@ class Worker:
             tries_newcomers=begin.number == 1,
             health_changed=self._on_health_changed,
             memory=None if begin.memory is None else Memory(begin.memory),
+            commons=(
+                None
+                if begin.commons is None
+                else Commons(begin.workers, begin.commons, begin.number)
+            ),
         )
         inherited = {each.descriptor for share in begin.shares for each in share}
         self._sockets = {fd: socket.socket(fileno=fd) for fd in inherited}
@@ -75,6 +86,14 @@ class Worker:
         self._stop = asyncio.Event()
         self._status = 0
         self._telling: asyncio.TimerHandle | None = None
+        self._happened: list[Event] = []
+        """What the supervisor has not been told yet."""
+        self._passing_on: asyncio.TimerHandle | None = None
+        self._events = Telling(
+            None if begin.memory is None else self._on_event,
+            self._plane.take_moves,
+            lambda moves: channel.send(Moved(moves)),
+        )
         self._told_left = False
         """The supervisor was told of endpoints that are to become empty."""
 
@@ -83,6 +102,7 @@ class Worker:
         signals.on_stop(self._stop)
         signals.ignore_hangup()  # it is meant for the supervisor
         self._plane.start()
+        self._events.start()
         following = asyncio.create_task(self._follow(), name="supervisor")
         beating = asyncio.create_task(self._beat(), name="heartbeat")
         counting = asyncio.create_task(self._keep_telling_what_is_left(), name="what is left")
@@ -96,6 +116,7 @@ class Worker:
         beating.cancel()
         counting.cancel()
         await asyncio.gather(following, beating, counting, return_exceptions=True)
+        await self._events.stop()
         await self._plane.stop()
         return self._status
 
@@ -156,6 +177,17 @@ class Worker:
         self._telling = None
         self._channel.send(Down(self._plane.outages, self._plane.silent))
 
+    def _on_event(self, event: Event) -> None:
+        self._happened.append(event)
+        if self._passing_on is None:
+            loop = asyncio.get_running_loop()
+            self._passing_on = loop.call_later(TELL_SECONDS, self._pass_events_on)
+
+    def _pass_events_on(self) -> None:
+        self._passing_on = None
+        self._channel.send(Happened(tuple(self._happened)))
+        self._happened.clear()
+
     def _reopen_log(self) -> None:
         try:
             self._plane.reopen_log()
@@ -169,11 +201,8 @@ async def _work(sock: socket.socket) -> int:
     gc.freeze()  # as in ``cli.serve``
     if not isinstance(begin, Begin):
         return 0  # the supervisor ended before it said anything
-    logging.basicConfig(
-        level=begin.log_level,
-        format=f"%(asctime)s %(levelname)s worker {begin.number}: %(message)s",
-        stream=sys.stderr,
-    )
+    logging.basicConfig(level=begin.log_level, stream=sys.stderr)
+    logs.use(begin.log_format, begin.number)
     try:
         return await Worker(channel, begin).run()
     finally:

@@ -27,6 +27,13 @@ class Edit:
         gone = self._gone
         return [*(line for line in lines if not line.lower().startswith(gone)), *self._set]
 
+    def and_then(self, other: Edit) -> Edit:
+        """Both, one after the other."""
+        both = Edit(())
+        both._gone = (*self._gone, *other._gone)
+        both._set = [*other.apply(self._set)]
+        return both
+
     @classmethod
     def of(cls, set_: Iterable[tuple[str, str]], remove: Iterable[str] = ()) -> Edit | None:
         """None: there is nothing to do."""

@@ -339,6 +339,20 @@ class ClientRequest:
             names = [line[:7].lower() for line in self._lines]
             self._cookie_line = names.index(b"cookie:")
 
+    def take_field(self, name: bytes) -> list[bytes]:
+        """The values of all fields of that lower-case name, which are not sent on. None that this
+        class knows."""
+        if self._head.header(name.decode()) is None:
+            return []
+        start = name + b":"
+        found = [line for line in self._lines if line.lower().startswith(start)]
+        self._keep_lines(lambda other: other != name)
+        return [line.partition(b":")[2].strip(b" \t") for line in found]
+
+    def add_field(self, line: bytes) -> None:
+        """Send one more."""
+        self._lines.append(line)
+
     def _without_pins(self, strips: frozenset[bytes]) -> list[bytes]:
         if len(self.cookie_fields) == 1:
             at = self._cookie_line

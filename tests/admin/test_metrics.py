@@ -73,6 +73,7 @@ async def metrics_text(
         registry=registry,
         proxy=shown,
         troubles=lambda: troubles,
+        confirmed=lambda: {"swarm": time.time() - 77},
         unready=str,
         questions=Questions(lambda: shown.table, explainer(Config())),
         workers=lambda: Workers(wanted=4, accepting=3, lost=2),
@@ -116,6 +117,7 @@ async def test_how_things_are() -> None:
     assert found["stickyproxy_endpoints[('service', 'shop'), ('state', 'draining')]"] == 1
     assert found["stickyproxy_provider_up[('provider', 'static')]"] == 1
     assert found["stickyproxy_provider_up[('provider', 'swarm')]"] == 0
+    assert 77 <= found["stickyproxy_provider_snapshot_age_seconds[('provider', 'swarm')]"] < 600
     assert found["stickyproxy_problems[('fatal', 'true')]"] == 1
     assert found["stickyproxy_problems[('fatal', 'false')]"] == 0
     assert found["stickyproxy_workers_wanted[]"] == 4

@@ -25,6 +25,10 @@ UNMEANT = "positive_data_acceptance"
 any name may be asked about, and there is none of most."""
 
 
+ENDLESS = "/v1/events"
+"""Its answer has no end: ``test_events.py``."""
+
+
 async def schemathesis(url: str, folder: Path, *options: str) -> tuple[int, str]:
     """Its exit status and what it says."""
     document = folder / "openapi.json"
@@ -32,7 +36,8 @@ async def schemathesis(url: str, folder: Path, *options: str) -> tuple[int, str]
     process = await asyncio.create_subprocess_exec(
         *(str(Path(sys.executable).parent / "schemathesis"), "run", str(document), "--url", url),
         *("--checks", "all", "--exclude-checks", UNMEANT),
-        *("--max-examples", "25", "--generation-deterministic", "--continue-on-failure", *options),
+        *("--exclude-path", ENDLESS, "--max-examples", "25", "--generation-deterministic"),
+        *("--continue-on-failure", *options),
         cwd=folder,
         env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
         stdout=asyncio.subprocess.PIPE,
@@ -53,7 +58,7 @@ async def test_no_crash_and_no_answer_that_is_not_described(shown: bytes, tmp_pa
         status, said = await schemathesis(place.url, tmp_path, *options)
     assert status == 0, said
     operations = sum(map(len, openapi.document()["paths"].values()))
-    assert f"Tested: {operations}\n" in said
+    assert f"Tested: {operations - 1}\n" in said
 
 
 def strict(schema: Any) -> Any:
@@ -92,7 +97,7 @@ async def test_nothing_is_said_that_is_not_described() -> None:
             )
             assert status == 200, text
             validator(path, "post").validate(json.loads(text))
-        for path in GETS:
+        for path in set(GETS) - {ENDLESS}:
             status, found = await place.get(path.replace("{name}", "shop"))
             assert status == 200
             validator(path, "get").validate(found)

@@ -95,6 +95,7 @@ class TestExample:
         for without in {
             *("secret", "secret_file", "handover", "keeper"),
             *("response_idle_timeout", "upgrade_idle_timeout", "upstream_ca"),
+            *("max_connections", "max_connections_per_client", "reason_for"),
         } & keys.keys():
             del keys[without]  # has no default
         text = f"[{table}]\n" + "\n".join(f"{key} = {value}" for key, value in keys.items())
@@ -277,6 +278,9 @@ class TestProxy:
             worker_timeout = "8s"
             max_head_line = 1024
             max_headers = 16
+            max_connections = 1000
+            max_connections_per_client = 10
+            reason_for = ["10.0.0.0/8"]
         """
         assert parse(text).proxy == ProxySettings(
             hide_info_headers=True,
@@ -292,6 +296,9 @@ class TestProxy:
             worker_timeout=8,
             max_head_line=1024,
             max_headers=16,
+            max_connections=1000,
+            max_connections_per_client=10,
+            reason_for=(ip_network("10.0.0.0/8"),),
         )
 
     def test_access_log(self) -> None:
@@ -682,7 +689,7 @@ class TestProblems:
             "x.toml: services[0] (shop).hosts: is required: name at least one host, "
             "or set default_backend to answer for any",
             'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, services, '
-            "certificates, admin, providers, controller, acme)",
+            "certificates, admin, providers, controller, acme, tracing)",
         ]
 
 

@@ -86,7 +86,12 @@ class TestQuestions:
         [
             (None, "a change is an object"),
             ({}, "nothing is to be changed"),
-            ({"weight": {}}, '"weight" is unknown: write one of scale'),
+            ({"wieght": {}}, '"wieght" is unknown: write one of scale'),
+            ({"weight": {}}, "nothing is to be changed: write scale, remove or weight"),
+            ({"weight": [1]}, "weight is not an object"),
+            ({"weight": {"t1": 0}}, 'weight of "t1" is 0: write a number from 0.1 to 1'),
+            ({"weight": {"t1": "0.5"}}, 'weight of "t1" is "0.5"'),
+            ({"weight": {"t9": 0.5}}, 'no endpoint is called "t9"'),
             ({"scale": ["shop"]}, "scale is not an object"),
             ({"scale": {"shop": -1}}, 'scale of "shop" is -1: write a number from 0 to 1000'),
             ({"scale": {"shop": True}}, 'scale of "shop" is true'),
@@ -121,6 +126,18 @@ class TestAnswers:
             "         50 move from shop/t3 10.0.0.3:80 to shop/t1 10.0.0.1:80",
             "         50 move from shop/t3 10.0.0.3:80 to shop/t2 10.0.0.2:80",
         ]
+
+    def test_weights_move_nobody(self) -> None:
+        shown = Shown(spec(sticky_session_cookie="session"))
+        said = shown.questions.simulate({"weight": {"shop/t1": 0.5}, "sessions": 300})
+        [row] = said["services"]
+        assert (row["moved"], row["moves"]) == (0, [])
+        assert [each["after"] for each in row["endpoints"]] == [100, 100, 100]
+        assert [each["new"] for each in row["endpoints"]] == [60, 120, 120]
+        [cluster] = shown.table.clusters()
+        assert {each.tenths for each in cluster.endpoints} == {10}, (
+            "nothing that is live is touched"
+        )
 
     def test_without_sessions(self) -> None:
         said = Shown(spec()).questions.simulate({"scale": {"shop": 4}, "sessions": 120})

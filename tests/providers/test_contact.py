@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 
@@ -52,3 +53,15 @@ def test_when_it_is_back_all_is_well_again(
     assert contact.trouble == ""
     assert caplog.messages[-1] == "swarm: the engine answers again"
     assert contact.lost(AWAY, has_routes=True) == 0.5, "pauses start again"
+
+
+def test_when_the_source_responded_last_is_known(contact: Contact) -> None:
+    began = time.time()
+    assert contact.confirmed is None
+    contact.lost(AWAY, has_routes=False)
+    assert contact.confirmed is None
+    contact.restored()
+    confirmed = contact.confirmed
+    contact.lost(AWAY, has_routes=True)
+    assert contact.confirmed == confirmed
+    assert began <= (confirmed or 0) <= time.time()

@@ -161,14 +161,31 @@ async def test_it_tells_of_all(site: Site, endpoint: MakeEndpoint) -> None:
     specs = tuple(EndpointSpec(peer.address, peer.address) for peer in peers)
     shop = service_spec("shop", ("shop.local",), specs, sticky_session_cookie="session")
     site.orders.publish(Snapshot("swarm", (shop,), realm="realm"))
-    await site.begin()
-    found = await site.told("/v1/proxies", lambda found: len(found["proxies"]) == 2)
-    assert (await site.operator("maintenance", "shop/1"))[0] == 0
+    ports = await site.begin()
 
-    found = await site.told("/v1/services/shop", lambda _: True)
+    over = asyncio.Event()
+
+    async def client(port: int) -> None:
+        while not over.is_set():
+            await Visitor(port).ask()
+
+    def all_told(service: Any) -> bool:
+        figures = [each["figures"] for each in (service, *service["endpoints"])]
+        return all(each and each["requests_per_second"] > 0 for each in figures)
+
+    async with asyncio.TaskGroup() as tasks:
+        for port in ports:
+            tasks.create_task(client(port))
+        found = await site.told("/v1/services/shop", all_told)
+        over.set()
     assert (found["name"], found["policy"]) == ("shop", "cookie session, else round robin")
     assert [each["id"] for each in found["endpoints"]] == [each.id for each in specs]
-    assert [each["state"] for each in found["endpoints"]] == ["maintenance", "usable"]
+    status, said = await site.operator("maintenance", "shop/1")
+    assert status == 0, said
+    found = await site.told("/v1/endpoints", lambda _: True)
+    assert [each["admin_state"] for each in found["endpoints"]] == ["maintenance", "ready"]
+    found = await site.told("/v1/proxies", lambda _: True)
+    assert len(found["proxies"]) == 2
 
 
 @pytest.mark.parametrize("path", ["/v1/services", "/v1/endpoints", "/v1/proxies", "/v1/services/a"])

@@ -80,6 +80,7 @@ async def by_path(conn: EndpointConnection) -> None:
 async def use(port: int, sent: Counter[str], rounds: int) -> None:
     """Requests of each kind, on a connection of their own; notes what was sent."""
     async with await RawClient.connect(port) as user:
+        sent["connections"] += 1
         for _ in range(rounds):
             for kind, data in (
                 ("2xx", get("/", Cookie="a=b")),
@@ -133,6 +134,13 @@ async def test_they_equal_what_was_sent(
         assert found("upstream_connections_total", service="demo") == total - sent["4xx"]
         made = sum(peer.connections for peer in peers)
         assert found("upstream_connections_total", kind="new") == made
+        for peer in peers:
+            served = found("endpoint_requests_total", service="demo", endpoint=peer.address)
+            assert served == len(peer.requests) > 0
+        assert found("endpoint_requests_total", service="demo") == total - sent["4xx"]
+        assert found("endpoint_failures_total", service="demo") == sent["5xx"]
+        assert found("endpoint_requests_in_flight") == 0
+        assert found("client_connections_accepted_total") == sent["connections"]
         assert found("request_body_bytes_total", service="demo") == sent["received"]
         assert found("response_body_bytes_total") == sent["sent"]
         return found
@@ -252,4 +260,78 @@ async def test_open_connections(
     await shows(len(users[proxy.pids[2]]), 0)
     await proxy.close()
     await shows(0, 0)
+    await program.stop()
+
+
+async def test_in_flight_and_sessions_of_endpoints(
+    start: StartProgram, endpoint: MakeEndpoint, tmp_path: Path
+) -> None:
+    """Exactly, over all workers; an endpoint that is gone is shown no more, and counted for as long
+    as it has requests. Those of a worker that was killed are gone with it."""
+    gate = Gate()
+    stays, goes = await endpoint(gate), await endpoint(gate)
+    admin, config = tmp_path / "admin.sock", tmp_path / "config.toml"
+
+    def write(*addresses: str) -> None:
+        config.write_text(
+            document(
+                service("demo", addresses, 'sticky_session_cookie = "session"'),
+                f'[admin]\naddress = "unix:{admin}"',
+                proxy=('trusted_proxies = ["127.0.0.1"]',),
+                workers=4,
+            )
+        )
+
+    write(stays.address, goes.address)
+    program = await start("serve", "--config", config)
+    proxy = Proxy(program, await program.listening())
+    for number in range(150):
+        async with await RawClient.connect(proxy.port) as user:
+            client = {"X-Forwarded-For": f"10.0.0.{number % 50}", "User-Agent": f"{number // 50}"}
+            await user.send(get("/", **client))
+            cookie = ((await user.response()).header("Set-Cookie") or b"").partition(b";")[0]
+            for _ in range(2):  # whichever worker sees it, it is one
+                await user.send(get("/", Cookie=cookie.decode(), **client))
+                await user.response()
+    found = await scrape(admin)
+    assert found("endpoint_sessions", service="demo") == pytest.approx(150, abs=6)
+    for each in (stays, goes):
+        pinned = found("endpoint_requests_total", endpoint=each.address) / 3
+        assert found("endpoint_sessions", endpoint=each.address) == pytest.approx(pinned, abs=5)
+    assert found("endpoint_requests_total", service="demo") == 450
+    users = await proxy.users(2)
+    held = 0
+    for several in users.values():
+        for user in several[:2]:
+            await user.send(get("/held"))
+            held += 1
+    async with asyncio.timeout(TIMEOUT):
+        while (found := await scrape(admin))("endpoint_requests_in_flight") != held:
+            pass
+    assert held == 8
+    lines = [found("endpoint_requests_in_flight", endpoint=each.address) for each in (stays, goes)]
+    assert sum(lines) == held
+    assert all(lines)
+    write(stays.address)
+    await program.err.says("configuration reloaded")
+    found = await scrape(admin)
+    assert found("endpoint_requests_in_flight") == lines[0]
+    write(stays.address, goes.address)
+    await program.err.says("configuration reloaded")
+    assert (await scrape(admin))("endpoint_requests_in_flight") == held
+    killed = proxy.pids[2]
+    lost = 2
+    os.kill(killed, signal.SIGKILL)
+    await program.err.says(TAKES_PLACE)
+    await program.err.says(IS_READY)
+    assert (await scrape(admin))("endpoint_requests_in_flight") == held - lost
+    gate.opened.set()
+    for pid, several in users.items():
+        for user in several[:2] if pid != killed else ():
+            await user.response()
+    found = await scrape(admin)
+    assert found("endpoint_requests_in_flight") == 0
+    served = 450 + sum(map(len, users.values())) + held - lost
+    assert found("endpoint_requests_total", service="demo") == served
+    await proxy.close()
     await program.stop()

@@ -58,6 +58,38 @@ async def declared(
     return before, replace(after, endpoints=there)
 
 
+@pytest.mark.parametrize("tenths", [1, 5])
+@pytest.mark.parametrize("policy", [each for each in POLICIES if each != "our cookie"])
+async def test_it_says_where_new_sessions_go(
+    endpoint: MakeEndpoint, client: MakeClient, policy: str, tenths: int
+) -> None:
+    """When one of the endpoints gets less than the others. (What we generate is drawn at
+    random.)"""
+    before, _ = await declared(endpoint, policy, CHANGES["up"])
+    proxy = InProcessProxy([before], trusted_proxies=TRUSTED)
+    await proxy.start()
+    try:
+        live = Live(proxy)
+        user = await client(proxy.port)
+        clients = visitors(policy_for(before), SESSIONS)
+        others = [replace(each, jar=dict(each.jar)) for each in clients]
+        was = [await visit(live, user, each) for each in clients]
+        [cluster] = live.table.clusters()
+        simulated = [replace(each, jar=dict(each.jar)) for each in others]
+        said = simulation(cluster, [before], {("demo", "t1"): tenths}).run(simulated)
+        [light] = [each for each in cluster.endpoints if each.id == "t1"]
+        light.tenths = tenths  # as while it warms up
+        cluster.rebuild()
+        again = [await visit(live, user, each) for each in clients]
+        new = [await visit(live, user, each) for each in others]
+    finally:
+        await proxy.stop()
+    if policy != "round robin":
+        assert again == was
+        assert not said.moves
+    assert {each.id: said.load_new[each] for each in said.load_new} == Counter(new)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("policy", [each for each in POLICIES if each != "round robin"])
 async def test_it_says_who_moves(

@@ -108,11 +108,74 @@ def test_a_cookie_of_one_node_is_good_on_the_others(three: Swarm) -> None:
         assert len({(answer.instance, answer.address) for answer in answers}) == 1
 
 
-def test_a_killed_controller_is_not_noticed(three: Swarm) -> None:
-    node = three.manager
-    [controller] = node.docker(
+def _controller(node: Node) -> str:
+    """The id of its container."""
+    [found] = node.docker(
         "ps", "-q", "--filter", "label=com.docker.swarm.service.name=stickyproxy_controller"
     ).split()
+    return found
+
+
+def _kill_controller(node: Node) -> None:
+    """And wait for the next one."""
+    killed = _controller(node)
+    node.docker("kill", killed)
+    eventually(
+        "a new controller runs",
+        lambda: (
+            settled(node, "stickyproxy") and killed not in node.running("stickyproxy_controller")
+        ),
+    )
+
+
+def _operator(node: Node, *words: str) -> str:
+    """What a command says that the controller is told by."""
+    options = ("--config", "/etc/stickyproxy/controller.toml")
+    return node.docker("exec", _controller(node), "stickyproxy", *words, *options)
+
+
+def test_a_drained_slot_keeps_its_sessions_and_gets_no_new_ones(three: Swarm) -> None:
+    """On no node, and also when the controller has been replaced meanwhile."""
+    node = three.manager
+    [drained] = [name for name, task in node.running("demo").items() if task["Slot"] == 3]
+    with Load(three, addresses(*three.nodes)) as load:
+        _operator(node, "drain", "demo/3")
+        load.watch(rounds=2)
+        targets = addresses(*three.nodes)
+        new = {ask(three, target).instance for target in targets for _ in range(2 * REPLICAS)}
+        _kill_controller(node)
+        load.watch(rounds=2)
+        new |= {ask(three, target).instance for target in targets for _ in range(2 * REPLICAS)}
+    told.append(f"demo/3 drained: {load.report}")
+    assert load.report.failures == []
+    assert load.report.moves == []
+    assert load.report.instances[drained] > 0
+    assert drained not in new
+    said = _operator(node, "drain", "demo/3", "--wait", "--idle=3s", "--timeout=2m")
+    assert said.rstrip().endswith("drain, 1 endpoint, empty")
+    _operator(node, "undrain", "demo/3")
+    _all_in_rotation(three, three.nodes, REPLICAS)
+
+
+def test_a_node_is_drained_by_its_label(three: Swarm) -> None:
+    node, worker = three.manager, three.nodes[2]
+    staying = REPLICAS - len(instances_on(three, worker))
+    with Load(three, addresses(*three.nodes)) as load:
+        label = "com.docker.lb.admin_state"
+        node.docker("node", "update", "--label-add", f"{label}=drain", worker.name)
+        _all_in_rotation(three, three.nodes, staying)
+        load.watch()
+        node.docker("node", "update", "--label-rm", label, worker.name)
+        _all_in_rotation(three, three.nodes, REPLICAS)
+        load.watch()
+    told.append(f"{worker.name} drained by label: {load.report}")
+    assert load.report.failures == []
+    assert load.report.moves == []
+
+
+def test_a_killed_controller_is_not_noticed(three: Swarm) -> None:
+    node = three.manager
+    controller = _controller(node)
     with Load(three, addresses(*three.nodes)) as load:
         node.docker("kill", controller)
         load.watch()  # while there is none

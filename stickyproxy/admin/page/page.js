@@ -10,7 +10,7 @@ const EVENTS = 200; // events that are listed
 const UNFOLDED = innerWidth > 980 ? 8 : 2; // so many services show their endpoints at first
 const BARS = 40; // endpoints in the small picture of a service
 const UNDO = 15000; // ms during which a change can be undone with a click
-const BUDGET = 12; // ms that new rows may take in one frame
+const BUDGET = 8; // ms that rows may take in one frame
 
 const $ = (id) => document.getElementById(id);
 
@@ -199,6 +199,16 @@ async function asked(path, options = {}) {
   throw new Refused(answer.status, sentence);
 }
 
+/** The same; null where there is no such thing: a controller has the services alone. */
+async function askedIfThere(path) {
+  try {
+    return await asked(path);
+  } catch (error) {
+    if (error.status === 404) return null;
+    throw error;
+  }
+}
+
 // --- an endpoint ----------------------------------------------------------------------------------
 
 class EndpointRow {
@@ -279,6 +289,11 @@ class ServiceRow {
     this.open = null; // as its user wants it; null: has not said
     this.trend = [];
     this.endpoints = new Map();
+    this.node = null;
+  }
+
+  /** Make what is shown: of many services not all at once. */
+  make() {
     this.node = copyOf("service");
     this.node.row = this;
     const one = (selector) => this.node.querySelector(selector);
@@ -290,8 +305,8 @@ class ServiceRow {
       facts: one(".facts"), problems: one(".service-problems"), endpoints: one(".endpoints"),
       all: one(".all"), allText: one(".all span"),
     };
-    put(this.parts.name, name);
-    this.parts.name.title = name;
+    put(this.parts.name, this.name);
+    this.parts.name.title = this.name;
     this.parts.toggle.addEventListener("click", () => {
       this.open = !this.isOpen;
       this.show();
@@ -442,6 +457,10 @@ function showProblems(list, problems, withService) {
   }));
 }
 
+function problemsOf(found) {
+  return found.flatMap((row) => row.problems.map((each) => ({ service: row.name, ...each })));
+}
+
 function subjectOf(problem) {
   if (problem.service) return problem.service;
   if (problem.certificate) return `certificate ${problem.certificate}`;
@@ -562,15 +581,36 @@ const services = new Map();
 let unfolded = true;
 let settled = false; // how many there are at first says whether they are unfolded
 let words = [];
-let waiting = []; // rows that are yet to be put into the list
+let waiting = []; // rows that are yet to be made, the last one first
+let putting = false;
+const due = new Set(); // rows on the screen that are to be brought up to date
 let ordered = 0; // when the list was put in order
 
 const seen = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
     target.row.visible = isIntersecting;
-    if (isIntersecting && target.row.stale) target.row.show();
+    if (isIntersecting && target.row.stale) due.add(target.row);
   }
+  showDue();
 }, { rootMargin: "300px" });
+
+let showing = false;
+
+/** So many in a frame, so that nobody waits for it. */
+function showDue() {
+  const until = performance.now() + BUDGET;
+  for (const row of due) {
+    due.delete(row);
+    if (row.visible) row.show();
+    if (performance.now() > until) break;
+  }
+  if (due.size === 0 || showing) return;
+  showing = true;
+  requestAnimationFrame(() => {
+    showing = false;
+    showDue();
+  });
+}
 
 const MEASURES = {
   requests: (row) => row.data.figures?.requests_per_second ?? -1,
@@ -616,14 +656,17 @@ function takeServices(found) {
     if (names.has(name)) continue;
     changed = true;
     services.delete(name);
+    if (!row.node) continue; // it was never made
     seen.unobserve(row.node);
     row.node.remove();
   }
+  if (changed) waiting = waiting.filter((row) => services.get(row.name) === row).sort(compare).reverse();
   filter();
   // Rows that jump about all the time can neither be read nor hit.
   const measured = $("order").value !== "name" && performance.now() - ordered > 5 * PERIOD;
   if (changed || measured && !list.matches(":hover, :focus-within")) putInOrder();
-  for (const row of services.values()) if (row.visible) row.show();
+  for (const row of services.values()) if (row.visible) due.add(row);
+  showDue();
 }
 
 const list = $("list");
@@ -633,7 +676,7 @@ function filter() {
   for (const row of services.values()) {
     const shows = isShown(row);
     count += shows;
-    hide(row.node, !shows);
+    if (row.node) hide(row.node, !shows);
   }
   const all = services.size;
   put($("count"), count === all ? `${all}` : `${count} of ${all}`);
@@ -644,19 +687,21 @@ function filter() {
 function putInOrder() {
   ordered = performance.now();
   if (waiting.length > 0) {
-    requestAnimationFrame(putMore);
+    if (!putting) requestAnimationFrame(putMore);
+    putting = true;
     return;
   }
   arrange(list, [...services.values()].sort(compare).map((row) => row.node));
 }
 
-/** New rows take their time: so many in a frame. */
+/** New rows, so many in a frame. */
 function putMore() {
+  putting = false;
   const until = performance.now() + BUDGET;
-  waiting.sort(compare).reverse();
   while (waiting.length > 0 && performance.now() < until) {
     const row = waiting.pop();
-    if (services.get(row.name) !== row) continue;
+    row.make();
+    hide(row.node, !isShown(row));
     list.append(row.node);
     seen.observe(row.node);
   }
@@ -673,8 +718,9 @@ $("fold").addEventListener("click", () => {
   for (const row of services.values()) {
     row.open = null;
     row.stale = true;
-    if (row.visible) row.show();
+    if (row.visible) due.add(row);
   }
+  showDue();
 });
 
 $("search").addEventListener("input", () => {
@@ -959,8 +1005,8 @@ async function lookNow() {
   try {
     const [found, problems, status] = await Promise.all([
       asked("v1/services"),
-      asked("v1/problems"),
-      turn % 3 === 0 ? asked("v1/status") : null,
+      askedIfThere("v1/problems"),
+      turn % 3 === 0 ? askedIfThere("v1/status") : null,
     ]).catch((error) => {
       isLost(error);
       return [];
@@ -969,7 +1015,7 @@ async function lookNow() {
       turn += 1;
       takeServices(found.services);
       takeSums(found.services);
-      takeProblems(problems.problems);
+      takeProblems(problems?.problems ?? problemsOf(found.services));
       if (status) takeStatus(status);
       isLive();
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from stickyproxy.dataplane.downstream.failures import (
     ConnectionFailures,
     reason_of,
 )
+from stickyproxy.dataplane.downstream.limits import ConnectionLimits, turn_away
 from stickyproxy.dataplane.downstream.listeners import Listener
 from stickyproxy.dataplane.downstream.ports import Serve
 from stickyproxy.dataplane.downstream.proxy_protocol import Ends
@@ -85,12 +87,16 @@ class Server:
         certificates: Certificates,
         trusted_proxies: TrustedProxies,
         handshake_timeout: float,
+        limits: ConnectionLimits | None = None,
     ) -> None:
+        """``limits``: None: there may be as many connections as come."""
+        self._limits = limits
         self._clients = clients
         self._descriptors = descriptors
         self._turns = turns
         self._admission = admission
         self._certificates = certificates
+        self._trusted_proxies = trusted_proxies
         self.passthrough: Passthrough | None = None
         """None: nobody else answers TLS."""
         self.failures = ConnectionFailures()
@@ -157,6 +163,7 @@ class Server:
     def _accept(self, listener: Listener) -> None:
         spec = listener.spec
         looks = spec.tls is not None or spec.proxy_protocol
+        limits = self._limits
         make_connection = self._clients.maker(self._admission.serve(spec))
         for _ in range(ACCEPTS_PER_TURN):
             try:
@@ -167,14 +174,36 @@ class Server:
                 self._rest(listener, error)
                 return
             self.accepted += 1
+            if limits is not None and self._refuses(limits, sock, address, spec):
+                continue
             if looks:
                 self._arrivals.add(sock, address[0] if isinstance(address, tuple) else "", spec)
             else:
                 self._connect(sock, make_connection)
 
+    def _refuses(
+        self, limits: ConnectionLimits, sock: socket.socket, address: object, spec: ListenerSpec
+    ) -> bool:
+        """Whether there are too many connections for this one."""
+        client = address[0] if isinstance(address, tuple) else ""
+        headed = spec.proxy_protocol and self._trusted_proxies.trusts(client)
+        reason = limits.refuses(sock, client, headed=headed)
+        if reason:
+            self._turn_away(sock, spec, reason, client)
+        return bool(reason)
+
+    def _turn_away(self, sock: socket.socket, spec: ListenerSpec, reason: str, client: str) -> None:
+        self.failures.note(reason, client)
+        turn_away(sock, tls=spec.tls is not None)
+
     def _known(self, arrival: Arrival) -> None:
         """All is known of it that has to be."""
         sock, spec, hello = arrival.sock, arrival.spec, arrival.hello
+        if self._limits is not None and spec.proxy_protocol:
+            client = arrival.ends.client
+            if reason := self._limits.names(sock, client):
+                self._turn_away(sock, spec, reason, client)
+                return
         if hello is not None:
             if self.passthrough is None or not self.passthrough(sock, hello, arrival.ends):
                 self._begin(self._handshake(arrival, hello))
@@ -236,7 +265,7 @@ class Server:
             else:
                 serve = self._admission.serve_guarded(spec, client_auth)
                 make_connection = self._clients_of(arrival, serve, client_auth)
-            send_alert.set(sock.send)
+            send_alert.set(_sender(sock))
             await loop.connect_accepted_socket(
                 make_connection,
                 sock,
@@ -271,6 +300,17 @@ class Server:
         if listener in self._listeners:
             loop = asyncio.get_running_loop()
             loop.add_reader(listener.sock.fileno(), self._accept, listener)
+
+
+def _sender(sock: socket.socket) -> Callable[[bytes], object]:
+    """Sends to a connection while that exists, and does not keep it: contexts outlive it."""
+    alive = weakref.ref(sock)
+
+    def send(data: bytes) -> object:
+        sock = alive()
+        return None if sock is None else sock.send(data)
+
+    return send
 
 
 class _Challenged(asyncio.Protocol):

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from stickyproxy.dataplane.downstream.arrivals import GONE, LATE
+from stickyproxy.dataplane.downstream.limits import TOO_MANY, TOO_MANY_OF_CLIENT
 
 log = logging.getLogger("stickyproxy")
 
@@ -49,6 +50,8 @@ _KIND_OF = {
     "the client has no certificate": "no-client-certificate",
     "the client's certificate is not accepted": "client-certificate",
     IN_THE_CLEAR: "in-the-clear",
+    TOO_MANY: "too-many",
+    TOO_MANY_OF_CLIENT: "too-many-of-client",
 }
 
 KINDS = (*_KIND_OF.values(), "refused-by-client", "handshake", "other")
@@ -85,7 +88,7 @@ class ConnectionFailures:
         if reason in self._resting:
             self._unsaid[reason] += 1
             return
-        log.info("a connection of %s was closed: %s", client or "unix:", reason)
+        log.log(_level(reason), "a connection of %s was closed: %s", client or "unix:", reason)
         self._rest(reason)
 
     def stop(self) -> None:
@@ -108,5 +111,10 @@ class ConnectionFailures:
         count = self._unsaid.pop(reason, 0)
         if count:
             closed = "connection was closed" if count == 1 else "connections were closed"
-            log.info("%d more %s: %s", count, closed, reason)
+            log.log(_level(reason), "%d more %s: %s", count, closed, reason)
         return count
+
+
+def _level(reason: str) -> int:
+    """That there are too many is news to whoever set the limit, not only to the client."""
+    return logging.WARNING if reason in (TOO_MANY, TOO_MANY_OF_CLIENT) else logging.INFO

@@ -133,6 +133,11 @@ class AcmeProvider:
         """Why the store cannot be used; empty: all is well."""
         return self._contact.trouble
 
+    @property
+    def confirmed(self) -> float | None:
+        """See ``Contact``."""
+        return self._contact.confirmed
+
     def see(self, snapshot: Snapshot) -> None:
         """Learn of services."""
         if snapshot.provider in _ELSEWHERE:

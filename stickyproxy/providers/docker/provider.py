@@ -47,6 +47,11 @@ class DockerProvider:
         """Why the engine cannot be reached; empty: all is well."""
         return self._contact.trouble
 
+    @property
+    def confirmed(self) -> float | None:
+        """See ``Contact``."""
+        return self._contact.confirmed
+
     async def run(self) -> None:
         """Publish until cancelled."""
         loop = asyncio.get_running_loop()

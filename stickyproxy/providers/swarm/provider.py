@@ -80,6 +80,11 @@ class SwarmProvider:
         """Why the engine cannot be reached; empty: all is well."""
         return self._contact.trouble
 
+    @property
+    def confirmed(self) -> float | None:
+        """See ``Contact``."""
+        return self._contact.confirmed
+
     async def run(self) -> None:
         """Publish until cancelled."""
         loop = asyncio.get_running_loop()

@@ -230,15 +230,23 @@ class CookieBalancer:
         if not stale:
             return self._new[endpoint] if app_value is None else self._hashed[endpoint]
         issue = PinIssue(self._policy, endpoint.pin, *owing)
-        return Pick(endpoint, self._why_repinned(stale, tried), issue)
+        why, left = self._why_repinned(stale, tried)
+        return Pick(endpoint, why, issue, left)
 
-    def _why_repinned(self, stale: Sequence[bytes], tried: Collection[Endpoint]) -> Affinity:
-        pins = {value.strip(b'"') for value in stale}
-        if any(endpoint.pin in pins or endpoint.former_pin in pins for endpoint in tried):
-            return Affinity.REPINNED_FAILED
-        if not pins.isdisjoint(self._leaving):
-            return Affinity.REPINNED_DRAINING
-        return Affinity.REPINNED_GONE if pins.isdisjoint(self._down) else Affinity.REPINNED_DOWN
+    def _why_repinned(
+        self, stale: Sequence[bytes], tried: Collection[Endpoint]
+    ) -> tuple[Affinity, str]:
+        """And the id of the endpoint that the session was at; empty: it is not known."""
+        pins = [value.strip(b'"') for value in stale]
+        for why, known in (
+            (Affinity.REPINNED_FAILED, _by_pin(tried)),
+            (Affinity.REPINNED_DRAINING, self._leaving),
+            (Affinity.REPINNED_DOWN, self._down),
+        ):
+            for pin in pins:
+                if pin in known:
+                    return why, known[pin].id
+        return Affinity.REPINNED_GONE, ""
 
     # --- pins whose endpoint is not used, by their slots ---
 
@@ -255,7 +263,9 @@ class CookieBalancer:
         for pin in pins:
             holder = self._holders.get(self._slot_of(pin))
             if holder is not None and holder not in tried:
-                return self._succeeding[owing][holder]
+                pick = self._succeeding[owing][holder]
+                former = self._leaving.get(pin) or self._down.get(pin)
+                return pick if former is None else replace(pick, left=former.id)
         for pin in pins:
             if self._is_coming(slot := self._slot_of(pin), tried):
                 return self._visit(request, pin, slot, tried, owing[0])
@@ -296,10 +306,10 @@ class CookieBalancer:
         valid = CompanionState.VALID if companion is CompanionState.STALE else companion
         kept = PinIssue(self._policy, pin, valid, None)
         if endpoint.outdated:
-            return Pick(endpoint, Affinity.VISIT, kept, wait)
+            return Pick(endpoint, Affinity.VISIT, kept, wait=wait)
         known = frozenset(request.cookies(self._name))
         moved = PinIssue(self._policy, endpoint.pin, companion, None)
-        return Pick(endpoint, Affinity.VISIT, VisitIssue(kept, moved, known), wait)
+        return Pick(endpoint, Affinity.VISIT, VisitIssue(kept, moved, known), wait=wait)
 
     def _left(self, slot: bytes) -> float:
         """Seconds for which requests still wait until it is filled: it was first asked for in vain
@@ -386,7 +396,7 @@ def _app_value(named: Sequence[bytes]) -> bytes | None:
     return next((v for v in named if v.strip(b'"') and not looks_like_pin(v)), None)
 
 
-def _by_pin(endpoints: Iterable[Endpoint]) -> dict[bytes, Endpoint]:
+def _by_pin(endpoints: Collection[Endpoint]) -> dict[bytes, Endpoint]:
     """By all pins that name them."""
     found = {endpoint.pin: endpoint for endpoint in endpoints}
     found.update((e.former_pin, e) for e in endpoints if e.former_pin)
@@ -501,5 +511,6 @@ class _Picks(dict[Endpoint, Pick]):
 
     def __missing__(self, endpoint: Endpoint) -> Pick:
         issue = PinIssue(self._policy, endpoint.pin, self._companion_state, self._owed)
-        pick = self[endpoint] = Pick(endpoint, self._affinity, issue)
+        left = "" if self._affinity is Affinity.SUCCESSOR else None
+        pick = self[endpoint] = Pick(endpoint, self._affinity, issue, left)
         return pick

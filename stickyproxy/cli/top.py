@@ -1,0 +1,174 @@
+"""``stickyproxy top``: the live page in a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stickyproxy.base.addresses import Address
+from stickyproxy.base.errors import StickyproxyError
+from stickyproxy.cli.common import Commands, address
+from stickyproxy.cli.keys import Wish, keys_in, wished
+from stickyproxy.cli.watch import Watcher
+from stickyproxy.config.load import load
+from stickyproxy.config.settings import ADMIN_ADDRESS, Config
+
+PAPER = 120
+"""Cells in a line where no terminal says how many there are."""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "top",
+        help="services, endpoints, figures, events and problems of a running proxy, live",
+        description="Show what a running proxy does, as its live page does in a browser: q ends "
+        "it, / searches. Where the output is no terminal it is shown once.",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="the configuration of the proxy or controller: names its address and its token",
+    )
+    parser.add_argument(
+        "--admin",
+        metavar="ADDR",
+        type=address,
+        help=f"where the proxy's admin page listens (default: {ADMIN_ADDRESS})",
+    )
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=Path,
+        help="holds read_token or change_token of [admin], or token of [controller]",
+    )
+    parser.add_argument("--once", action="store_true", help="show it once, and end")
+    parser.add_argument("--json", action="store_true", help="the same for programs")
+    parser.set_defaults(command=top)
+
+
+def top(options: argparse.Namespace) -> int:
+    """Run the command. Raises StickyproxyError."""
+    # It takes its time, which no other command needs.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.control import Control  # noqa: PLC0415
+
+    from stickyproxy.cli import screen  # noqa: PLC0415
+
+    settings = Config() if options.config is None else load(options.config)
+    controller = settings.controller
+    configured = settings.admin if controller is None else controller.address
+    admin: Address = options.admin or configured or ADMIN_ADDRESS
+    token = _token(options, settings)
+    console = Console(highlight=False, markup=False, emoji=False)
+    if options.json or options.once or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        look = Watcher(admin, token, lambda: None).look()
+        if options.json:
+            document = {
+                "status": look.status,
+                "services": look.services,
+                "problems": look.problems,
+            }
+            print(json.dumps(document, indent=2))
+        else:
+            if not console.is_terminal and "COLUMNS" not in os.environ:
+                console.width = PAPER
+            console.print(screen.whole(look, console.width))
+        return 0
+    if console.is_dumb_terminal:
+        raise StickyproxyError(
+            "this terminal cannot be drawn on (TERM is not set, or says so): use --once, or --json"
+        )
+    with _raw_terminal(), console.screen(hide_cursor=True) as shown:
+        wish = Wish()
+        bell = _Bell()
+        watcher = Watcher(admin, token, bell.ring)
+        watcher.start()
+        signal.signal(signal.SIGWINCH, lambda *_: bell.ring())
+        while True:
+            width, height = console.size
+            drawn, wish = screen.screen(watcher.seen, wish, width, height)
+            with console:  # at once, so that nothing flickers
+                console.control(Control.home())
+                shown.update(drawn)
+            pressed = bell.wait()
+            for key in keys_in(pressed):
+                changed = wished(wish, key, height)
+                if changed is None:
+                    return 0
+                wish = changed
+
+
+def _token(options: argparse.Namespace, settings: Config) -> str:
+    """The one for looking; what is for changes may look too. Raises StickyproxyError."""
+    if options.token_file is None:
+        if settings.controller is not None:
+            held = settings.controller.token
+        else:
+            held = settings.operator.read_token or settings.operator.change_token
+        return held.decode("utf-8", "surrogateescape")
+    try:
+        text: str = options.token_file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise StickyproxyError(f"{options.token_file} cannot be read: {error}") from error
+    return text.strip()
+
+
+@contextmanager
+def _raw_terminal() -> Iterator[None]:
+    """Keys come one by one and do not show. A terminal is left as it was, however this ends."""
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    ends = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number in ends:
+            signal.signal(number, _end)
+        tty.setcbreak(terminal)
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        for number, handler in ends.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+class _Bell:
+    """Waits for keys, and for whatever else happens."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        os.set_blocking(self._read, False)
+
+    def ring(self) -> None:
+        """End the wait; from any thread."""
+        try:
+            os.write(self._write, b"!")
+        except BlockingIOError:
+            return  # it rings already
+
+    def wait(self) -> bytes:
+        """What was typed; empty: something else has happened. Raises KeyboardInterrupt if there is
+        nobody any more who could type."""
+        ready, _, _ = select.select([sys.stdin, self._read], [], [])
+        if self._read in ready:
+            os.read(self._read, 4096)
+        if sys.stdin not in ready:
+            return b""
+        typed = os.read(sys.stdin.fileno(), 1024)
+        if not typed:
+            raise KeyboardInterrupt
+        return typed
