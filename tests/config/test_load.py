@@ -122,6 +122,8 @@ class TestExample:
             keys["client_ca"] = f'"{tmp_path}/ca.pem"'
         if key.startswith("hash_cookie_"):
             keys["hash_cookie"] = '"user"'
+        if key == "sticky_wait":
+            keys["sticky_session_cookie"] = '"session"'
         if key.startswith("ssl_backend_"):
             keys["ssl_backend"] = "true"
         if key == "ssl_backend_ca":
@@ -440,6 +442,32 @@ class TestServices:
     )
     def test_bad_endpoint(self, written: str, reason: str) -> None:
         found = problems(service(endpoints=f'["a:1", "{written}"]'))
+        assert list(found) == ["services[0] (shop).endpoints[1]"]
+        assert reason in found["services[0] (shop).endpoints[1]"]
+
+    def test_an_endpoint_with_an_id(self) -> None:
+        text = '["10.0.0.5", { id = "blue", address = "10.0.0.6" }]'
+        [shop] = parse(service(port="80", endpoints=text)).services
+        assert shop.endpoints == (
+            EndpointSpec("10.0.0.5:80", "10.0.0.5:80"),
+            EndpointSpec("10.0.0.6:80", "10.0.0.6:80", slot="blue"),
+        )
+
+    @pytest.mark.parametrize(
+        ("written", "reason"),
+        [
+            ('{ id = "blue" }', "a table of an endpoint has two keys: write it like"),
+            ('{ id = "blue", address = "a:1", port = 5 }', "a table of an endpoint has two keys"),
+            ('{ id = "", address = "a:1" }', "is empty"),
+            ('{ id = 5, address = "a:1" }', "5 is not text"),
+            ('{ id = "blue", address = "a:0" }', '"a:0" cannot be connected to'),
+            ('{ id = "green", address = "a:1" }', '"green" is the id of endpoints[0] too'),
+            ('{ id = "blue", address = "b:1" }', '"b:1" is the same as endpoints[0]: remove one'),
+        ],
+    )
+    def test_a_bad_id(self, written: str, reason: str) -> None:
+        text = f'[{{ id = "green", address = "b:1" }}, {written}]'
+        found = problems(service(endpoints=text))
         assert list(found) == ["services[0] (shop).endpoints[1]"]
         assert reason in found["services[0] (shop).endpoints[1]"]
 
