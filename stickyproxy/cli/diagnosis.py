@@ -30,38 +30,34 @@ SIMULATION_TIMEOUT = 60.0
 """The same for an answer that takes work."""
 
 
-def add_token_file(parser: argparse.ArgumentParser) -> None:
-    """The option that names the token for looking."""
-    parser.add_argument(
-        "--token-file",
-        metavar="FILE",
-        type=Path,
-        help="holds read_token or change_token of [admin], if the proxy wants one",
-    )
-
-
-def reading_token(options: argparse.Namespace, settings: Config) -> str:
-    """The token for looking: the one in the file of ``add_token_file``, else that of the
-    configuration; empty: none. Raises StickyproxyError."""
+def token_of(options: argparse.Namespace, settings: Config, *, changes: bool = False) -> str:
+    """What is shown to who is asked: as ``--token-file`` holds it, else as the configuration does;
+    empty: nothing. ``changes``: it is to change something. Raises StickyproxyError."""
     if options.token_file is None:
-        held = settings.operator.read_token or settings.operator.change_token
+        operator = settings.operator
+        if settings.controller is not None:
+            held = settings.controller.token
+        else:
+            held = operator.change_token if changes else operator.read_token
+            held = held or operator.change_token
         return held.decode("utf-8", "surrogateescape")
-    return token_in(options.token_file)
-
-
-def token_in(file: Path) -> str:
-    """Raises StickyproxyError."""
     try:
-        return file.read_text(encoding="utf-8").strip()
+        text: str = options.token_file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise StickyproxyError(f"{file} cannot be read: {error}") from error
+        raise StickyproxyError(f"{options.token_file} cannot be read: {error}") from error
+    return text.strip()
+
+
+def add_token_file(parser: argparse.ArgumentParser, what: str) -> None:
+    """Let a command be told a token. ``what``: which one."""
+    parser.add_argument("--token-file", metavar="FILE", type=Path, help=f"holds {what}")
 
 
 def found_by_proxy(admin: Address, token: str = "") -> list[report.Json]:
     """The rows of a running proxy's admin page. Raises StickyproxyError."""
     status, found = asked(admin, "GET", "/services?format=json", "or use --engine", token=token)
-    if status in (401, 403):
-        raise _is_refused(found)
+    if status != 200 and "error" in found:
+        raise StickyproxyError(str(found["error"]))
     if not isinstance(found.get("services"), list):
         raise _is_no_page(admin)
     return list(found["services"])
@@ -80,8 +76,6 @@ def answered_by_proxy(
         token=token,
         timeout=SIMULATION_TIMEOUT,
     )
-    if status == 401:
-        raise _is_refused(found)
     if status != 200:
         raise StickyproxyError(str(found.get("error") or f"the proxy on {admin} says {status}"))
     return found
@@ -150,10 +144,6 @@ def tls_of(admin: Address, token: str) -> ssl.SSLContext | None:
             return context
     except OSError:  # an ssl.SSLError is one, too
         return None
-
-
-def _is_refused(found: report.Json) -> StickyproxyError:
-    return StickyproxyError(f"{found.get('error')} (--token-file FILE, or --config FILE)")
 
 
 def _is_no_page(admin: Address) -> StickyproxyError:
