@@ -319,6 +319,9 @@ _AFFINITY = {
     Affinity.REPINNED_DOWN: "its endpoint is down, so it gets another",
     Affinity.REPINNED_DRAINING: "its endpoint is being stopped, so it gets another",
     Affinity.REPINNED_FAILED: "its pin is replaced by another",
+    Affinity.SUCCESSOR: "it holds the slot that the pin names now",
+    Affinity.WAITED: "it holds the slot that the pin names now",
+    Affinity.VISIT: "nobody holds the slot that the pin names at the moment",
 }
 
 
