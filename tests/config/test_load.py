@@ -603,7 +603,7 @@ class TestProblems:
         ("text", "place", "reason"),
         [
             ("proxi = 1", "proxi", 'unknown key "proxi" (did you mean "proxy"?)'),
-            ("zzz = 1", "zzz", "(known: listeners, proxy, access_log, log, services, certificates, "),
+            ("zzz = 1", "zzz", "(known: listeners, proxy, access_log, log, services, certificates"),
             ('"a b" = 1', '"a b"', 'unknown key "a b" (known:'),
             ("[proxy]\nsecrets = 1", "proxy.secrets", '(did you mean "secret"?)'),
             ("[[listeners]]\nadress = ':80'\naddress = ':81'", "listeners[0].adress", '"address"?'),
