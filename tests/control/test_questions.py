@@ -117,8 +117,7 @@ class TestAnswers:
             "  why        the body has 11 bytes, of 10 at most",
             "  service    shop",
             "  policy     cookie session, else round robin",
-            "  rate_limit 50 in 60 s from an address, 5 at once; each worker process counts for "
-            "itself",
+            "  rate_limit 50 in 60 s from an address, 5 at once",
             "  max_body   the body has 11 bytes, of 10 at most",
         ]
         assert shown.questions.explain({**asked, "body": 10})["fate"] == "no endpoint"
