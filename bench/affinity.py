@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -75,11 +76,12 @@ class Stage:
         self._second: list[Target] = []
         self._running: list[RunningProxy] = []
         self.targets: list[Target] = []
+        self._coming: list[Target] = []
 
     async def open(self, *, two: bool = False) -> None:
         """Five endpoints, and the proxy in front of them; ``two``: another five below /b/."""
         for number in range(1, ENDPOINTS + 1):
-            self.targets.append(await self.start_app(f"e{number}"))
+            self.targets.append(await self.start_app(f"e{number}", slot=str(number)))
         if two:
             self._asked.append("two")
             for number in range(1, ENDPOINTS + 1):
@@ -94,10 +96,10 @@ class Stage:
             await app.stop()
 
     async def start_app(
-        self, name: str, port: int | None = None, *, second: bool = False
+        self, name: str, port: int | None = None, *, second: bool = False, slot: str = ""
     ) -> Target:
         """An endpoint of that identity, on any free port or at an address that was another's."""
-        target = Target(name, port or free_port())
+        target = Target(name, port or free_port(), slot=slot)
         app = App(target, self.kind, path="/b/" if second else "/")
         await app.start()
         self._apps[name] = app
@@ -123,16 +125,17 @@ class Stage:
         await asyncio.to_thread(self._running[0].restart)
         await self._until_served()
 
-    async def publish(self, targets: Sequence[Target]) -> None:
-        """Tell the proxy that these are the endpoints from now on."""
-        self.targets = list(targets)
+    async def publish(self, targets: Sequence[Target], coming: Sequence[Target] = ()) -> None:
+        """Tell the proxy that these are the endpoints from now on. ``coming``: for a proxy that can
+        be told, whose successors are about to be."""
+        self.targets, self._coming = list(targets), list(coming)
         running = self._running[0]
         running.write(self._all_targets())
         await asyncio.to_thread(running.reload)
         await asyncio.sleep(SETTLE_SECONDS)
 
     def _all_targets(self) -> dict[str, Sequence[Target]]:
-        return {"endpoints": self.targets, "second": self._second}
+        return {"endpoints": self.targets, "second": self._second, "coming": self._coming}
 
     async def visit(self, browser: Browser, path: str = "/", *, proxy: int = 0) -> Answer:
         return await browser.get(self._running[proxy].port, path)
@@ -257,6 +260,67 @@ async def rolling_replacement(stage: Stage) -> Shares:
     return {"rolling": Share(sum(wrong), len(wrong))}
 
 
+@dataclass(slots=True)
+class Update:
+    """What became of clients when all endpoints were replaced one after the other."""
+
+    moves: float
+    """Per client."""
+    most: int
+    """Moves of one client."""
+    failed: int
+    """Requests."""
+    before: float
+    """Clients of the endpoint that has the most, by the mean."""
+    after: float
+
+    def __str__(self) -> str:
+        failed = f", {self.failed} failed" if self.failed else ""
+        spread = f"{self.before:.2f} -> {self.after:.2f}"
+        return f"{self.moves:.2f}, at most {self.most}{failed}; {spread}"
+
+
+async def update(stage: Stage, *, start_first: bool) -> Update:
+    """An endpoint is replaced, every client asks, and so on. With stop first, there is nobody in
+    its place when they ask; they may ask again when there is."""
+    visitors = await stage.newcomers()
+    before = _unevenness(visitors)
+    moves, failed = [0] * len(visitors), 0
+
+    async def ask(index: int) -> bool:
+        visitor = visitors[index]
+        answer = await stage.visit(visitor.browser)
+        moves[index] += not answer.failed and answer.endpoint != visitor.home
+        visitor.home = answer.endpoint or visitor.home
+        return answer.failed
+
+    everybody = range(len(visitors))
+    for old in list(stage.targets):
+        name = f"e{int(old.id[1:]) + ENDPOINTS}"
+        if start_first:
+            new = await stage.start_app(name, slot=old.slot)
+            await stage.publish([new if each is old else each for each in stage.targets])
+            await stage.stop_app(old.id)
+        else:
+            others = [each for each in stage.targets if each is not old]
+            await stage.publish(others, [old])
+            await stage.stop_app(old.id)
+            asked = [asyncio.create_task(ask(index)) for index in everybody]
+            await asyncio.sleep(SETTLE_SECONDS)
+            new = await stage.start_app(name, slot=old.slot)
+            await stage.publish([*others, new])
+            failed += sum(await asyncio.gather(*asked))
+        for index in everybody:
+            failed += await ask(index)
+    per_client = sum(moves) / len(moves)
+    return Update(per_client, max(moves), failed, before, _unevenness(visitors))
+
+
+def _unevenness(visitors: Sequence[Visitor]) -> float:
+    homes = Counter(visitor.home for visitor in visitors)
+    return max(homes.values()) * ENDPOINTS / len(visitors)
+
+
 async def flapping(stage: Stage) -> Shares:
     """An endpoint goes and comes again and again: its clients move once, the others never."""
     share = Share()
@@ -378,6 +442,11 @@ CASES: tuple[Callable[[Stage], Awaitable[Shares]], ...] = (
     two_services,
 )
 
+UPDATES = {
+    "start-first": "new ones are started first",
+    "stop-first": "old ones are stopped first",
+}
+
 KINDS: dict[Kind, str] = {
     "sessions": "The application sets a cookie of that name: a new one for a session it has not",
     "repeats": "The application sets a cookie of that name, and repeats what it is sent",
@@ -423,6 +492,8 @@ class Findings:
     """By cookie, for each kind of application."""
     address: Shares = field(default_factory=dict)
     """By client address."""
+    updates: dict[Kind, dict[str, Update]] = field(default_factory=dict)
+    """What updates do, by cookie."""
 
 
 def contenders() -> list[Proxy]:
@@ -449,9 +520,26 @@ async def examine(proxy: Proxy, clients: int, only: Sequence[str]) -> Findings:
         for case in CASES:
             if not only or case.__name__ in only:
                 shares |= await _play(proxy, case, "cookie", kind, clients)
+        if not only or update.__name__ in only:
+            found.updates[kind] = await _updates(proxy, kind, clients)
     hashes_addresses = "ip_hash" in proxy.policies and proxy.name != "HAProxy prefix"
     if hashes_addresses and (not only or client_address.__name__ in only):
         found.address |= await _play(proxy, client_address, "ip_hash", "none", clients)
+    return found
+
+
+async def _updates(proxy: Proxy, kind: Kind, clients: int) -> dict[str, Update]:
+    found: dict[str, Update] = {}
+    for order in UPDATES:
+        with tempfile.TemporaryDirectory(prefix="stickyproxy-affinity-") as name:
+            stage = Stage(proxy, Path(name), policy="cookie", kind=kind, clients=clients)
+            async with AsyncExitStack() as stack:
+                stack.push_async_callback(stage.close)
+                try:
+                    await stage.open()
+                    found[order] = await update(stage, start_first=order == "start-first")
+                except StartError as error:
+                    print(f"{proxy.name}, {order}: {error}", file=sys.stderr)
     return found
 
 
@@ -495,7 +583,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, help="per case (60; quick: 20)")
     names = [proxy.name for proxy in PROXIES]
     parser.add_argument("--proxies", nargs="+", metavar="NAME", choices=names, default=names)
-    cases = [case.__name__ for case in (*CASES, client_address)]
+    cases = [case.__name__ for case in (*CASES, client_address, update)]
     parser.add_argument("--only", nargs="+", metavar="CASE", choices=cases, default=[])
     options = parser.parse_args()
     clients = options.clients or (20 if options.quick else 60)
@@ -536,6 +624,16 @@ def markdown(found: Sequence[Findings], about: Sequence[str], clients: int) -> s
     for kind, title in KINDS.items():
         lines += [f"## {title}", "", *_table(found, COLUMNS, _of_kind(kind)), ""]
     lines += [
+        "## Updates",
+        "",
+        f"All five endpoints are replaced one after the other, and all {clients} clients ask after",
+        "each. Moves per client, of which **1.00** is the least; the most that one client moved;",
+        "clients of the endpoint with the most, by the mean, before and after: the same is right.",
+        "",
+    ]
+    for kind, title in KINDS.items():
+        lines += [f"### {title}", "", *_updates_table(found, kind), ""]
+    lines += [
         f"## By the client's address ({5 * clients} clients)",
         "",
         *_table(found, ADDRESS_COLUMNS, lambda one: one.address),
@@ -562,6 +660,17 @@ def _table(
         if any(key in shares(one) for one in here):
             cells = [str(shares(one).get(key, "")) for one in here]
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _updates_table(found: Sequence[Findings], kind: Kind) -> list[str]:
+    here = [one for one in found if one.updates.get(kind)]
+    if not here:
+        return ["Not run."]
+    lines = ["| | " + " | ".join(UPDATES.values()) + " |", "|---|" + "---|" * len(UPDATES)]
+    for one in here:
+        cells = [str(one.updates[kind].get(order, "")) for order in UPDATES]
+        lines.append(f"| {one.name} | " + " | ".join(cells) + " |")
     return lines
 
 

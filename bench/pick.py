@@ -67,8 +67,15 @@ class BenchRequest:
 
 
 def endpoint(number: int) -> Endpoint:
-    name = f"task-{number}"
-    return Endpoint("shop", EndpointSpec(name, "10.0.0.1:80"), pin(KEY, "shop", name), NoPool())
+    """It holds the slot of the same number."""
+    name, slot = f"task-{number}", str(number)
+    spec = EndpointSpec(name, "10.0.0.1:80", slot=slot)
+    return Endpoint("shop", spec, pin(KEY, "shop", name, slot), NoPool())
+
+
+def predecessor(of: Endpoint) -> bytes:
+    """The pin of the task that had the slot before."""
+    return pin(KEY, "shop", f"before-{of.id}", of.slot)
 
 
 COOKIE = CookiePolicy(b"session", b"/", RoundRobinPolicy())
@@ -88,6 +95,12 @@ CASES: list[tuple[str, Policy, MakeRequest, bool]] = [
         "cookie: pinned by companion",
         COOKIE,
         lambda n, e: BenchRequest(n, b"session=%032x; session_lb=%b" % (n, e.pin)),
+        False,
+    ),
+    (
+        "cookie: pinned to a predecessor",
+        COOKIE,
+        lambda n, e: BenchRequest(n, b"theme=dark; session=" + predecessor(e)),
         False,
     ),
     ("cookie: none, a new pin", COOKIE, lambda n, e: BenchRequest(n), False),
@@ -161,7 +174,7 @@ def _nothing(request: BenchRequest, tried: tuple[Endpoint, ...]) -> None:
 
 
 def main() -> None:
-    row = "{:<28} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}"
+    row = "{:<31} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}"
     print(row.format("policy", "endpoints", "pick", "cold", "build", "joining", "leaving", "catch"))
     print(row.format("", "", "ns", "us", "ms", "ms", "ms", "up us"))
     for name, policy, make, hashes in CASES:

@@ -108,10 +108,17 @@ def _services(document: dict[str, Any]) -> list[ServiceSpec]:
 
 
 def _service(name: str, table: dict[str, Any]) -> ServiceSpec:
+    told = ("endpoints", "coming")
     options = ServiceOptions.model_validate(
-        {key: value for key, value in table.items() if key != "endpoints"}
+        {key: value for key, value in table.items() if key not in told}
     )
-    return options.spec(name, itertools.starmap(EndpointSpec, table["endpoints"].items()))
+    endpoints = itertools.starmap(_endpoint, table["endpoints"].items())
+    return replace(options.spec(name, endpoints), coming=tuple(table.get("coming", ())))
+
+
+def _endpoint(name: str, place: str) -> EndpointSpec:
+    slot, _, address = place.rpartition("@")
+    return EndpointSpec(name, address, slot=slot)
 
 
 def main() -> None:

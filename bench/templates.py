@@ -18,11 +18,14 @@ class Target:
     id: str
     port: int
     host: str = "127.0.0.1"
+    slot: str = ""
+    """What it has in common with who is in its place before and after it; no peer knows of it."""
 
     def values(self) -> dict[str, str]:
         """What a template may say of it."""
         number = self.id.lstrip(string.ascii_letters)
-        return {"id": self.id, "number": number, "host": self.host, "port": str(self.port)}
+        values = {"id": self.id, "number": number, "host": self.host, "port": str(self.port)}
+        return values | {"slot": self.slot}
 
 
 def render(

@@ -81,7 +81,7 @@ RESERVED = {
     },
     # docker's, and acme's, whose exceptions come through
     "requests": {"providers.acme.authority", "providers.engine.client"},
-    "rich": {"cli.screen", "cli.top"},
+    "rich": {"cli.screen", "cli.tables", "cli.top"},
     "uvloop": {"cli.common", "runtime.worker"},
 }
 """Libraries, and who alone may import them; nothing else from outside may be imported at all."""

@@ -287,6 +287,7 @@ _SCHEMAS: dict[str, Schema] = {
         {},
         scale=_by_name(_WHOLE | {"maximum": MOST_ENDPOINTS}),
         remove=_list(_TEXT),
+        weight=_by_name({"type": "number", "minimum": 0.1, "maximum": 1}),
         sessions={"type": "integer", "minimum": 1, "maximum": MOST_SESSIONS, "default": SESSIONS},
     ),
     "Simulation": _object(
@@ -315,6 +316,7 @@ _SCHEMAS: dict[str, Schema] = {
                                     "change": _or_null(_TEXT),
                                     "before": _WHOLE,
                                     "after": _WHOLE,
+                                    "new": _WHOLE,
                                 }
                             )
                         ),

@@ -187,6 +187,9 @@ def spread(key: bytes) -> int:
 
 PIN_PREFIX: Final = b"sp1."
 _QUOTED_OR_NOT: Final = (PIN_PREFIX, b'"' + PIN_PREFIX)
+_HALF: Final = 16
+"""Hex digits of either half of a pin that names a slot."""
+_SLOT_PIN: Final = len(PIN_PREFIX) + _HALF
 
 
 def pin_key(secret: bytes | None, realm: str = "") -> bytes:
@@ -201,10 +204,25 @@ def pin_key(secret: bytes | None, realm: str = "") -> bytes:
     return blake2b(realm.encode(), digest_size=32, person=b"stickyproxy-rlm").digest()
 
 
-def pin(key: bytes, service: str, endpoint_id: str) -> bytes:
-    """The cookie value that identifies one endpoint: ``sp1.`` and 24 lower-case hex digits."""
-    digest = blake2b(_encoded(service, endpoint_id), digest_size=12, key=key)
+def pin(key: bytes, service: str, endpoint_id: str, slot: str = "") -> bytes:
+    """The cookie value that identifies one endpoint: ``sp1.`` and 24 lower-case hex digits. With a
+    slot: ``sp1.``, 16 for the slot, a dot, and the first 16 of those for the endpoint. Versions
+    that know of no slots take it for the pin of an endpoint that is gone."""
+    digest = blake2b(_encoded(service, endpoint_id), digest_size=12, key=key).hexdigest().encode()
+    if not slot:
+        return PIN_PREFIX + digest
+    return slot_pin(key, service, slot) + b"." + digest[:_HALF]
+
+
+def slot_pin(key: bytes, service: str, slot: str) -> bytes:
+    """What the pins of all have in common who hold this slot of a service, one after the other."""
+    digest = blake2b(_encoded(service, slot), digest_size=_HALF // 2, key=key, person=b"slot")
     return PIN_PREFIX + digest.hexdigest().encode()
+
+
+def slot_of_pin(value: bytes) -> bytes:
+    """The part of a pin that names a slot; empty: it names none."""
+    return value[:_SLOT_PIN] if value[_SLOT_PIN : _SLOT_PIN + 1] == b"." else b""
 
 
 def looks_like_pin(value: bytes) -> bool:

@@ -3,6 +3,7 @@ or a configuration file."""
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import os
@@ -10,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import ProviderError, StickyproxyError
@@ -28,18 +30,51 @@ SIMULATION_TIMEOUT = 60.0
 """The same for an answer that takes work."""
 
 
-def found_by_proxy(admin: Address) -> list[report.Json]:
+def token_of(options: argparse.Namespace, settings: Config, *, changes: bool = False) -> str:
+    """What is shown to who is asked: as ``--token-file`` holds it, else as the configuration does;
+    empty: nothing. ``changes``: it is to change something. Raises StickyproxyError."""
+    if options.token_file is None:
+        operator = settings.operator
+        if settings.controller is not None:
+            held = settings.controller.token
+        else:
+            held = operator.change_token if changes else operator.read_token
+            held = held or operator.change_token
+        return held.decode("utf-8", "surrogateescape")
+    try:
+        text: str = options.token_file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise StickyproxyError(f"{options.token_file} cannot be read: {error}") from error
+    return text.strip()
+
+
+def add_token_file(parser: argparse.ArgumentParser, what: str) -> None:
+    """Let a command be told a token. ``what``: which one."""
+    parser.add_argument("--token-file", metavar="FILE", type=Path, help=f"holds {what}")
+
+
+def found_by_proxy(admin: Address, token: str = "") -> list[report.Json]:
     """The rows of a running proxy's admin page. Raises StickyproxyError."""
-    _, found = asked(admin, "GET", "/services?format=json", "or use --engine")
+    status, found = asked(admin, "GET", "/services?format=json", "or use --engine", token=token)
+    if status != 200 and "error" in found:
+        raise StickyproxyError(str(found["error"]))
     if not isinstance(found.get("services"), list):
         raise _is_no_page(admin)
     return list(found["services"])
 
 
-def answered_by_proxy(admin: Address, question: str, asking: report.Json) -> report.Json:
+def answered_by_proxy(
+    admin: Address, question: str, asking: report.Json, token: str = ""
+) -> report.Json:
     """What a running proxy answers to a question, one of ``explain``. Raises StickyproxyError."""
     status, found = asked(
-        admin, "POST", f"/v1/{question}", "or use --engine", body=asking, timeout=SIMULATION_TIMEOUT
+        admin,
+        "POST",
+        f"/v1/{question}",
+        "or use --engine",
+        body=asking,
+        token=token,
+        timeout=SIMULATION_TIMEOUT,
     )
     if status != 200:
         raise StickyproxyError(str(found.get("error") or f"the proxy on {admin} says {status}"))

@@ -10,7 +10,15 @@ from pathlib import Path
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.cli import curl
 from stickyproxy.cli.common import Commands, address
-from stickyproxy.cli.diagnosis import TableOf, answered_by_proxy, engines, in_file, listed
+from stickyproxy.cli.diagnosis import (
+    TableOf,
+    add_token_file,
+    answered_by_proxy,
+    engines,
+    in_file,
+    listed,
+    token_of,
+)
 from stickyproxy.config.load import load
 from stickyproxy.config.settings import ADMIN_ADDRESS, Config
 from stickyproxy.control import questions
@@ -88,13 +96,19 @@ def add_whom(parser: argparse.ArgumentParser) -> None:
         const="",
         help="ask no proxy: answer by what a Docker engine lists, as for stickyproxy services",
     )
+    add_token_file(parser, "read_token or change_token of [admin]")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def explain(options: argparse.Namespace) -> int:
     """Run the command."""
     said = ask(options, "explain", _question(options))
-    print(json.dumps(said, indent=2) if options.json else questions.as_text(said))
+    if not options.json and sys.stdout.isatty():
+        from stickyproxy.cli import tables  # noqa: PLC0415 (rich takes its time)
+
+        tables.show(tables.explanation(said))
+    else:
+        print(json.dumps(said, indent=2) if options.json else questions.as_text(said))
     return 0
 
 
@@ -105,7 +119,7 @@ def ask(options: argparse.Namespace, kind: str, asked: Json) -> Json:
     settings = Config() if options.config is None else load(options.config)
     if not options.offline and options.engine is None:
         admin = options.admin or settings.admin or ADMIN_ADDRESS
-        return answered_by_proxy(admin, kind, asked)
+        return answered_by_proxy(admin, kind, asked, token_of(options, settings))
     snapshots = [in_file(settings.services)]
     if options.engine is not None:
         snapshots += listed(*engines(settings, options.engine))

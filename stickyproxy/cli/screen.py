@@ -27,6 +27,22 @@ _FIGURES = {
     "sessions": "sessions",
 }
 GOOD, WARN, BAD, CALM, DIM = "green", "yellow", "bold red", "cyan", "bright_black"
+_STYLES = {
+    "endpoint-ejected": BAD,
+    "provider-lost": BAD,
+    "config-refused": BAD,
+    "worker-lost": BAD,
+    "endpoint-joined": GOOD,
+    "endpoint-back": GOOD,
+    "provider-back": GOOD,
+    "config-reloaded": GOOD,
+    "certificate-renewed": GOOD,
+    "problem-resolved": GOOD,
+    "worker-ready": GOOD,
+    "endpoint-draining": CALM,
+    "order-given": CALM,
+}
+"""Of events, by their words: docs/reference/events.md."""
 MOST_PROBLEMS, MOST_EVENTS = 3, 6
 """Rows that are kept for them, at most."""
 BAR = 16
@@ -131,7 +147,8 @@ def _problems(problems: Sequence[Json], most: int) -> Iterator[Text]:
 
 
 def _events(events: Iterable[Json], most: int) -> Iterator[Text]:
-    for event in list(events)[-most:] if most > 0 else []:
+    told = [event for event in events if event.get("level") != "debug"]
+    for event in told[-most:] if most > 0 else []:
         word = str(event.get("event", ""))
         text = _line(str(event.get("text", word)), _style_of_event(word, event))
         yield Text.assemble((_clock(event.get("time")), DIM), " ", text, no_wrap=True)
@@ -142,11 +159,8 @@ def _line(said: str, style: str) -> Text:
 
 
 def _style_of_event(word: str, event: Json) -> str:
-    if event.get("level") == "error" or any(each in word for each in ("lost", "refused", "eject")):
-        return BAD
-    if event.get("level") == "warning" or any(each in word for each in ("left", "moved", "found")):
-        return WARN
-    return GOOD if any(each in word for each in ("back", "joined", "renewed", "resolved")) else ""
+    levels = {"error": BAD, "warning": WARN}
+    return _STYLES.get(word) or levels.get(str(event.get("level")), "")
 
 
 def _clock(when: object) -> str:

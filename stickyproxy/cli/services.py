@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from stickyproxy.cli.common import Commands, address
-from stickyproxy.cli.diagnosis import engines, found_by_engine, found_by_proxy
+from stickyproxy.cli.diagnosis import (
+    add_token_file,
+    engines,
+    found_by_engine,
+    found_by_proxy,
+    token_of,
+)
 from stickyproxy.config.load import load
 from stickyproxy.config.settings import ADMIN_ADDRESS, Config
 from stickyproxy.control import report
@@ -43,6 +50,7 @@ def add(commands: Commands) -> None:
         help="ask a Docker engine, not a proxy; by default that of the configuration, else that "
         "of $DOCKER_HOST, else the local one",
     )
+    add_token_file(parser, "read_token or change_token of [admin]")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
         "--quiet", action="store_true", help="print nothing: the exit status says it, for scripts"
@@ -57,7 +65,12 @@ def services(options: argparse.Namespace) -> int:
     if options.engine is not None:
         rows = found_by_engine(*engines(settings, options.engine))
     else:
-        rows = found_by_proxy(options.admin or settings.admin or ADMIN_ADDRESS)
-    if not options.quiet:
+        admin = options.admin or settings.admin or ADMIN_ADDRESS
+        rows = found_by_proxy(admin, token_of(options, settings))
+    if not options.quiet and not options.json and sys.stdout.isatty():
+        from stickyproxy.cli import tables  # noqa: PLC0415 (rich takes its time)
+
+        tables.show(tables.services(rows))
+    elif not options.quiet:
         print(json.dumps(rows, indent=2) if options.json else report.as_text(rows))
     return WRONG if report.has_errors(rows) else 0

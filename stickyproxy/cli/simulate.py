@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from stickyproxy.cli.common import Commands
 from stickyproxy.cli.explain import add_whom, ask
@@ -79,5 +80,10 @@ def simulate(options: argparse.Namespace) -> int:
         "sessions": options.sessions,
     }
     said = ask(options, "simulate", asked)
-    print(json.dumps(said, indent=2) if options.json else questions.simulation_as_text(said))
+    if not options.json and sys.stdout.isatty():
+        from stickyproxy.cli import tables  # noqa: PLC0415 (rich takes its time)
+
+        tables.show(tables.simulation(said))
+    else:
+        print(json.dumps(said, indent=2) if options.json else questions.simulation_as_text(said))
     return 0

@@ -17,6 +17,7 @@ from pathlib import Path
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.cli.common import Commands, address
+from stickyproxy.cli.diagnosis import add_token_file, token_of
 from stickyproxy.cli.keys import Wish, keys_in, wished
 from stickyproxy.cli.watch import Watcher
 from stickyproxy.config.load import load
@@ -46,12 +47,7 @@ def add(commands: Commands) -> None:
         type=address,
         help=f"where the proxy's admin page listens (default: {ADMIN_ADDRESS})",
     )
-    parser.add_argument(
-        "--token-file",
-        metavar="FILE",
-        type=Path,
-        help="holds read_token or change_token of [admin], or token of [controller]",
-    )
+    add_token_file(parser, "read_token or change_token of [admin], or token of [controller]")
     parser.add_argument("--once", action="store_true", help="show it once, and end")
     parser.add_argument("--json", action="store_true", help="the same for programs")
     parser.set_defaults(command=top)
@@ -69,7 +65,7 @@ def top(options: argparse.Namespace) -> int:
     controller = settings.controller
     configured = settings.admin if controller is None else controller.address
     admin: Address = options.admin or configured or ADMIN_ADDRESS
-    token = _token(options, settings)
+    token = token_of(options, settings)
     console = Console(highlight=False, markup=False, emoji=False)
     if options.json or options.once or not (sys.stdin.isatty() and sys.stdout.isatty()):
         look = Watcher(admin, token, lambda: None).look()
@@ -107,21 +103,6 @@ def top(options: argparse.Namespace) -> int:
                 if changed is None:
                     return 0
                 wish = changed
-
-
-def _token(options: argparse.Namespace, settings: Config) -> str:
-    """The one for looking; what is for changes may look too. Raises StickyproxyError."""
-    if options.token_file is None:
-        if settings.controller is not None:
-            held = settings.controller.token
-        else:
-            held = settings.operator.read_token or settings.operator.change_token
-        return held.decode("utf-8", "surrogateescape")
-    try:
-        text: str = options.token_file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise StickyproxyError(f"{options.token_file} cannot be read: {error}") from error
-    return text.strip()
 
 
 @contextmanager

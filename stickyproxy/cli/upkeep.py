@@ -16,7 +16,7 @@ from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.base.values import duration, duration_text
 from stickyproxy.cli.common import Commands, address
-from stickyproxy.cli.diagnosis import asked, tls_of
+from stickyproxy.cli.diagnosis import add_token_file, asked, tls_of, token_of
 from stickyproxy.config.load import load
 from stickyproxy.config.settings import ADMIN_ADDRESS, Config
 from stickyproxy.control.report import Json
@@ -62,12 +62,7 @@ def add(commands: Commands) -> None:
             type=address,
             help=f"where the proxy's admin page listens (default: {ADMIN_ADDRESS})",
         )
-        parser.add_argument(
-            "--token-file",
-            metavar="FILE",
-            type=Path,
-            help="holds change_token of [admin], or token of [controller]",
-        )
+        add_token_file(parser, "change_token of [admin], or token of [controller]")
         parser.add_argument("--json", action="store_true", help="for programs")
         parser.set_defaults(command=change, admin_state=state, wait=False)
     for parser in (drain, maintenance):
@@ -102,7 +97,7 @@ def change(options: argparse.Namespace) -> int:
     configured = settings.admin if controller is None else controller.address
     admin: Address = options.admin or configured or ADMIN_ADDRESS
     body = {"target": options.target, "admin_state": options.admin_state}
-    token = _token(options, settings)
+    token = token_of(options, settings, changes=True)
     ask = partial(asked, token=token, tls=tls_of(admin, token))
     document = _of(ask(admin, "POST", PATH, body=body))
     for note in document["notes"]:
@@ -118,6 +113,10 @@ def change(options: argparse.Namespace) -> int:
         print(json.dumps(document, indent=2))
     elif not options.wait:
         print(_summary(document))
+        if document["endpoints"] and sys.stdout.isatty():
+            from stickyproxy.cli import tables  # noqa: PLC0415 (rich takes its time)
+
+            tables.show(tables.upkeep(document))
     return 0
 
 
@@ -165,15 +164,3 @@ def _summary(document: Json) -> str:
     sessions, busy = sum(e["sessions"] for e in known), sum(e["busy"] for e in known)
     more = "" if len(known) == count else f" ({count - len(known)} not counted yet)"
     return f"{who}, {sessions} sessions seen, {busy} requests under way{more}"
-
-
-def _token(options: argparse.Namespace, settings: Config) -> str:
-    """Raises StickyproxyError."""
-    if options.token_file is None:
-        shared = settings.controller.token if settings.controller is not None else b""
-        return (shared or settings.operator.change_token).decode("utf-8", "surrogateescape")
-    try:
-        text: str = options.token_file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise StickyproxyError(f"{options.token_file} cannot be read: {error}") from error
-    return text.strip()

@@ -22,6 +22,8 @@ SILENCE = 60.0
 """Seconds after which a stream of events that says nothing is opened anew."""
 EVENTS = 200
 """So many are remembered."""
+BEFORE = 20
+"""Of those that were before."""
 TREND = 60
 """So many looks the same."""
 
@@ -131,7 +133,8 @@ class Watcher:
         try:
             if admin.path is not None:
                 connection.sock.connect(admin.path)
-            connection.request("GET", "/v1/events", headers=headers)
+            path = "/v1/events" if last else f"/v1/events?last={BEFORE}"
+            connection.request("GET", path, headers=headers)
             response = connection.getresponse()
             if response.status == 200:
                 yield from events_in(response)

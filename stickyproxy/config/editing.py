@@ -18,7 +18,7 @@ OURS = frozenset(
         *("x-forwarded-port", "x-real-ip", "x-request-id", "http2-settings"),
         *("client-cert", "client-cert-chain", "x-client-cert-subject"),
         *("x-client-cert-fingerprint", "x-proxy-id", "x-server-info", "x-upstream-addr"),
-        *("x-upstream-response-time", "strict-transport-security"),
+        *("x-upstream-response-time", "strict-transport-security", "x-sticky-handover"),
     }
 )
 """Fields that frame messages, or that the proxy has something to say about itself."""

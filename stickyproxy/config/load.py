@@ -155,6 +155,10 @@ def _repetitions(document: dict[str, Any]) -> Iterator[tuple[Location, str]]:
         for index, first in _repeated(endpoints):
             reason = f'"{endpoints[index]}" is the same as endpoints[{first}]: remove one'
             yield ("services", number, "endpoints", index), reason
+        ids = [_id_of(item) for item in _items(service)]
+        for index, first in _repeated(ids):
+            reason = f'"{ids[index]}" is the id of endpoints[{first}] too: write another one'
+            yield ("services", number, "endpoints", index), reason
 
 
 def _list(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -173,12 +177,22 @@ def _valid(parse_value: Callable[[object], object], value: object) -> str | None
 
 
 def _valid_endpoints(service: dict[str, Any]) -> list[str | None]:
-    endpoints = service.get("endpoints")
-    if not isinstance(endpoints, list):
-        return []
     known_port = _valid(port_number, service.get("port"))
     port = int(known_port) if known_port else None
-    return [_valid(lambda value: endpoint_address(value, port), item) for item in endpoints]
+    addresses = (
+        item.get("address") if isinstance(item, dict) else item for item in _items(service)
+    )
+    return [_valid(lambda value: endpoint_address(value, port), each) for each in addresses]
+
+
+def _items(service: dict[str, Any]) -> list[Any]:
+    endpoints = service.get("endpoints")
+    return endpoints if isinstance(endpoints, list) else []
+
+
+def _id_of(item: object) -> str | None:
+    found = item.get("id") if isinstance(item, dict) else None
+    return found if isinstance(found, str) and found else None
 
 
 def _repeated(values: Sequence[str | None]) -> Iterator[tuple[int, int]]:

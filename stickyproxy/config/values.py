@@ -65,10 +65,22 @@ def endpoint_address(value: object, port: int | None) -> Address:
     return address
 
 
+_WITH_ID = {"address", "id"}
+
+
 def endpoint(value: object, info: ValidationInfo) -> EndpointSpec:
+    """An address, or a table of an address and the ``id`` of who is there. Raises ValueError."""
+    slot = ""
+    if isinstance(value, dict):
+        if value.keys() != _WITH_ID:
+            raise ValueError(
+                "a table of an endpoint has two keys: write it like "
+                '{ id = "blue", address = "10.0.0.5:8080" }'
+            )
+        slot, value = visible_text(value["id"], "blue"), value["address"]
     # A port that failed is missing in info.data: then any will do, its own message is enough.
     address = str(endpoint_address(value, info.data.get("port", 1)))
-    return EndpointSpec(id=address, address=address)
+    return EndpointSpec(id=address, address=address, slot=slot)
 
 
 def trusted_proxy(value: object) -> Network | Literal["unix:"]:

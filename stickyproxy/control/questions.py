@@ -319,46 +319,55 @@ _AFFINITY = {
     Affinity.REPINNED_DOWN: "its endpoint is down, so it gets another",
     Affinity.REPINNED_DRAINING: "its endpoint is being stopped, so it gets another",
     Affinity.REPINNED_FAILED: "its pin is replaced by another",
+    Affinity.SUCCESSOR: "it holds the slot that the pin names now",
+    Affinity.WAITED: "it holds the slot that the pin names now",
+    Affinity.VISIT: "nobody holds the slot that the pin names at the moment",
 }
 
 
 def as_text(answered: Json) -> str:
-    """An answer for a terminal."""
-    return "\n".join(_lines(answered))
+    """An answer in plain text."""
+    (_, head), *rest = explained(answered)
+    lines = (
+        f"{name} {words}" if name.endswith(":") else f"{name:<10} {words}" for name, words in rest
+    )
+    return "\n".join((head, *(f"  {line}" for line in lines)))
 
 
-def _lines(said: Json) -> Iterator[str]:
+def explained(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """An answer in words: what it is about, under no name, and then all that there is to it, each
+    under its name; with a colon, if that is something in the request."""
     asked = said["request"]
     scheme = "https" if asked["secure"] else "http"
     url = f"{scheme}://{asked['host']}{asked['path']}"
     status = f" with {said['status']}" if said["status"] else ""
     client = asked["client"] or "a unix socket"
-    yield f"{asked['method']} {url} from {client}: {said['fate']}{status}"
-    yield f"  why        {said['why']}"
+    yield "", f"{asked['method']} {url} from {client}: {said['fate']}{status}"
+    yield "why", said["why"]
     if said["service"] is not None:
-        yield f"  service    {said['service']}"
-        yield f"  policy     {said['policy']}"
+        yield "service", said["service"]
+        yield "policy", said["policy"]
     for each in said.get("conditions", ()):  # other versions may not say
-        yield f"  {each['option']:<10} {each['said']}"
+        yield each["option"], each["said"]
     for each in said["evidence"]:
-        yield f"  {each['source']}: {_meaning(each)}"
+        yield f"{each['source']}:", _meaning(each)
     if said["endpoint"] is not None:
-        yield f"  endpoint   {_name(said['endpoint'])}: {_words(said['affinity'])}"
+        yield "endpoint", f"{endpoint_name(said['endpoint'])}: {_words(said['affinity'])}"
     elif said["by_turns"]:
-        yield f"  endpoint   {_turns(said['by_turns'])}: {_words(said['affinity'])}"
+        yield "endpoint", f"{_turns(said['by_turns'])}: {_words(said['affinity'])}"
     if said["path_at_endpoint"] not in (None, asked["path"]):
-        yield f"  asked for  {said['path_at_endpoint']}"
+        yield "asked for", said["path_at_endpoint"]
     for whose, edit in (said.get("edits") or {}).items():
         done = [f"sets {name}" for name in edit["sets"]]
         done += [f"removes {name}" for name in edit["removes"]]
-        yield f"  {whose:<10} {', '.join(done)}"
+        yield whose, ", ".join(done)
     for cookie in said["set_cookies"]:
-        yield f"  sets       {cookie}"
+        yield "sets", cookie
     if said["if_it_dies"] is not None:
         instead = said["if_it_dies"]
-        yield f"  if it dies {_turns(instead['endpoints'])}: {_words(instead['affinity'])}"
+        yield "if it dies", f"{_turns(instead['endpoints'])}: {_words(instead['affinity'])}"
     elif said["affinity"] is not None:
-        yield "  if it dies there is no other endpoint"
+        yield "if it dies", "there is no other endpoint"
 
 
 def simulation_as_text(answered: Json) -> str:
@@ -376,13 +385,13 @@ def _simulation_lines(row: Json, sessions: int) -> Iterator[str]:
     else:
         yield f"{row['service']}: no sessions that could move, {sessions} requests"
     yield f"  policy     {row['policy']}"
-    width = max((len(_name(each)) for each in row["endpoints"]), default=0)
+    width = max((len(endpoint_name(each)) for each in row["endpoints"]), default=0)
     for each in row["endpoints"]:
         change = f"  {each['change']}" if each["change"] else ""
-        yield f"  {_name(each):{width}}  {each['before']:>7} -> {each['after']:>7}{change}"
+        yield f"  {endpoint_name(each):{width}}  {each['before']:>7} -> {each['after']:>7}{change}"
     for move in row["moves"][:SHOWN]:
-        to = "nobody: no endpoint is left" if move["to"] is None else _name(move["to"])
-        yield f"  {move['sessions']:>9} move from {_name(move['from'])} to {to}"
+        to = "nobody: no endpoint is left" if move["to"] is None else endpoint_name(move["to"])
+        yield f"  {move['sessions']:>9} move from {endpoint_name(move['from'])} to {to}"
     if len(row["moves"]) > SHOWN:
         yield f"  and between {len(row['moves']) - SHOWN} more pairs of endpoints (--json)"
 
@@ -391,7 +400,7 @@ def _meaning(each: Json) -> str:
     """Proxies of other versions may have other meanings."""
     value = shown(each["value"])
     decides = ", which decides" if each["decides"] else ", which does not count"
-    whose = "" if each["endpoint"] is None else _name(each["endpoint"])
+    whose = "" if each["endpoint"] is None else endpoint_name(each["endpoint"])
     match each["meaning"]:
         case Meaning.PIN.value:
             return f"{value} is the pin of {whose}{decides}"
@@ -411,18 +420,19 @@ def _words(affinity: str) -> str:
 
 
 def _turns(endpoints: Iterable[Json]) -> str:
-    names = [_name(each) for each in endpoints]
+    names = [endpoint_name(each) for each in endpoints]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     listed = ", ".join(names[:SHOWN]) + more
     return listed if len(names) == 1 else f"one of {len(names)} by turns ({listed})"
 
 
-def _name(endpoint: Json) -> str:
+def endpoint_name(endpoint: Mapping[str, Any]) -> str:
+    """What an endpoint of an answer is called, and its state if there is something about it."""
     state = "" if endpoint["state"] == "usable" else f" ({_state(endpoint)})"
     where = "" if endpoint["id"] == endpoint["address"] else f" {endpoint['address']}"
     return f"{endpoint['service']}/{endpoint['id']}{where}{state}"
 
 
-def _state(endpoint: Json) -> str:
+def _state(endpoint: Mapping[str, Any]) -> str:
     why = endpoint.get("why")  # other versions may not say
     return f"{endpoint['state']}: {why}" if why else str(endpoint["state"])

@@ -161,6 +161,7 @@ class Registry:
             None if rekeyed else old,
             self.awaited,
             _thumbprints(snapshots),
+            slot_pin=lambda service, slot: hashing.slot_pin(keys[service], service, slot),
             commons=self._commons,
         )
         if rekeyed:
@@ -214,9 +215,11 @@ class Registry:
         self.problems = tuple(new)
 
     def _make_endpoint(self, service: ServiceSpec, spec: EndpointSpec) -> Endpoint:
-        name, tls = service.name, service.tls
-        pin = hashing.pin(self._keys[name], name, spec.id)
-        return Endpoint(name, spec, pin, self._pools.pool(spec.target(tls)), tls)
+        name, tls, key = service.name, service.tls, self._keys[service.name]
+        pin = hashing.pin(key, name, spec.id, spec.slot)
+        former = hashing.pin(key, name, spec.id) if spec.slot else b""
+        pool = self._pools.pool(spec.target(tls))
+        return Endpoint(name, spec, pin, pool, tls, former_pin=former)
 
 
 def _routed(snapshot: Snapshot) -> tuple[object, ...]:

@@ -34,6 +34,13 @@ FIRST_BYTE_SECONDS = 10.0
 MAX_UNDECIDED = 512
 """Connections that may not have shown it yet: one more is closed."""
 
+MOST_CONNECTIONS = 1024
+"""At a time; one more is closed: descriptors are needed for requests, too. Each proxy that follows
+a controller has two."""
+
+IDLE_SECONDS = 75.0
+"""How long an idle connection is kept."""
+
 PAUSE = 0.5
 """Seconds until connections are accepted again when there were no descriptors for one."""
 
@@ -42,15 +49,51 @@ _HANDSHAKE = b"\x16"
 begins with it."""
 
 
+class _Runner(web.AppRunner):
+    """One whose server has no more than so many connections."""
+
+    most = MOST_CONNECTIONS
+
+    @property
+    def server(self) -> Any:
+        """What makes a protocol of each connection."""
+        server = super().server
+        if server is None:
+            return None
+
+        def protocol() -> asyncio.Protocol:
+            return _Closing() if len(server.connections) >= self.most else server()
+
+        return protocol
+
+
+class _Closing(asyncio.Protocol):
+    """Takes a connection and closes it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See ``asyncio.BaseProtocol``."""
+        transport.close()
+
+
 class ControlServer:
     """One application on one address."""
 
-    def __init__(self, app: web.Application, tls: ssl.SSLContext | None = None) -> None:
-        """``tls``: with it, clients may speak TLS too."""
+    def __init__(
+        self,
+        app: web.Application,
+        tls: ssl.SSLContext | None = None,
+        most: int = MOST_CONNECTIONS,
+    ) -> None:
+        """``tls``: with it, clients may speak TLS too. ``most``: see MOST_CONNECTIONS."""
         # A long poll in progress must not delay the shutdown.
-        self._runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=0.5, logger=_of_requests
+        self._runner = _Runner(
+            app,
+            access_log=None,
+            shutdown_timeout=0.5,
+            keepalive_timeout=IDLE_SECONDS,
+            logger=_of_requests,
         )
+        self._runner.most = most
         self._tls = tls
         self._listeners: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []

@@ -161,7 +161,8 @@ def simulation(
     copies: dict[EndpointKey, Endpoint] = {
         (each.service, each.id): _copy(each, live.services) for each in live.endpoints
     }
-    before = Cluster(live.services, tuple(copies.values()), live.balancer)
+    coming = live.coming
+    before = Cluster(live.services, tuple(copies.values()), live.balancer, coming=coming)
     endpoints = tuple(
         copies.get((service.name, spec.id)) or _added(service, spec)
         for service in services
@@ -169,7 +170,8 @@ def simulation(
     )
     for endpoint in endpoints:  # the balancer of before has been built
         endpoint.tenths = (weights or {}).get((endpoint.service, endpoint.id), endpoint.tenths)
-    return Simulation(before, Cluster(tuple(services), endpoints, before.balancer))
+    after = Cluster(tuple(services), endpoints, before.balancer, coming=coming)
+    return Simulation(before, after)
 
 
 def changed_weights(
@@ -229,8 +231,8 @@ def scaled(service: ServiceSpec, count: int) -> ServiceSpec:
 
 def _copy(live: Endpoint, services: Iterable[ServiceSpec]) -> Endpoint:
     """One that serves nobody, of which the same is known."""
-    spec = EndpointSpec(live.id, live.address)
-    copy = Endpoint(live.service, spec, live.pin, NoConnections())
+    spec = EndpointSpec(live.id, live.address, slot=live.slot, outdated=live.outdated)
+    copy = Endpoint(live.service, spec, live.pin, NoConnections(), former_pin=live.former_pin)
     for service in services:
         if service.name == live.service:
             copy.declare(service)

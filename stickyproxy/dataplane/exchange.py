@@ -42,11 +42,22 @@ from stickyproxy.dataplane.upstream.connection import UpstreamConnection
 from stickyproxy.dataplane.upstream.pool import Pool
 from stickyproxy.routing.admit import Admit
 from stickyproxy.routing.basic_auth import BasicAuth
-from stickyproxy.routing.endpoint import Endpoint, Pick
+from stickyproxy.routing.endpoint import (
+    Affinity,
+    Awaits,
+    CookieIssue,
+    Endpoint,
+    HandsOver,
+    Pick,
+)
 from stickyproxy.routing.slots import Slots
 from stickyproxy.routing.table import Route, RoutingTable
 from stickyproxy.routing.tally import TallySheet
+from stickyproxy.routing.waiting import WaitingRoom
 from stickyproxy.semantics.request import UNKNOWN, ClientRequest
+
+_ASK_AGAIN = 0.25
+"""Seconds until an endpoint that refused a connection is asked for one again by who waits."""
 
 _COMPLETE = Outcome.COMPLETE  # looking up a member of an Enum takes its time
 
@@ -66,7 +77,7 @@ def _request_ids() -> Iterator[bytes]:
 next_request_id = _request_ids().__next__
 
 
-Step = UpstreamConnection | Pool | Reply | BasicAuth | Slots
+Step = UpstreamConnection | Pool | Reply | BasicAuth | Slots | WaitingRoom
 """What ``Exchange._next`` says."""
 
 
@@ -118,17 +129,20 @@ class Proxy:
 
 class Exchange:
     """One request under way: what has been decided and tried so far. Implements
-    ``downstream.ports.StreamHandler`` and ``relay.AwaitsResponse``."""
+    ``downstream.ports.StreamHandler``, ``relay.AwaitsResponse`` and ``waiting.Waits``."""
 
     __slots__ = (
         "_admitted",
+        "_begun",
         "_body_at_hand",
         "_body_sent",
         "_connecting",
         "_proxy",
+        "_room",
         "_route",
         "_slots",
         "_upstream",
+        "_waits_until",
         "failures",
         "id",
         "outcome",
@@ -172,6 +186,12 @@ class Exchange:
         """Whether that connection had been kept alive."""
         self._connecting: asyncio.Task[None] | None = None
         """What has to be waited for: a connection, a slot, or a password that is being checked."""
+        self._room: WaitingRoom | None = None
+        """Where it waits for a successor; None: it does not."""
+        self._waits_until = 0.0
+        """How long at most; 0: it never had to."""
+        self._begun = self.started
+        """Since when it has been tried to send it without waiting."""
         self._slots: Slots | None = None
         """Those that one was taken of; None: there are none, or it was given back."""
         self.tally: TallySheet | None = None
@@ -280,6 +300,8 @@ class Exchange:
         """The client is gone: the response is not needed."""
         if self._connecting is not None:
             self._connecting.cancel()
+        if self._room is not None:
+            self._room.leave(self)
         upstream = self._upstream
         if upstream is not None and self._holds(upstream):
             self._abandon(upstream)
@@ -311,13 +333,16 @@ class Exchange:
         elif isinstance(step, Slots):
             name = "wait for an endpoint"
             self._connecting = self.stream.loop.create_task(self._wait_for(step), name=name)
+        elif isinstance(step, WaitingRoom):
+            self._enter(step)
         else:
             name = "connect for a request"
             self._connecting = self.stream.loop.create_task(self._connect(step), name=name)
 
     def _next(self) -> Step:
         """The next step: send on this connection, connect to this pool's target, reply, find out
-        first whether the client is one of these users, or wait for one of these slots.
+        first whether the client is one of these users, wait for one of these slots, or in this
+        room for something to change.
         Route and endpoint are of one table, the current one: what was tried may be gone from it.
         Raises BadRequest."""
         request = self.request
@@ -335,14 +360,26 @@ class Exchange:
         if route.admit is not None and (step := self._stopped_by(route.admit)) is not None:
             return step
         failures = self.failures
-        if failures is None:
+        if failures is None and not self._waits_until:
             cluster.budget.requests += 1
         balancer = cluster.balancer
         pick = balancer.pick(request, failures.tried if failures else ())
         if pick is None:
+            tried = failures.tried if failures else ()
+            wait = balancer.worth_waiting(request, tried) if isinstance(balancer, Awaits) else 0.0
+            if wait and self._may_wait(cluster.waiting, wait):
+                return cluster.waiting
             if failures is not None:
                 return self._failure(failures.error)
             return replies.no_endpoint(cluster.name)
+        if pick.wait and self._may_wait(cluster.waiting, pick.wait):
+            return cluster.waiting
+        if failures is not None and failures.unpaid:
+            failures.unpaid = False
+            if not self._may_retry(failures.error):
+                return self._failure(failures.error)
+        if self._waits_until and pick.affinity is Affinity.SUCCESSOR:
+            pick = replace(pick, affinity=Affinity.WAITED)
         self.strips, self.pick = balancer.strips, pick
         if (tally := pick.endpoint.tally) is not None:
             tally.begun += 1
@@ -352,6 +389,35 @@ class Exchange:
                 return replies.too_busy(cluster.name) if slots.is_crowded else slots
             self._slots = slots
         return self._connection_to(pick.endpoint, request)
+
+    def _may_wait(self, room: WaitingRoom, seconds: float) -> bool:
+        """Whether it may wait for something better; it does so once, for so many seconds in all."""
+        now = monotonic()
+        if not self._waits_until:
+            self._waits_until = now + seconds
+        return now < self._waits_until and not room.is_full
+
+    def _enter(self, room: WaitingRoom) -> None:
+        """Wait. Who refuses connections now is asked again soon: that it listens is no change that
+        anybody tells of."""
+        left = self._waits_until - monotonic()
+        failures = self.failures
+        if failures is not None:
+            left = min(left, _ASK_AGAIN)
+            failures.tried, failures.unpaid = (), False
+        self._room = room
+        room.enter(self, left)
+
+    def resume(self) -> None:
+        """Something has changed, or it has waited long enough."""
+        self._room = None
+        self._begun = monotonic()
+        try:
+            self._take(self._next())
+        except BadRequest as refused:
+            self.refuse(refused)
+        except Exception:
+            self._break_off()
 
     def _connection_to(
         self, endpoint: Endpoint, request: ClientRequest
@@ -554,6 +620,17 @@ class Exchange:
         except Exception:
             self._break_off()
 
+    def handed_over(self, to: bytes) -> CookieIssue | None:
+        """The endpoint gives the session away. To whom, the current table says."""
+        request, pick = self.request, self.pick
+        assert request is not None
+        assert pick is not None
+        route = self._proxy.table.match(request.host, request.target)
+        cluster = None if route is None else route.cluster
+        if cluster is None or not isinstance(cluster.balancer, HandsOver):
+            return None
+        return cluster.balancer.hand_over(request, pick, to)
+
     def _hold_against(self, upstream: UpstreamConnection, error: Exception) -> None:
         """Let the endpoint's health know. That a kept-alive connection closes is nothing."""
         health, pick = self._proxy.health, self.pick
@@ -587,11 +664,9 @@ class Exchange:
                 replayable=request.idempotent and not self._body_sent,
                 responded=upstream is not None and upstream.responded,
                 deaths=failures.deaths,
-                in_time=now - self.started <= pool.retry_seconds,
+                in_time=now - self._begun <= pool.retry_seconds,
             )
         )
-        if verdict is Verdict.OTHER_ENDPOINT and not self._may_retry(now, error):
-            verdict = Verdict.GIVE_UP
         if verdict is Verdict.GIVE_UP:
             self._reply(self._failure(error))
             return
@@ -599,15 +674,15 @@ class Exchange:
             self.stream.keep_body()
         failures.ask_anew = verdict is Verdict.SAME_ENDPOINT
         if verdict is Verdict.OTHER_ENDPOINT:
-            failures.tried = (*failures.tried, pick.endpoint)
+            failures.tried, failures.unpaid = (*failures.tried, pick.endpoint), True
         try:
             self._take(self._next())
         except BadRequest as refused:
             self.refuse(refused)
 
-    def _may_retry(self, now: float, error: Exception) -> bool:
+    def _may_retry(self, error: Exception) -> bool:
         cluster = self._route.cluster
-        if cluster is None or cluster.budget.take(now):
+        if cluster is None or cluster.budget.take(monotonic()):
             return True
         spent = UpstreamError(f"{error}; not sent to another endpoint: it has had enough retries")
         self._proxy.log_failure(self.service, spent)

@@ -14,7 +14,7 @@ from typing import Protocol
 from stickyproxy.base.errors import UpstreamProtocolError
 from stickyproxy.dataplane.attempt import Attempt, upstream_lines
 from stickyproxy.dataplane.downstream.ports import ClientStream
-from stickyproxy.routing.endpoint import Pick
+from stickyproxy.routing.endpoint import CookieIssue, Pick
 from stickyproxy.semantics.edits import Edit
 from stickyproxy.semantics.headers import RESPONSE_LINES, seconds
 from stickyproxy.semantics.request import UNKNOWN, ClientRequest
@@ -42,6 +42,10 @@ class AwaitsResponse(Protocol):
 
     def failed(self, error: Exception) -> None:
         """The response will never be whole."""
+
+    def handed_over(self, to: bytes) -> CookieIssue | None:
+        """What is owed to the client instead, as the endpoint gives its session away: to the one
+        that holds this slot, or to ``any``. None: nothing else than before."""
 
 
 class Relay:
@@ -120,6 +124,8 @@ class Relay:
             )
             fields += (b"x-request-id: " + self._request.id, self._info, contacted)
         issue = pick.cookies
+        if head.handover and (exchange := self._exchange) is not None:
+            issue = exchange.handed_over(head.handover) or issue
         if issue is not None and (head.set_cookies or issue.due):
             values = issue.values(head.set_cookies, self._request.secure)
             fields += [b"Set-Cookie: " + value for value in values]

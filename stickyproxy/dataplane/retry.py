@@ -69,13 +69,15 @@ def decide(attempt: Attempted) -> Verdict:
 class Failures:
     """The attempts of a request that failed."""
 
-    __slots__ = ("ask_anew", "attempts", "deaths", "error", "tried")
+    __slots__ = ("ask_anew", "attempts", "deaths", "error", "tried", "unpaid")
 
     def __init__(self) -> None:
         self.attempts: tuple[Attempt, ...] = ()
         """Endpoints that were contacted and failed."""
         self.tried: tuple[Endpoint, ...] = ()
         """Those that are not to be picked again."""
+        self.unpaid = False
+        """The budget for retries has yet to be asked for the next attempt."""
         self.deaths = 0
         """New connections that ended under this request."""
         self.ask_anew = False

@@ -74,6 +74,8 @@ class EndpointSpec:
     """The place in its service that it holds, and its successor will hold: a number for a replica
     of a Swarm service, the node's id for a task of a global one, the ``id`` of a static endpoint;
     empty: it has no successor."""
+    outdated: bool = False
+    """True if its service is being updated, and its turn to be replaced is still to come."""
 
     @property
     def machine(self) -> str:
@@ -123,6 +125,8 @@ class ServiceSpec:
     """What its replicas still get while they are being stopped."""
     admin_state: AdminState = "ready"
     """What an operator wants of all its endpoints."""
+    coming: tuple[str, ...] = ()
+    """Slots that are about to be filled: an endpoint for each is on its way."""
     timeouts: Timeouts | None = None
     """Those that are its own; None: it has none."""
     ejection: Ejection | None = None

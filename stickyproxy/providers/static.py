@@ -182,7 +182,11 @@ def _resolved(
             address = join_host_port(each, port)
             server_name = name if tells_name else ""
             yield EndpointSpec(
-                f"{endpoint.id}/{address}", address, draining, server_name=server_name
+                f"{endpoint.id}/{address}",
+                address,
+                draining,
+                server_name=server_name,
+                slot=endpoint.slot,
             )
 
 

@@ -14,6 +14,8 @@ from stickyproxy.routing.servernames import ServerNames
 from stickyproxy.routing.table import AcmeAnswers, Route, RoutingTable, guard
 
 MakeEndpoint = Callable[[ServiceSpec, EndpointSpec], Endpoint]
+SlotPin = Callable[[str, str], bytes]
+"""What pins have in common of all who hold a slot: by name of the service, and slot."""
 
 DEFAULT_HOST = "(any other host)"
 
@@ -25,6 +27,7 @@ def build(
     awaited: tuple[str, ...] = (),
     thumbprints: Mapping[str, str] | None = None,
     *,
+    slot_pin: SlotPin | None = None,
     commons: Commons | None = None,
 ) -> RoutingTable:
     """A table for these services. Endpoints and clusters of ``previous`` that did not change are
@@ -34,7 +37,7 @@ def build(
     proxy count together; None: there is one."""
     encoded = {host.encode(): said.encode() for host, said in (thumbprints or {}).items()}
     acme = AcmeAnswers(encoded) if encoded else None
-    builder = _Builder(make_endpoint, previous, awaited, acme, commons)
+    builder = _Builder(make_endpoint, previous, awaited, acme, slot_pin=slot_pin, commons=commons)
     table = builder.build(sorted(services, key=lambda service: service.name))
     builder.retire()
     return table
@@ -47,8 +50,11 @@ class _Builder:
         previous: RoutingTable | None,
         awaited: tuple[str, ...],
         acme: AcmeAnswers | None,
+        *,
+        slot_pin: SlotPin | None,
         commons: Commons | None,
     ) -> None:
+        self._slot_pin = slot_pin
         self._buckets = None if commons is None else commons.buckets
         self._headcount = None if commons is None else commons.headcount
         self._awaited = awaited
@@ -112,6 +118,9 @@ class _Builder:
         for key, endpoint in self._old_endpoints.items():
             if self._endpoints.get(key) is not endpoint:
                 endpoint.pool.close()
+        for name, cluster in self._old_clusters.items():
+            if self._clusters.get(name) is not cluster:
+                cluster.waiting.wake()
 
     def _cluster(self, services: tuple[ServiceSpec, ...]) -> Cluster:
         name = "+".join(service.name for service in services)
@@ -127,17 +136,32 @@ class _Builder:
                 cluster = old
             else:
                 before = old and (old.balancer, old.budget, old.limiters)
-                cluster = Cluster(services, endpoints, *(before or ()), buckets=self._buckets)
+                cluster = Cluster(
+                    services,
+                    endpoints,
+                    *(before or ()),
+                    buckets=self._buckets,
+                    waiting=None if old is None else old.waiting,
+                    coming=self._coming(services),
+                )
             self._clusters[name] = cluster
         return cluster
+
+    def _coming(self, services: Iterable[ServiceSpec]) -> frozenset[bytes]:
+        """``Members.coming``."""
+        slot_pin = self._slot_pin
+        if slot_pin is None:
+            return frozenset()
+        return frozenset(slot_pin(each.name, slot) for each in services for slot in each.coming)
 
     def _endpoint(self, service: ServiceSpec, spec: EndpointSpec) -> Endpoint:
         key = (service.name, spec.id)
         endpoint = self._endpoints.get(key)
         if endpoint is None:
             old = self._old_endpoints.get(key)
-            if old is not None and old.target == spec.target(service.tls):
+            if old is not None and (old.target, old.slot) == (spec.target(service.tls), spec.slot):
                 endpoint = old
+                endpoint.outdated = spec.outdated
                 facts = declared_facts(spec, old.facts)
                 if facts != old.facts:
                     # It belongs to another service now, whose clusters are rebuilt in any case.

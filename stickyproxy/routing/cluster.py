@@ -10,6 +10,7 @@ from stickyproxy.routing.balancers import policy_for
 from stickyproxy.routing.budget import RetryBudget
 from stickyproxy.routing.endpoint import Balancer, Endpoint, EndpointState
 from stickyproxy.routing.policy import Policy
+from stickyproxy.routing.waiting import WaitingRoom
 
 
 class Cluster:
@@ -28,20 +29,29 @@ class Cluster:
         limiters: Limiters | None = None,
         *,
         buckets: Buckets | None = None,
+        waiting: WaitingRoom | None = None,
+        coming: frozenset[bytes] = frozenset(),
     ) -> None:
-        """``previous``, ``budget``, ``limiters``: of the cluster that it replaces. ``buckets``: see
-        ``admit.limiters``."""
+        """``previous``, ``budget``, ``limiters``, ``waiting``: of the cluster that it replaces.
+        ``buckets``: see ``admit.limiters``. ``coming``: see ``Members``."""
         self.services = services
         self.name = "+".join(service.name for service in services)
         self.endpoints = endpoints
         self.budget = budget or RetryBudget()
         self.limiters = admit.limiters(services, limiters or {}, buckets)
         self.policy: Policy = policy_for(services[0])
-        self.balancer: Balancer = draining.build(self.policy, endpoints, previous)
+        self.waiting = waiting or WaitingRoom()
+        self.coming = coming
+        self.balancer: Balancer = draining.build(self.policy, endpoints, previous, coming)
 
     def rebuild(self) -> None:
         """The state of an endpoint has changed; takes effect with the next pick."""
-        self.balancer = draining.build(self.policy, self.endpoints, self.balancer)
+        self.balancer = self.built_again()
+        self.waiting.wake()
+
+    def built_again(self) -> Balancer:
+        """A balancer that picks as this one would, by the present states of the endpoints."""
+        return draining.build(self.policy, self.endpoints, self.balancer, self.coming)
 
     def __repr__(self) -> str:
         usable = sum(endpoint.state is EndpointState.USABLE for endpoint in self.endpoints)

@@ -23,10 +23,13 @@ from time import monotonic
 
 from stickyproxy.base.hashing import looks_like_pin
 from stickyproxy.routing.endpoint import (
+    Awaits,
     Balancer,
+    CookieIssue,
     Endpoint,
     EndpointState,
     Evidence,
+    HandsOver,
     Members,
     Pick,
     ReadsRequests,
@@ -35,17 +38,27 @@ from stickyproxy.routing.endpoint import (
 from stickyproxy.routing.policy import Policy
 
 
-def build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | None) -> Balancer:
+def build(
+    policy: Policy,
+    endpoints: Sequence[Endpoint],
+    previous: Balancer | None,
+    coming: frozenset[bytes] = frozenset(),
+) -> Balancer:
     """A balancer over these endpoints in their present states. ``previous``: the one it replaces,
-    see ``Policy.build``."""
+    see ``Policy.build``. ``coming``: see ``Members``."""
     if isinstance(previous, CountingBalancer):
         previous = previous.inner
-    built = _build(policy, endpoints, previous)
+    built = _build(policy, endpoints, previous, coming)
     counted = [endpoint for endpoint in endpoints if endpoint.facts.asked_to_drain]
     return CountingBalancer(built, counted) if counted else built
 
 
-def _build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | None) -> Balancer:
+def _build(
+    policy: Policy,
+    endpoints: Sequence[Endpoint],
+    previous: Balancer | None,
+    coming: frozenset[bytes],
+) -> Balancer:
     previous_for_idempotent: Balancer | None = None
     if isinstance(previous, SparingBalancer):
         previous_for_idempotent = previous.for_idempotent
@@ -60,11 +73,11 @@ def _build(policy: Policy, endpoints: Sequence[Endpoint], previous: Balancer | N
         down = tuple([e for e in down if e.facts.in_maintenance])
     sticky = tuple([e for e in draining if e.keeps == "sticky"])
     if len(sticky) == len(draining) or not (usable or sticky):
-        return policy.build(Members(usable=usable, draining=draining, down=down), previous)
+        return policy.build(Members(usable, draining, (), down, coming), previous)
 
     def keeping(kept: tuple[Endpoint, ...], previous: Balancer | None = None) -> Balancer:
         leaving = tuple([e for e in draining if e not in kept])
-        return policy.build(Members(usable, kept, leaving, down), previous)
+        return policy.build(Members(usable, kept, leaving, down, coming), previous)
 
     safe = tuple([e for e in draining if e.keeps != "none"])
     sparing = keeping(sticky, previous)
@@ -99,6 +112,16 @@ class SparingBalancer:
         balancer = self.for_idempotent if request.idempotent else self.sparing
         return balancer.evidence(request) if isinstance(balancer, ReadsRequests) else ()
 
+    def worth_waiting(self, request: Request, tried: Collection[Endpoint]) -> float:
+        """See ``endpoint.Awaits``."""
+        sparing = self.sparing
+        return sparing.worth_waiting(request, tried) if isinstance(sparing, Awaits) else 0.0
+
+    def hand_over(self, request: Request, pick: Pick, to: bytes) -> CookieIssue | None:
+        """See ``endpoint.HandsOver``."""
+        sparing = self.sparing
+        return sparing.hand_over(request, pick, to) if isinstance(sparing, HandsOver) else None
+
     def __repr__(self) -> str:
         return f"<SparingBalancer, {self.sparing!r}>"
 
@@ -123,6 +146,16 @@ class CountingBalancer:
         """See ``endpoint.ReadsRequests``."""
         inner = self.inner
         return inner.evidence(request) if isinstance(inner, ReadsRequests) else ()
+
+    def worth_waiting(self, request: Request, tried: Collection[Endpoint]) -> float:
+        """See ``endpoint.Awaits``."""
+        inner = self.inner
+        return inner.worth_waiting(request, tried) if isinstance(inner, Awaits) else 0.0
+
+    def hand_over(self, request: Request, pick: Pick, to: bytes) -> CookieIssue | None:
+        """See ``endpoint.HandsOver``."""
+        inner = self.inner
+        return inner.hand_over(request, pick, to) if isinstance(inner, HandsOver) else None
 
     def __repr__(self) -> str:
         return f"<CountingBalancer, {self.inner!r}>"

@@ -23,6 +23,7 @@ from enum import Enum
 from typing import Protocol, runtime_checkable
 
 from stickyproxy.base.commons import Headcount
+from stickyproxy.base.hashing import slot_of_pin
 from stickyproxy.model.health import DEFAULT_EJECTION, Ejection
 from stickyproxy.model.service import Drain, EndpointSpec, ServiceSpec
 from stickyproxy.model.timeouts import Timeouts
@@ -118,12 +119,16 @@ class Endpoint:
         "drain",
         "ejection",
         "facts",
+        "former_pin",
         "has_connected",
         "id",
+        "outdated",
         "pin",
         "pool",
         "service",
         "sessions",
+        "slot",
+        "slot_pin",
         "slots",
         "slow_start",
         "state",
@@ -141,16 +146,26 @@ class Endpoint:
         pin: bytes,
         pool: Connections,
         tls: UpstreamTls | None = None,
+        *,
+        former_pin: bytes = b"",
     ) -> None:
-        """``pool``: of connections to where ``spec`` and ``tls`` say."""
+        """``pool``: of connections to where ``spec`` and ``tls`` say. ``former_pin``: the one that
+        names no slot, if ``pin`` does."""
         self.service = service
         self.id = spec.id
+        self.slot = spec.slot
+        self.outdated = spec.outdated
+        """It is to be replaced soon."""
         self.address = spec.address
         self.target = spec.target(tls)
         self.address_lines = (
             b"x-upstream-addr: " + spec.address.encode() + b"\r\nx-upstream-response-time: "
         )
         self.pin = pin
+        self.slot_pin = slot_of_pin(pin)
+        """The part of it that names the slot; empty: it has none."""
+        self.former_pin = former_pin
+        """What pins of it were like before they named slots."""
         self.pool = pool
         self.drain: Drain = "none"
         """What it still gets while it drains."""
@@ -228,6 +243,9 @@ class Affinity(Enum):
     REPINNED_DOWN = "repinned-down"  # its pin names an endpoint that is not usable
     REPINNED_DRAINING = "repinned-draining"  # its pin names an endpoint that is being stopped
     REPINNED_FAILED = "repinned-failed"  # its endpoint has just refused the connection
+    SUCCESSOR = "successor"  # its endpoint was replaced: re-pinned to who holds the slot now
+    WAITED = "waited"  # likewise, after it had waited for that one
+    VISIT = "visit"  # its slot is empty for the moment: elsewhere, and the pin is kept
 
 
 class CookieIssue(Protocol):
@@ -252,6 +270,9 @@ class Pick:
     left: str | None = None
     """The session moves here from the endpoint with this id, or, if it is empty, from one that is
     not known; None: it does not move."""
+    wait: float = 0.0
+    """Seconds for which it is worth waiting, as a better choice is on its way; picked again after
+    every change until then."""
 
 
 class Meaning(Enum):
@@ -260,6 +281,8 @@ class Meaning(Enum):
     PIN = "pin"  # names an endpoint that keeps its sessions
     PIN_LEAVING = "pin of an endpoint that is being stopped"
     PIN_DOWN = "pin of an endpoint that is down"
+    PIN_SUCCEEDED = "pin of a slot that another endpoint holds now"
+    PIN_AWAITED = "pin of a slot that is about to be filled"
     PIN_UNKNOWN = "pin of no endpoint of this service"
     KEY = "key"  # it is hashed
     NOTHING = "nothing"  # neither a pin nor a key
@@ -323,6 +346,23 @@ class ReadsRequests(Protocol):
         """What it looks at in a request, in its order of precedence."""
 
 
+@runtime_checkable
+class Awaits(Protocol):
+    """A balancer that knows of endpoints that are about to be."""
+
+    def worth_waiting(self, request: Request, tried: Collection[Endpoint]) -> float:
+        """Seconds for which it is worth waiting where ``pick`` found nobody; see ``Pick.wait``."""
+
+
+@runtime_checkable
+class HandsOver(Protocol):
+    """A balancer whose sessions can be given to another endpoint."""
+
+    def hand_over(self, request: Request, pick: Pick, to: bytes) -> CookieIssue | None:
+        """What is owed to the client that ``pick`` was made for when its session goes to the
+        endpoint with the slot ``to``, or to ``any`` other; None: there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Members:
     """The endpoints of a cluster by what they may be used for; order is by (service, id)."""
@@ -333,6 +373,8 @@ class Members:
     leaving: tuple[Endpoint, ...] = ()
     """They drain too, and get nothing: their sessions are re-pinned."""
     down: tuple[Endpoint, ...] = ()
+    coming: frozenset[bytes] = frozenset()
+    """``slot_pin`` of the slots that are about to be filled."""
 
     @property
     def accepting(self) -> tuple[Endpoint, ...]:

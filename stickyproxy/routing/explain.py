@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from stickyproxy.base.errors import BadRequest, InvalidHost
-from stickyproxy.routing import draining
 from stickyproxy.routing.admit import Admit
 from stickyproxy.routing.basic_auth import BasicAuth
 from stickyproxy.routing.cluster import Cluster
@@ -365,7 +364,7 @@ def _conditions(
 
 def _copy(cluster: Cluster) -> Balancer:
     """A balancer that picks as the cluster's would, whose turns are its own."""
-    return draining.build(cluster.policy, cluster.endpoints, cluster.balancer)
+    return cluster.built_again()
 
 
 def _choice(
@@ -394,10 +393,11 @@ def _owners(table: RoutingTable, evidence: Sequence[Evidence]) -> dict[bytes, En
     """Whose pins are in it, by pin, of all endpoints that are known."""
     pins = {each.value.strip(b'"') for each in evidence}
     return {
-        endpoint.pin: endpoint
+        pin: endpoint
         for cluster in table.clusters()
         for endpoint in cluster.endpoints
-        if endpoint.pin in pins
+        for pin in (endpoint.pin, endpoint.former_pin)
+        if pin in pins
     }
 
 

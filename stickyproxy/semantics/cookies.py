@@ -98,6 +98,11 @@ def has_lifetime(value: bytes) -> bool:
     return _attribute(value, b"max-age") is not None or _attribute(value, b"expires") is not None
 
 
+def set_cookie_value(value: bytes) -> bytes:
+    """The value of the cookie that a Set-Cookie value sets, as it will come back."""
+    return value.partition(b";")[0].partition(b"=")[2].strip(_OWS)
+
+
 def scope(value: bytes) -> tuple[bytes | None, bytes | None]:
     """Domain and path of a Set-Cookie value: with the name, they identify a cookie."""
     return _attribute(value, b"domain"), _attribute(value, b"path")

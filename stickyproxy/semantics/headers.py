@@ -30,6 +30,7 @@ class Kind:
     HOST = 9
     INFO = 10  # our own response fields: an endpoint's are replaced by ours
     EVENT_STREAM = 11  # the Content-Type of server-sent events
+    HANDOVER = 12  # for us: an endpoint hands a session over
 
 
 _HOP_BY_HOP = {
@@ -77,6 +78,7 @@ _RESPONSE = {
     b"x-server-info": Kind.INFO,
     b"x-upstream-addr": Kind.INFO,
     b"x-upstream-response-time": Kind.INFO,
+    b"x-sticky-handover": Kind.HANDOVER,
 }
 
 # A Connection field that names one of these is wrong or an attack: they frame the message.

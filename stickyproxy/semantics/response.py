@@ -35,6 +35,7 @@ class ResponseHead:
 
     __slots__ = (
         "event_stream",
+        "handover",
         "http11",
         "info",
         "keep_alive",
@@ -46,6 +47,11 @@ class ResponseHead:
         "switches",
         "upgrade",
     )
+
+    event_stream: bool
+    """The body is server-sent events."""
+    handover: bytes
+    """The slot that the session is to go to, or ``any``; empty: it stays."""
 
     def __init__(self, head: bytes) -> None:
         """``head``: as it came, without the empty line and the line end before it. Raises
@@ -66,8 +72,7 @@ class ResponseHead:
         """The Upgrade fields, which mean something in a 101 only."""
         self.switches = False
         """Connection names Upgrade."""
-        self.event_stream = False
-        """The body is server-sent events."""
+        self.event_stream, self.handover = False, b""
         kinds = RESPONSE_LINES
         keep = self.lines.append
         named: frozenset[bytes] = frozenset()
@@ -108,6 +113,8 @@ class ResponseHead:
             self.info = (*self.info, line)
         elif kind == Kind.UPGRADE:
             self.upgrade = (*self.upgrade, line)
+        elif kind == Kind.HANDOVER:
+            self.handover = line.partition(b":")[2].strip(b" \t")
         elif kind == Kind.EVENT_STREAM:
             self.event_stream = True
             self.lines.append(line)

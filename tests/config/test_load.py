@@ -122,6 +122,8 @@ class TestExample:
             keys["client_ca"] = f'"{tmp_path}/ca.pem"'
         if key.startswith("hash_cookie_"):
             keys["hash_cookie"] = '"user"'
+        if key == "sticky_wait":
+            keys["sticky_session_cookie"] = '"session"'
         if key.startswith("ssl_backend_"):
             keys["ssl_backend"] = "true"
         if key == "ssl_backend_ca":
@@ -443,6 +445,32 @@ class TestServices:
         assert list(found) == ["services[0] (shop).endpoints[1]"]
         assert reason in found["services[0] (shop).endpoints[1]"]
 
+    def test_an_endpoint_with_an_id(self) -> None:
+        text = '["10.0.0.5", { id = "blue", address = "10.0.0.6" }]'
+        [shop] = parse(service(port="80", endpoints=text)).services
+        assert shop.endpoints == (
+            EndpointSpec("10.0.0.5:80", "10.0.0.5:80"),
+            EndpointSpec("10.0.0.6:80", "10.0.0.6:80", slot="blue"),
+        )
+
+    @pytest.mark.parametrize(
+        ("written", "reason"),
+        [
+            ('{ id = "blue" }', "a table of an endpoint has two keys: write it like"),
+            ('{ id = "blue", address = "a:1", port = 5 }', "a table of an endpoint has two keys"),
+            ('{ id = "", address = "a:1" }', "is empty"),
+            ('{ id = 5, address = "a:1" }', "5 is not text"),
+            ('{ id = "blue", address = "a:0" }', '"a:0" cannot be connected to'),
+            ('{ id = "green", address = "a:1" }', '"green" is the id of endpoints[0] too'),
+            ('{ id = "blue", address = "b:1" }', '"b:1" is the same as endpoints[0]: remove one'),
+        ],
+    )
+    def test_a_bad_id(self, written: str, reason: str) -> None:
+        text = f'[{{ id = "green", address = "b:1" }}, {written}]'
+        found = problems(service(endpoints=text))
+        assert list(found) == ["services[0] (shop).endpoints[1]"]
+        assert reason in found["services[0] (shop).endpoints[1]"]
+
     def test_a_bad_port_is_said_once(self) -> None:
         assert problems(service(port="0", endpoints='["10.0.0.5", "10.0.0.6"]')) == {
             "services[0] (shop).port": "0 is not a port: write a number from 1 to 65535"
@@ -603,7 +631,7 @@ class TestProblems:
         ("text", "place", "reason"),
         [
             ("proxi = 1", "proxi", 'unknown key "proxi" (did you mean "proxy"?)'),
-            ("zzz = 1", "zzz", "(known: listeners, proxy, access_log, log, services, certificates"),
+            ("zzz = 1", "zzz", "(known: listeners, proxy, access_log, log, services, "),
             ('"a b" = 1', '"a b"', 'unknown key "a b" (known:'),
             ("[proxy]\nsecrets = 1", "proxy.secrets", '(did you mean "secret"?)'),
             ("[[listeners]]\nadress = ':80'\naddress = ':81'", "listeners[0].adress", '"address"?'),
@@ -660,8 +688,8 @@ class TestProblems:
             "x.toml: proxy.max_headers: 1 is too small: write at least 16",
             "x.toml: services[0] (shop).hosts: is required: name at least one host, "
             "or set default_backend to answer for any",
-            'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, log, services, '
-            "certificates, admin, providers, controller, acme, tracing)",
+            'x.toml: zzz: unknown key "zzz" (known: listeners, proxy, access_log, log, '
+            "services, certificates, admin, providers, controller, acme, tracing)",
         ]
 
 

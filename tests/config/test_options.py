@@ -129,6 +129,21 @@ class TestWhatIsAccepted:
         assert until_closed["hash_cookie_ttl"] == 0.0
         assert asked(spec(hash_cookie="user")) == {"hash_cookie": "user"}
 
+    @pytest.mark.parametrize(("written", "seconds"), [("0s", 0.0), ("1m30s", 90.0)])
+    def test_how_long_sessions_wait(self, written: str, seconds: float) -> None:
+        demo = spec(sticky_session_cookie="session", sticky_wait=written)
+        assert asked(demo) == {"sticky_session_cookie": "session", "sticky_wait": seconds}
+        as_if_not_said = spec(sticky_session_cookie="session", sticky_wait="10s")
+        assert as_if_not_said == spec(sticky_session_cookie="session")
+
+    def test_how_long_what_has_no_sessions_waits(self) -> None:
+        assert problems(sticky_wait="3s") == {
+            "sticky_wait": "has no meaning without sticky_session_cookie: set that too, or remove "
+            "this key"
+        }
+        found = problems(sticky_session_cookie="session", sticky_wait="3")
+        assert found == {"sticky_wait": '"3" has no unit: write "3s"'}
+
     def test_sticky_cookie_and_ip_hash_go_together(self) -> None:
         demo = spec(sticky_session_cookie="session", ip_hash=True)
         assert asked(demo) == {"sticky_session_cookie": "session", "ip_hash": True}
@@ -187,7 +202,12 @@ class TestWhatIsAccepted:
             "edits",
             "tls",
         }
-        published = {item.name for item in fields(ServiceSpec)} - {"name", "endpoints", *nested}
+        published = {item.name for item in fields(ServiceSpec)} - {
+            "name",
+            "endpoints",
+            "coming",
+            *nested,
+        }
         published |= {f"{item.name}_timeout" for item in fields(Timeouts)}
         published |= {f"healthcheck_{item.name}" for item in fields(Checks)}
         published |= {"eject_after_5xx", "max_ejected"}

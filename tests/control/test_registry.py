@@ -112,6 +112,7 @@ class TestProblems:
         scene.registry.publish(Snapshot("swarm", (service("a"),)))
         assert [record.getMessage() for record in caplog.records] == [
             "service bad: is odd",
+            "service a: endpoint 10.0.0.1:80 joins",
             "resolved: service bad: is odd",
         ]
 

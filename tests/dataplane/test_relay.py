@@ -93,6 +93,9 @@ class Scene:
     def failed(self, error: Exception) -> None:
         self.ended.append(error)
 
+    def handed_over(self, to: bytes) -> CookieIssue | None:
+        raise AssertionError("no endpoint gives a session away here")
+
     def head(self, *lines: bytes) -> tuple[list[bytes], int]:
         """Fields and length of what the client is sent for this head."""
         self.relay.head(ResponseHead(b"\r\n".join(lines)))

@@ -51,6 +51,8 @@ class Move:
     session: int
     came_from: str
     went_to: str
+    repinned: bool = True
+    """It was given another pin than it had; if not, it was a guest there, or is back."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,19 @@ class Report:
     moves: list[Move] = field(default_factory=list)
     instances: dict[str, int] = field(default_factory=dict)
     """Instance -> sessions that are on it at the end."""
+    first_instances: dict[str, int] = field(default_factory=dict)
+    """Instance -> sessions that began on it."""
+    longest: float = 0.0
+    """Seconds until the slowest good answer."""
     addresses: dict[str, str] = field(default_factory=dict)
     """Instance -> its address, as x-upstream-addr had it."""
     versions: dict[int, list[str]] = field(default_factory=dict)
     """Session -> the versions of the application that answered it."""
+
+    @property
+    def repinned(self) -> Counter[int]:
+        """Session -> how often it was given another pin."""
+        return Counter(move.session for move in self.moves if move.repinned)
 
     def __str__(self) -> str:
         kinds = Counter((failure.status, failure.reason) for failure in self.failures)
@@ -159,6 +170,8 @@ class Load:
         elif kind == "summary":
             self.report.requests = record["requests"]
             self.report.instances = record["instances"]
+            self.report.first_instances = record["first_instances"]
+            self.report.longest = record["longest"]
             self.report.addresses = record["addresses"]
             self.report.versions = {int(key): value for key, value in record["versions"].items()}
 
@@ -181,6 +194,7 @@ class _Answer:
     instance: str
     version: str
     address: str
+    repinned: bool
 
 
 class _Session:
@@ -204,6 +218,7 @@ class _Session:
 
     async def _ask(self, target: str) -> _Answer:
         reader, writer = await self._connected(target)
+        before = self._pins
         cookies = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
         head = f"GET /ping HTTP/1.1\r\nHost: {self._host}\r\n"
         writer.write(f"{head}{f'Cookie: {cookies}' if cookies else 'X-No: 1'}\r\n\r\n".encode())
@@ -221,7 +236,13 @@ class _Session:
         if status != 200:
             raise Refused(status, body.decode(errors="replace")[:80].strip())
         said = json.loads(body)
-        return _Answer(said["instance"], said["version"], headers.get("x-upstream-addr", ""))
+        who, version = said["instance"], said["version"]
+        return _Answer(who, version, headers.get("x-upstream-addr", ""), self._pins != before)
+
+    @property
+    def _pins(self) -> list[str]:
+        """Those that it has."""
+        return [value for value in self._cookies.values() if value.startswith("sp1.")]
 
     async def _connected(self, target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         known = self._connections.get(target)
@@ -269,6 +290,8 @@ class _Run:
             tls.load_verify_locations(authority)
         self._sessions = [_Session(number, host, tls) for number in range(sessions)]
         self._on: dict[int, _Answer] = {}
+        self._began_on: dict[int, str] = {}
+        self._longest = 0.0
         self._addresses: dict[str, str] = {}
         self._versions: dict[int, list[str]] = {}
         self._requests = 0
@@ -296,6 +319,8 @@ class _Run:
             "summary",
             requests=self._requests,
             instances=Counter(answer.instance for answer in self._on.values()),
+            first_instances=Counter(self._began_on.values()),
+            longest=self._longest,
             addresses=self._addresses,
             versions=self._versions,
         )
@@ -331,13 +356,16 @@ class _Run:
             self._fail(session, target, sent, 0, f"{type(error).__name__} {error}")
         else:
             self._requests += 1
+            self._longest = max(self._longest, time.time() - sent)
             self._on[session.number] = answer
+            self._began_on.setdefault(session.number, answer.instance)
             self._addresses[answer.instance] = answer.address.split(", ")[-1]
             versions = self._versions.setdefault(session.number, [])
             if answer.version not in versions:
                 versions.append(answer.version)
             if before is not None and before.instance != answer.instance:
-                move = Move(sent, session.number, before.instance, answer.instance)
+                went = before.instance, answer.instance
+                move = Move(sent, session.number, *went, answer.repinned)
                 _say("move", **asdict(move))
             return True
         return False

@@ -226,6 +226,32 @@ def test_a_stopped_engine_fails_no_request(three: Swarm) -> None:
     _all_in_rotation(three, others, REPLICAS)
 
 
+def test_a_drained_node_gives_its_sessions_away_once(three: Swarm) -> None:
+    """Each to the task that takes the place of its own; the others do not move."""
+    first, drained, last = three.nodes
+    eventually("the stack has settled", lambda: settled(three.manager, "stickyproxy"), within=120)
+    _all_in_rotation(three, three.nodes, REPLICAS)
+    instances = Instances(three)
+    leaving = instances_on(three, drained)
+    assert leaving
+
+    def is_done() -> bool:
+        gone = not instances_on(three, drained)
+        return gone and service_settled(three.manager, "demo", REPLICAS)
+
+    with Load(three, addresses(first, last)) as load:
+        three.manager.docker("node", "update", "--availability", "drain", drained.name)
+        eventually("the tasks have gone elsewhere", is_done, within=120)
+        load.watch(rounds=3)
+    three.manager.docker("node", "update", "--availability", "active", drained.name)
+    told.append(moves_table(f"{drained.name} drained", load.report, instances))
+    began_on = load.report.first_instances
+    assert load.report.failures == []
+    assert set(load.report.repinned.values()) == {1}
+    assert len(load.report.repinned) == sum(began_on.get(each, 0) for each in leaving)
+    assert sorted(load.report.instances.values()) == sorted(began_on.values())
+
+
 def test_a_dead_node_takes_only_its_own_sessions(three: Swarm) -> None:
     *living, dead = three.nodes
     eventually("the stack has settled", lambda: settled(three.manager, "stickyproxy"), within=120)
@@ -245,3 +271,4 @@ def test_a_dead_node_takes_only_its_own_sessions(three: Swarm) -> None:
     told.append(moves_table(f"{dead.name} died", load.report, instances))
     assert load.report.failures == []
     assert {move.came_from for move in load.report.moves} == lost
+    assert set(load.report.repinned.values()) == {1}

@@ -7,6 +7,7 @@ const PATIENCE = 5000; // ms that an answer may take
 const HISTORY = 300; // looks that the charts show
 const TREND = 60; // the same for the small ones
 const EVENTS = 200; // events that are listed
+const BEFORE = 50; // of those that were before
 const UNFOLDED = innerWidth > 980 ? 8 : 2; // so many services show their endpoints at first
 const BARS = 40; // endpoints in the small picture of a service
 const UNDO = 15000; // ms during which a change can be undone with a click
@@ -906,15 +907,21 @@ const clock = new Intl.DateTimeFormat(undefined, {
   hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false,
 });
 
+const TONES = { // of events, by their words: docs/reference/events.md
+  "endpoint-ejected": "bad", "provider-lost": "bad", "config-refused": "bad", "worker-lost": "bad",
+  "endpoint-joined": "good", "endpoint-back": "good", "provider-back": "good",
+  "config-reloaded": "good", "certificate-renewed": "good", "problem-resolved": "good",
+  "worker-ready": "good",
+  "endpoint-draining": "calm", "order-given": "calm",
+};
+
 function toneOfEvent(event) {
-  const kind = String(event.event ?? "");
-  if (event.level === "error" || /lost|refused|ejected/.test(kind)) return "bad";
-  if (event.level === "warning" || /left|expiring|moved/.test(kind)) return "warn";
-  if (/back|joined|renewed|reloaded/.test(kind)) return "good";
-  return /order|drain|maintenance/.test(kind) ? "calm" : "";
+  if (Object.hasOwn(TONES, event.event)) return TONES[event.event];
+  return { error: "bad", warning: "warn" }[event.level] ?? "";
 }
 
 function takeEvent(event) {
+  if (event.level === "debug") return; // that there is a new table shows in the list
   const node = made("li");
   const when = new Date(typeof event.time === "number" ? event.time * 1000 : event.time ?? Date.now());
   const moment = made("time", clock.format(when));
@@ -929,12 +936,13 @@ function takeEvent(event) {
   hide($("no-events"), true);
 }
 
+let last = ""; // the last event's id
+
 /** Read the stream as long as somebody looks. An EventSource could not show a token. */
 async function listen(signal) {
-  let last = "";
   while (!signal.aborted) {
     try {
-      const answer = await fetch("v1/events", {
+      const answer = await fetch(last ? "v1/events" : `v1/events?last=${BEFORE}`, {
         headers: { Accept: "text/event-stream", ...tokens.headers("read"), ...last && { "Last-Event-ID": last } },
         cache: "no-store",
         signal,

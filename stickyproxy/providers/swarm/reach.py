@@ -18,8 +18,11 @@ from stickyproxy.providers.swarm.state import (
     address_on,
     connected_networks,
     hostname_of,
+    is_coming,
     is_host_published,
+    is_outdated,
     is_running,
+    is_updating,
     name_of,
     node_address,
     port_on_node,
@@ -181,10 +184,10 @@ class SwarmIndex:
                 return ()
             address = join_host_port(address, options.port or 0)
             return (EndpointSpec(service["ID"], address, network=way.via),)
-        found = (self._endpoint(task, options.port or 0, way) for task in tasks)
+        found = (self._endpoint(service, task, options.port or 0, way) for task in tasks)
         return tuple(sorted((each for each in found if each), key=lambda each: each.id))
 
-    def _endpoint(self, task: Json, port: int, way: Way) -> EndpointSpec | None:
+    def _endpoint(self, service: Json, task: Json, port: int, way: Way) -> EndpointSpec | None:
         if task["Status"]["State"] != "running":
             return None
         node = self._nodes.get(task.get("NodeID", ""), {})
@@ -206,7 +209,20 @@ class SwarmIndex:
             admin_state=labels.admin_state(_marks(node)) or "ready",
             node=hostname_of(node),
             slot=slot_of(task),
+            outdated=is_outdated(service, task),
         )
+
+    def coming(
+        self, service: Json, tasks: Sequence[Json], endpoints: Sequence[EndpointSpec]
+    ) -> tuple[str, ...]:
+        """Slots without an endpoint that are about to have one: a task is on its way, or, while
+        the service is updated, will be."""
+        held = {endpoint.slot for endpoint in endpoints if not endpoint.draining}
+        found = {slot_of(t) for t in tasks if is_coming(t) or (is_running(t) and t.get("Slot"))}
+        if is_updating(service):
+            mode = (service["Spec"].get("Mode") or {}).get("Replicated") or {}
+            found.update(str(number + 1) for number in range(mode.get("Replicas") or 0))
+        return tuple(sorted(found - held))
 
     def odd_nodes(self, name: str, tasks: Sequence[Json]) -> Iterator[Problem]:
         """Nodes whose label does not say what is wanted of the tasks there."""

@@ -148,6 +148,8 @@ class SwarmReader:
         tasks = swarm.tasks_of(service["ID"])
         endpoints = () if way.blocked else swarm.endpoints(service, options, way, tasks)
         published = options.spec(name, endpoints)
+        if not way.blocked and published.policy is not None and published.policy.affinity:
+            published = replace(published, coming=swarm.coming(service, tasks, endpoints))
         return _Found(
             published,
             (*problems, *swarm.odd_addresses(name, way, tasks), *swarm.odd_nodes(name, tasks)),

@@ -104,26 +104,44 @@ def is_running(task: Json) -> bool:
     return has_state(task, "running") and bool(task["DesiredState"] == "running")
 
 
+_WANTED = ("running", "ready", "accepted")
+"""Desired states of tasks that are to run."""
 _ENDED = frozenset(("complete", "shutdown", "failed", "rejected", "remove", "orphaned"))
 
 
 def is_converging(service: Json, tasks: Sequence[Json]) -> bool:
     """True while the service is being updated, or one of its tasks is not in its desired state."""
-    update = (service.get("UpdateStatus") or {}).get("State")
-    return update in ("updating", "rollback_started") or any(map(_is_moving, tasks))
+    return is_updating(service) or any(map(_is_moving, tasks))
 
 
 def _is_moving(task: Json) -> bool:
     state = task["Status"]["State"]
-    if task["DesiredState"] in ("running", "ready", "accepted"):
+    if task["DesiredState"] in _WANTED:
         return bool(state != "running")
     return state not in _ENDED
+
+
+def is_updating(service: Json) -> bool:
+    """True while its tasks are being replaced, forwards or back."""
+    state = (service.get("UpdateStatus") or {}).get("State")
+    return state in ("updating", "rollback_started")
+
+
+def is_outdated(service: Json, task: Json) -> bool:
+    """True if the task is of another version than the service, and about to be replaced."""
+    return is_updating(service) and task.get("Spec") != service["Spec"]["TaskTemplate"]
 
 
 def slot_of(task: Json) -> str:
     """The place that it takes in its service: a replica has a number, and a task of a global
     service its node."""
     return str(task.get("Slot") or task.get("NodeID", ""))
+
+
+def is_coming(task: Json) -> bool:
+    """True if it does not run yet, but is meant to."""
+    state = task["Status"]["State"]
+    return task["DesiredState"] in _WANTED and state != "running" and state not in _ENDED
 
 
 def hostname_of(node: Json) -> str:

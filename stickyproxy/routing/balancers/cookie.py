@@ -14,21 +14,32 @@ of the two a client holds is all the state there is, and it is the client that k
 
 Stale is a companion that does not resolve: it is always overwritten, because it is asked first
 and its endpoint may come back.
+
+A pin resolves if its endpoint is used. If not, but it names a slot, the slot decides:
+
+    the slot                                    it goes to               owed to it
+    ------------------------------------------  -----------------------  --------------------
+    is held by another endpoint                 that one                 its pin, in place of
+                                                                         the one that came
+    is about to be filled                       first it may wait; then
+                                                who stays, for a visit
+    anything else                               as if there were no pin  likewise
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from stickyproxy.base.hashing import SlotTable, looks_like_pin
-from stickyproxy.base.values import token
+from stickyproxy.base.hashing import SlotTable, looks_like_pin, slot_of_pin
+from stickyproxy.base.values import duration, token
 from stickyproxy.model.service import OptionValue
 from stickyproxy.routing.balancers import ip_hash
 from stickyproxy.routing.balancers.round_robin import RoundRobinPolicy
+from stickyproxy.routing.draining import session_key
 from stickyproxy.routing.endpoint import (
     Affinity,
     Balancer,
@@ -43,6 +54,15 @@ from stickyproxy.routing.endpoint import (
 from stickyproxy.routing.policy import Option, Policy, PolicyKind
 from stickyproxy.semantics import cookies
 
+WAIT: Final = 10.0
+"""Seconds that a request waits for a successor, if nothing else is said."""
+ANYBODY: Final = b"any"
+"""In place of a slot, where an endpoint gives a session away."""
+LONGEST_VISIT: Final = 300.0
+"""Seconds after which a session is re-pinned whose slot has not been filled."""
+
+monotonic = time.monotonic
+
 
 @dataclass(frozen=True, slots=True)
 class CookiePolicy:
@@ -56,6 +76,8 @@ class CookiePolicy:
     """Path of the cookies that are ours alone: the context root."""
     fallback: Policy
     """Chooses for clients without a cookie."""
+    wait: float = WAIT
+    """Seconds that a request waits for the successor of its endpoint; 0: it does not."""
 
     @property
     def companion(self) -> bytes:
@@ -70,13 +92,15 @@ class CookiePolicy:
         else:
             table = SlotTable(members.accepting)
             fallback = self.fallback.build(members, previous)
-        return CookieBalancer(self, members, table, fallback)
+        vacant = previous.vacant if isinstance(previous, CookieBalancer) else {}
+        return CookieBalancer(self, members, table, fallback, vacant)
 
     def describe(self) -> str:
         return f"cookie {self.name.decode()}, else {self.fallback.describe()}"
 
     def options(self) -> Mapping[str, OptionValue]:
-        return {"sticky_session_cookie": self.name.decode(), **self.fallback.options()}
+        own = {} if self.wait == WAIT else {"sticky_wait": self.wait}
+        return {"sticky_session_cookie": self.name.decode(), **own, **self.fallback.options()}
 
 
 def _make(options: Mapping[str, Any]) -> CookiePolicy | None:
@@ -88,12 +112,16 @@ def _make(options: Mapping[str, Any]) -> CookiePolicy | None:
         path=options["context_root"].encode(),
         # Where the cookie is absent, the address decides if asked to.
         fallback=ip_hash.KIND.make(options) or RoundRobinPolicy(),
+        wait=options.get("sticky_wait", WAIT),
     )
 
 
 KIND = PolicyKind(
     make=_make,
-    options={"sticky_session_cookie": Option(str, token, beside=frozenset({"ip_hash"}))},
+    options={
+        "sticky_session_cookie": Option(str, token, beside=frozenset({"ip_hash"})),
+        "sticky_wait": Option(float, duration, adjusts="sticky_session_cookie"),
+    },
     rank=1,
 )
 
@@ -116,7 +144,9 @@ class CookieBalancer:
         members: Members,
         table: SlotTable[Endpoint],
         fallback: Balancer,
+        vacant: Mapping[bytes, float],
     ) -> None:
+        """``vacant``: that of the balancer before."""
         name, companion = policy.name, policy.companion
         self.table = table
         self.fallback = fallback
@@ -124,13 +154,30 @@ class CookieBalancer:
         self._policy = policy
         self._name = name
         self._companion = companion
-        self._by_pin = {e.pin: e for e in members.usable + members.draining}
-        self._leaving = {e.pin: e.id for e in members.leaving}
-        self._down = {e.pin: e.id for e in members.down}
+        self._usable = members.usable
+        self._by_pin = _by_pin(members.usable + members.draining)
+        self._leaving = _by_pin(members.leaving)
+        self._down = _by_pin(members.down)
+        self._holders = _holders(members.usable)
+        """Who has a slot, by its pin."""
+        self._coming = members.coming | _starting(members.down)
+        """Slots that are about to be filled, likewise."""
+        self.vacant = {slot: vacant[slot] for slot in vacant if slot in self._coming}
+        """When such a slot was first asked for in vain."""
+        self._staying: SlotTable[Endpoint] | None = None
+        """Those that will not be replaced soon; None: nobody has asked yet."""
         self._pinned_by_companion = _Picks(policy, Affinity.PINNED, CompanionState.VALID, None)
         self._pinned_by_name = _Picks(policy, Affinity.PINNED, CompanionState.NOTHING, None)
         self._hashed = _Picks(policy, Affinity.HASHED, CompanionState.NOTHING, companion)
         self._new = _Picks(policy, Affinity.NEW, CompanionState.NOTHING, name)
+        self._succeeding = {
+            owing: _Picks(policy, Affinity.SUCCESSOR, *owing)
+            for owing in (
+                (CompanionState.NOTHING, name),
+                (CompanionState.NOTHING, companion),
+                (CompanionState.STALE, companion),
+            )
+        }
 
     def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:
         """The endpoint that the client is pinned to, else a new choice and its pin; None if there
@@ -164,13 +211,14 @@ class CookieBalancer:
         named: Sequence[bytes],
         tried: Collection[Endpoint],
     ) -> Pick | None:
-        stale = list(companions)
-        app_value = None
-        for value in named:
-            if looks_like_pin(value):
-                stale.append(value)
-            elif app_value is None and value.strip(b'"'):  # an empty one identifies no client
-                app_value = value
+        stale = [*companions, *(value for value in named if looks_like_pin(value))]
+        app_value = _app_value(named)
+        owing = (
+            CompanionState.STALE if companions else CompanionState.NOTHING,
+            self._companion if companions or app_value is not None else self._name,
+        )
+        if stale and (pick := self._by_slot(request, stale, tried, owing)) is not None:
+            return pick
 
         if app_value is not None:
             endpoint = self.table.owner(app_value, tried)
@@ -181,14 +229,7 @@ class CookieBalancer:
             return None
         if not stale:
             return self._new[endpoint] if app_value is None else self._hashed[endpoint]
-
-        name_is_free = not companions and app_value is None
-        issue = PinIssue(
-            self._policy,
-            endpoint.pin,
-            companion_state=CompanionState.STALE if companions else CompanionState.NOTHING,
-            owed=self._name if name_is_free else self._companion,
-        )
+        issue = PinIssue(self._policy, endpoint.pin, *owing)
         why, left = self._why_repinned(stale, tried)
         return Pick(endpoint, why, issue, left)
 
@@ -198,20 +239,126 @@ class CookieBalancer:
         """And the id of the endpoint that the session was at; empty: it is not known."""
         pins = [value.strip(b'"') for value in stale]
         for why, known in (
-            (Affinity.REPINNED_FAILED, {each.pin: each.id for each in tried}),
+            (Affinity.REPINNED_FAILED, _by_pin(tried)),
             (Affinity.REPINNED_DRAINING, self._leaving),
             (Affinity.REPINNED_DOWN, self._down),
         ):
             for pin in pins:
                 if pin in known:
-                    return why, known[pin]
+                    return why, known[pin].id
         return Affinity.REPINNED_GONE, ""
+
+    # --- pins whose endpoint is not used, by their slots ---
+
+    def _by_slot(
+        self,
+        request: Request,
+        stale: Sequence[bytes],
+        tried: Collection[Endpoint],
+        owing: tuple[CompanionState, bytes],
+    ) -> Pick | None:
+        """Who has the slot of one of these pins, or, while it is empty, somebody for a visit. None:
+        their slots say nothing. ``owing``: companion state and owed name of a ``PinIssue``."""
+        pins = [value.strip(b'"') for value in stale]
+        for pin in pins:
+            holder = self._holders.get(self._slot_of(pin))
+            if holder is not None and holder not in tried:
+                pick = self._succeeding[owing][holder]
+                former = self._leaving.get(pin) or self._down.get(pin)
+                return pick if former is None else replace(pick, left=former.id)
+        for pin in pins:
+            if self._is_coming(slot := self._slot_of(pin), tried):
+                return self._visit(request, pin, slot, tried, owing[0])
+        return None
+
+    def _slot_of(self, pin: bytes) -> bytes:
+        """Empty: it names none."""
+        if slot := slot_of_pin(pin):
+            return slot
+        endpoint = self._by_pin.get(pin) or self._leaving.get(pin) or self._down.get(pin)
+        return b"" if endpoint is None else endpoint.slot_pin
+
+    def _is_coming(self, slot: bytes, tried: Collection[Endpoint]) -> bool:
+        """Also if whoever has it refuses connections, and is about to be replaced or has only just
+        begun."""
+        if slot in self._coming:
+            return True
+        holder = self._holders.get(slot)
+        return holder in tried and holder is not None and _is_passing(holder)
+
+    def _visit(
+        self,
+        request: Request,
+        pin: bytes,
+        slot: bytes,
+        tried: Collection[Endpoint],
+        companion: CompanionState,
+    ) -> Pick | None:
+        """Somebody else until the slot is filled: all requests of the session, on all proxies, the
+        same. None if there is nobody, or it has taken too long."""
+        left = self._left(slot)
+        if left < -LONGEST_VISIT:
+            return None
+        endpoint = self._guest_at(request, tried)
+        if endpoint is None:
+            return None
+        wait = max(0.0, left)
+        valid = CompanionState.VALID if companion is CompanionState.STALE else companion
+        kept = PinIssue(self._policy, pin, valid, None)
+        if endpoint.outdated:
+            return Pick(endpoint, Affinity.VISIT, kept, wait=wait)
+        known = frozenset(request.cookies(self._name))
+        moved = PinIssue(self._policy, endpoint.pin, companion, None)
+        return Pick(endpoint, Affinity.VISIT, VisitIssue(kept, moved, known), wait=wait)
+
+    def _left(self, slot: bytes) -> float:
+        """Seconds for which requests still wait until it is filled: it was first asked for in vain
+        that long ago. Less than zero: since then they do not any more."""
+        now = monotonic()
+        since = self.vacant.setdefault(slot, now) if slot in self._coming else now
+        return since + self._policy.wait - now
+
+    def worth_waiting(self, request: Request, tried: Collection[Endpoint]) -> float:
+        """See ``endpoint.Awaits``."""
+        sent = (*request.cookies(self._companion), *request.cookies(self._name))
+        for value in sent:
+            slot = self._slot_of(value.strip(b'"'))
+            if self._is_coming(slot, tried):
+                return max(0.0, self._left(slot))
+        return 0.0
+
+    def _guest_at(self, request: Request, tried: Collection[Endpoint]) -> Endpoint | None:
+        """Somebody else, rather of those that stay; the same for all requests of a session."""
+        if self._staying is None:
+            self._staying = SlotTable(e for e in self._usable if not e.outdated)
+        key = session_key(request, (self._name, self._companion))
+        return self._staying.owner(key, tried) or self.table.owner(key, tried)
+
+    def hand_over(self, request: Request, pick: Pick, to: bytes) -> PinIssue | None:
+        """See ``endpoint.HandsOver``."""
+        giver = pick.endpoint
+        other: Endpoint | None
+        if to == ANYBODY:
+            other = self._guest_at(request, (giver,))
+        else:
+            wanted = giver.service, to.decode("latin-1")
+            holders = self._holders.values()
+            other = next((e for e in holders if (e.service, e.slot) == wanted), None)
+        if other is None or other is giver:
+            return None
+        has_companion = bool(request.cookies(self._companion))
+        if has_companion or _app_value(request.cookies(self._name)) is not None:
+            owed = self._companion
+        else:
+            owed = self._name
+        state = CompanionState.STALE if has_companion else CompanionState.NOTHING
+        return PinIssue(self._policy, other.pin, state, owed)
 
     def evidence(self, request: Request) -> Sequence[Evidence]:
         """See ``endpoint.ReadsRequests``. In the order of the table above: pins before keys."""
         sent = [(name, v) for name in (self._companion, self._name) for v in request.cookies(name)]
         found = [self._meaning(name, value) for name, value in sent]
-        for decisive in (Meaning.PIN, Meaning.KEY):
+        for decisive in (Meaning.PIN, Meaning.PIN_SUCCEEDED, Meaning.PIN_AWAITED, Meaning.KEY):
             for at, each in enumerate(found):
                 if each.meaning is decisive:
                     found[at] = replace(each, decides=True)
@@ -225,17 +372,59 @@ class CookieBalancer:
         endpoint = self._by_pin.get(bare)
         if endpoint is not None:
             return Evidence(source, value, Meaning.PIN, endpoint=endpoint)
+        slot = self._slot_of(bare)
+        if (holder := self._holders.get(slot)) is not None:
+            return Evidence(source, value, Meaning.PIN_SUCCEEDED, endpoint=holder)
+        if slot in self._coming:
+            return Evidence(source, value, Meaning.PIN_AWAITED)
         if looks_like_pin(value):
             leaving, down = bare in self._leaving, bare in self._down
             gone = Meaning.PIN_DOWN if down else Meaning.PIN_UNKNOWN
             return Evidence(source, value, Meaning.PIN_LEAVING if leaving else gone)
         if name == self._companion or not bare:
             return Evidence(source, value, Meaning.NOTHING)
-        owner, slot = self.table.owner(value), self.table.slot(value)
-        return Evidence(source, value, Meaning.KEY, endpoint=owner, slot=slot)
+        owner, hashed = self.table.owner(value), self.table.slot(value)
+        return Evidence(source, value, Meaning.KEY, endpoint=owner, slot=hashed)
 
     def __repr__(self) -> str:
-        return f"<CookieBalancer {self._name.decode()}, {len(self._by_pin)} pins>"
+        pins = {endpoint.pin for endpoint in self._by_pin.values()}
+        return f"<CookieBalancer {self._name.decode()}, {len(pins)} pins>"
+
+
+def _app_value(named: Sequence[bytes]) -> bytes | None:
+    """The application's among the values of NAME; an empty one identifies no client."""
+    return next((v for v in named if v.strip(b'"') and not looks_like_pin(v)), None)
+
+
+def _by_pin(endpoints: Collection[Endpoint]) -> dict[bytes, Endpoint]:
+    """By all pins that name them."""
+    found = {endpoint.pin: endpoint for endpoint in endpoints}
+    found.update((e.former_pin, e) for e in endpoints if e.former_pin)
+    return found
+
+
+def _holders(usable: Iterable[Endpoint]) -> dict[bytes, Endpoint]:
+    """Who has each slot. While it is handed over there are two: the one that stays, has it."""
+    found: dict[bytes, Endpoint] = {}
+    for endpoint in usable:
+        slot = endpoint.slot_pin
+        if slot and ((other := found.get(slot)) is None or other.outdated):
+            found[slot] = endpoint
+    return found
+
+
+def _starting(down: Iterable[Endpoint]) -> frozenset[bytes]:
+    """The slots of those that are down for the moment, but not because somebody wants that."""
+    return frozenset(
+        endpoint.slot_pin
+        for endpoint in down
+        if endpoint.slot_pin and not endpoint.facts.in_maintenance and _is_passing(endpoint)
+    )
+
+
+def _is_passing(endpoint: Endpoint) -> bool:
+    """Whether one that cannot be reached will soon be, or is replaced soon."""
+    return endpoint.outdated or not endpoint.has_connected
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +462,26 @@ class PinIssue:
         return (cookies.companion_cookie(policy.companion, self.pin, kept[-1]),)
 
 
+@dataclass(frozen=True, slots=True)
+class VisitIssue:
+    """What is owed to a session that is a guest at an endpoint that stays. If the application
+    begins a new session for it there, that is where it is from then on: with the way back it would
+    be lost a second time. Implements ``endpoint.CookieIssue``."""
+
+    kept: PinIssue
+    moved: PinIssue
+    known: frozenset[bytes]
+    """Values of NAME that came with the request: an application that sets one of them again knows
+    the session, or does not care."""
+    due: bool = False
+
+    def values(self, answered: Sequence[bytes], secure: bool) -> Sequence[bytes]:
+        """See ``PinIssue.values``."""
+        app_cookies = _last_of_each_scope(self.kept.policy.name, answered)
+        is_new = any(cookies.set_cookie_value(each) not in self.known for each in app_cookies)
+        return (self.moved if is_new else self.kept).values(answered, secure)
+
+
 def _last_of_each_scope(name: bytes, answered: Sequence[bytes]) -> list[bytes]:
     """The Set-Cookie values for ``name`` that the user agent keeps: a later one replaces an
     earlier one of the same domain and path (RFC 6265 section 5.3)."""
@@ -302,5 +511,6 @@ class _Picks(dict[Endpoint, Pick]):
 
     def __missing__(self, endpoint: Endpoint) -> Pick:
         issue = PinIssue(self._policy, endpoint.pin, self._companion_state, self._owed)
-        pick = self[endpoint] = Pick(endpoint, self._affinity, issue)
+        left = "" if self._affinity is Affinity.SUCCESSOR else None
+        pick = self[endpoint] = Pick(endpoint, self._affinity, issue, left)
         return pick

@@ -121,7 +121,7 @@ class Fixture:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def tell(self, text: str, event: str = "endpoint joined", **fields: Any) -> None:
+    def tell(self, text: str, event: str = "endpoint-joined", **fields: Any) -> None:
         """An event for all streams."""
         self._number += 1
         data = {"id": self._number, "time": time.time(), "event": event, "text": text} | fields
@@ -267,9 +267,9 @@ async def _main(count: int, port: int) -> None:
     while True:
         await asyncio.sleep(3)
         fixture.tell(
-            "shop/2 (10.0.1.2:80) is down: check of /health: status 503", "endpoint ejected"
+            "shop/2 (10.0.1.2:80) is down: check of /health: status 503", "endpoint-ejected"
         )
-        fixture.tell("shop/2 (10.0.1.2:80) is back", "endpoint back")
+        fixture.tell("shop/2 (10.0.1.2:80) is back", "endpoint-back")
 
 
 if __name__ == "__main__":

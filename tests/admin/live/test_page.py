@@ -80,7 +80,7 @@ class TestShows:
         await expect(page.locator("#link-text")).to_have_text("live")
         await _streaming(fixture)
         fixture.tell("demo/1 has joined", time="2026-11-22T10:20:30.5Z")
-        fixture.tell("demo/2 is down", "endpoint ejected")
+        fixture.tell("demo/2 is down", "endpoint-ejected")
         await expect(page.locator("#events .text")).to_have_text(
             ["demo/2 is down", "demo/1 has joined"]
         )

@@ -133,6 +133,66 @@ class TestTasks:
         updating = service() | {"UpdateStatus": {"State": state}}
         assert read(listing([updating], [task()])).converging == converging
 
+    STICKY = labels(sticky_session_cookie="session")
+
+    def replicas(self, count: int, version: int = 1, update: str = "completed") -> Json:
+        found = service(marks=self.STICKY, Mode={"Replicated": {"Replicas": count}})
+        found["Spec"]["TaskTemplate"]["ForceUpdate"] = version
+        return found | {"UpdateStatus": {"State": update}}
+
+    def of_slot(self, name: str, slot: int, version: int = 1, **fields: Any) -> Json:
+        spec = self.replicas(0, version)["Spec"]["TaskTemplate"]
+        return task(name, **fields) | {"Slot": slot, "Spec": spec}
+
+    def test_slots(self) -> None:
+        found = listing([self.replicas(2)], [self.of_slot("a", 2), self.of_slot("b", 1)])
+        assert [(e.id, e.slot) for e in spec(found).endpoints] == [("a", "2"), ("b", "1")]
+        assert spec(found).coming == ()
+
+    def test_tasks_of_a_global_service_have_their_nodes(self) -> None:
+        found = listing([service(marks=self.STICKY)], [task("a", node="node-1")])
+        assert [each.slot for each in spec(found).endpoints] == ["node-1"]
+
+    @pytest.mark.parametrize(
+        ("desired", "state"),
+        [("ready", "preparing"), ("running", "starting"), ("running", "pending")],
+    )
+    def test_successors_on_their_way(self, desired: str, state: str) -> None:
+        tasks = [
+            self.of_slot("a", 1, desired="shutdown"),
+            self.of_slot("b", 1, desired=desired, state=state),
+            self.of_slot("c", 2),
+            self.of_slot("d", 2, desired=desired, state=state),  # the other one still serves
+        ]
+        assert spec(listing([self.replicas(2)], tasks)).coming == ("1",)
+
+    @pytest.mark.parametrize("state", ["failed", "shutdown", "rejected", "complete"])
+    def test_what_has_ended_is_not_on_its_way(self, state: str) -> None:
+        tasks = [self.of_slot("a", 1, state=state), self.of_slot("c", 2)]
+        assert spec(listing([self.replicas(2)], tasks)).coming == ()
+
+    def test_one_that_runs_where_it_cannot_be_reached_yet(self) -> None:
+        tasks = [self.of_slot("a", 1, addresses={}), self.of_slot("c", 2)]
+        assert spec(listing([self.replicas(2)], tasks)).coming == ("1",)
+
+    @pytest.mark.parametrize("state", ["updating", "rollback_started"])
+    def test_during_an_update_every_empty_slot_will_be_filled(self, state: str) -> None:
+        found = listing([self.replicas(3, update=state)], [self.of_slot("c", 2)])
+        assert spec(found).coming == ("1", "3")
+
+    @pytest.mark.parametrize(
+        ("state", "outdated"),
+        [("updating", True), ("rollback_started", True), ("paused", False), ("completed", False)],
+    )
+    def test_tasks_whose_turn_is_still_to_come(self, state: str, outdated: bool) -> None:
+        tasks = [self.of_slot("a", 1, version=2), self.of_slot("b", 2, version=1)]
+        found = spec(listing([self.replicas(2, version=2, update=state)], tasks))
+        assert [each.outdated for each in found.endpoints] == [False, outdated]
+
+    def test_without_sessions_it_does_not_matter(self) -> None:
+        tasks = [self.of_slot("b", 1, state="starting")]
+        assert spec(listing([service()], tasks)).coming == ()
+
     def test_services_of_others_do_not_converge(self) -> None:
         found = listing([service(marks={})], [task(state="starting")])
         assert not read(found).converging
