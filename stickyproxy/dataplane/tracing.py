@@ -59,8 +59,8 @@ class Tracing:
             request.take_field(b"tracestate")
         trace_id, span_id = self._new_id(), self._new_id()[:16]
         sampled = self._chooses(trace_id)
-        flags = RANDOM | SAMPLED if sampled else RANDOM
-        request.add_field(b"traceparent: 00-%b-%b-%02x" % (trace_id, span_id, flags))
+        flags = b"-03" if sampled else b"-02"
+        request.add_field(b"traceparent: 00-" + trace_id + b"-" + span_id + flags)
         return Trace(trace_id, span_id, None, recorded=sampled and self._records)
 
     def _chooses(self, trace_id: bytes) -> bool:
