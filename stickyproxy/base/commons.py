@@ -6,7 +6,8 @@ aligned and copied in one piece. Two workers that look at the same word at the s
 count from what was there before: a limit is exceeded by a few then, and nobody is locked out.
 
     Buckets     when what each client may have is whole again (``routing.admit``)
-    Headcount   connections by client (``dataplane.downstream.limits``); each worker writes its own
+    Headcount   connections by client (``dataplane.downstream.limits``) and requests by endpoint
+                (``routing.slots``); each worker writes its own
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ WAYS = 8
 BUCKET_SETS = 1 << 14
 """Room for 131,072 clients of all services with a limit."""
 HEADCOUNT_SETS = 1 << 12
-"""Room for 32,768 clients that have connections in a worker."""
+"""Room for 32,768 clients and endpoints that have something in a worker."""
 
 _KEY = 16
 """Bytes."""
@@ -38,7 +39,7 @@ class Commons:
 
     def __init__(self, workers: int, descriptor: int | None = None, number: int = 1) -> None:
         """``descriptor``: of the memory, if another process has begun it; ``number``: the worker's,
-        from 1 on. Raises OSError."""
+        from 1 on; 0: who looks on. Raises OSError."""
         buckets, headcount = 16 * WAYS * BUCKET_SETS, 8 * (1 + WAYS * HEADCOUNT_SETS)
         size = _KEY + buckets + workers * headcount
         begins = descriptor is None
@@ -93,28 +94,35 @@ class Buckets:
 
 
 class Headcount:
-    """How many connections there are in all workers: those of this one are told by it."""
+    """How many there are in all workers: those of this one are told by it."""
 
     def __init__(self, workers: list[Cells], own: int, key: bytes) -> None:
-        self._own = workers[own]
+        """``own``: -1: none of them."""
+        self._own = workers[own] if own >= 0 else None
         self._others = [cells for worker, cells in enumerate(workers) if worker != own]
         self._hash = lru_cache(4096)(lambda who: _hash(who, key))
+        self._begun = False
 
     def begin(self) -> None:
-        """There is none in this worker: those of its predecessor died with it."""
-        self._own[:] = memoryview(bytes(8 * len(self._own))).cast("Q")
+        """There is none in this worker: those of its predecessor died with it. Done at the latest
+        when there is one."""
+        if self._own is not None and not self._begun:
+            self._own[:] = memoryview(bytes(8 * len(self._own))).cast("Q")
+        self._begun = True
 
     def elsewhere(self) -> int:
-        """How many the other workers have."""
+        """How many connections the other workers have."""
         return sum(cells[0] for cells in self._others)
 
     def note(self, total: int) -> None:
         """So many has this one."""
-        self._own[0] = total
+        self.begin()
+        if self._own is not None:
+            self._own[0] = total
 
-    def elsewhere_of(self, client: bytes) -> int:
-        """How many of this client the other workers have."""
-        hashed = self._hash(client)
+    def elsewhere_of(self, whose: bytes) -> int:
+        """How many the other workers have of this client, or endpoint."""
+        hashed = self._hash(whose)
         start, tag = 1 + hashed % HEADCOUNT_SETS * WAYS, hashed >> _COUNT
         return sum(
             word & (1 << _COUNT) - 1
@@ -123,10 +131,13 @@ class Headcount:
             if word >> _COUNT == tag
         )
 
-    def note_of(self, client: bytes, count: int) -> None:
-        """So many of this client has this one. If others have taken all places where it could be
-        told, it is not."""
-        hashed = self._hash(client)
+    def note_of(self, whose: bytes, count: int) -> None:
+        """So many has this one. If others have taken all places where it could be told, it is
+        not."""
+        self.begin()
+        if self._own is None:
+            return
+        hashed = self._hash(whose)
         start, tag = 1 + hashed % HEADCOUNT_SETS * WAYS, hashed >> _COUNT
         words = self._own[start : start + WAYS].tolist()
         mine = [way for way, word in enumerate(words) if word and word >> _COUNT == tag]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -31,14 +32,14 @@ def add(commands: Commands) -> None:
         "read, and an error in one of them ends with exit status 1 too.",
     )
     add_config(parser)
+    parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(command=check)
 
 
 def check(options: argparse.Namespace) -> int:
     """Run the command."""
     settings = load(options.config)
-    print("listeners: " + ", ".join(str(listener.address) for listener in settings.listeners))
-    print(builder.build(settings.services, _unconnected, None).dump())
+    table = builder.build(settings.services, _unconnected, None)
     now = time.time()
     found = examined(settings.certificates, now)
     snapshots = [Snapshot("static", settings.services), found]
@@ -50,8 +51,15 @@ def check(options: argparse.Namespace) -> int:
         *_unmet(settings),
         *(certificates.mismatches(snapshots) if has_tls(settings) else ()),
     ]
-    for problem in problems:
-        print(f"{'error' if problem.fatal else 'warning'}: {problem}", file=sys.stderr)
+    listeners = [str(listener.address) for listener in settings.listeners]
+    if options.json:
+        services = report.rows(snapshots, problems)
+        print(json.dumps({"listeners": listeners, "services": services}, indent=2))
+    else:
+        print("listeners: " + ", ".join(listeners))
+        print(table.dump())
+        for problem in problems:
+            print(f"{'error' if problem.fatal else 'warning'}: {problem}", file=sys.stderr)
     return int(any(problem.fatal for problem in problems))
 
 

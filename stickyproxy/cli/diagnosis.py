@@ -57,7 +57,7 @@ def found_by_proxy(admin: Address, token: str = "") -> list[report.Json]:
     """The rows of a running proxy's admin page. Raises StickyproxyError."""
     status, found = asked(admin, "GET", "/services?format=json", "or use --engine", token=token)
     if status != 200 and "error" in found:
-        raise StickyproxyError(str(found["error"]))
+        raise _is_refused(status, str(found["error"]))
     if not isinstance(found.get("services"), list):
         raise _is_no_page(admin)
     return list(found["services"])
@@ -77,7 +77,8 @@ def answered_by_proxy(
         timeout=SIMULATION_TIMEOUT,
     )
     if status != 200:
-        raise StickyproxyError(str(found.get("error") or f"the proxy on {admin} says {status}"))
+        said = str(found.get("error") or f"the proxy on {admin} says {status}")
+        raise _is_refused(status, said)
     return found
 
 
@@ -144,6 +145,11 @@ def tls_of(admin: Address, token: str) -> ssl.SSLContext | None:
             return context
     except OSError:  # an ssl.SSLError is one, too
         return None
+
+
+def _is_refused(status: int, said: str) -> StickyproxyError:
+    remedy = " (--token-file FILE, or --config FILE)" if status == 401 else ""
+    return StickyproxyError(said + remedy)
 
 
 def _is_no_page(admin: Address) -> StickyproxyError:

@@ -41,10 +41,13 @@ async def _serve_until_signalled(path: Path) -> None:
     # Modules and their like stay: to go through them again and again would take 40 ms each time, in
     # which nobody is served.
     gc.freeze()
-    logging.getLogger("stickyproxy").info(
+    log = logging.getLogger("stickyproxy")
+    log.info(
         "%s, services: %d, serves on %s",
         build_info.server_info(),
         sum(len(snapshot.services) for snapshot in app.registry.snapshots()),
         ", ".join(addresses),
     )
+    if app.config.admin is not None and app.config.admin.path is None:
+        log.info("its live page: http://%s/", app.admin_address)
     await app.run_until_signalled()

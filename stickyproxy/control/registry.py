@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from stickyproxy.base import hashing
-from stickyproxy.base.commons import Buckets
+from stickyproxy.base.commons import Commons
 from stickyproxy.control import certificates, changes, report
 from stickyproxy.model.events import EventKind, tell
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
@@ -78,16 +78,15 @@ class Registry:
         has_tls: bool = False,
         clear_only: bool = False,
         rebuilt: Callable[[], None] = lambda: None,
-        buckets: Buckets | None = None,
+        commons: Commons | None = None,
     ) -> None:
         """``certificates`` takes those of all snapshots; None: this process has no clients.
         ``awaits``: the providers that will publish; until all of them have, unknown is not absent.
         ``tells_problems``: log them. Of processes with the same snapshots, one should. ``has_tls``:
         some listener has TLS, and a host without a certificate is a problem. ``clear_only``: nobody
         speaks TLS, and a service that needs it is one. ``rebuilt`` is called when there is a new
-        table. ``buckets``: of rate limits, which the workers of a proxy share; None: it is one
-        process."""
-        self._buckets = buckets
+        table. ``commons``: what the workers of a proxy count together; None: there is one."""
+        self._commons = commons
         self._rebuilt = rebuilt
         self._awaits = tuple(awaits)
         self._proxy = proxy
@@ -163,7 +162,7 @@ class Registry:
             self.awaited,
             _thumbprints(snapshots),
             slot_pin=lambda service, slot: hashing.slot_pin(keys[service], service, slot),
-            buckets=self._buckets,
+            commons=self._commons,
         )
         if rekeyed:
             for cluster in old.clusters():

@@ -16,6 +16,7 @@ from stickyproxy.dataplane.attempt import Attempt
 from stickyproxy.dataplane.relay import AwaitsResponse, Relay
 from stickyproxy.routing.endpoint import Pick
 from stickyproxy.semantics.codings import (
+    SMALLEST,
     choose,
     compressed_lines,
     compressible,
@@ -122,15 +123,23 @@ class CompressingRelay(Relay):
     """Compresses the body, if the response is of a kind for that."""
 
     __slots__ = (
-        "_coding",
         "_edit",
         "_encoder",
         "_encoders",
         "_ended",
+        "_offered",
         "_rest",
         "_streams",
         "_waits",
     )
+
+    # While there is an encoder:
+    _streams: bool
+    """The end of the body is not known: whatever came is passed on without waiting for more."""
+    _rest: deque[memoryview]
+    """What was read and not compressed yet."""
+    _ended: bool
+    """The endpoint has sent all of it."""
 
     def __init__(
         self,
@@ -141,45 +150,46 @@ class CompressingRelay(Relay):
         attempts: Sequence[Attempt],
         *,
         edit: Edit | None,
-        coding: str | None,
+        offered: tuple[str, ...],
         encoders: Encoders,
     ) -> None:
         super().__init__(exchange, request, pick, info, attempts)
         self._edit = edit
-        self._coding = coding
+        self._offered = offered
+        """The codings that the service offers."""
         self._encoders = encoders
         self._encoder: Encoder | None = None
         """None: the body passes as it comes."""
-        self._streams = False
-        """The end of the body is not known: whatever came is passed on without waiting for more."""
-        self._rest: deque[memoryview] = deque()
-        """What was read and not compressed yet."""
         self._waits = False
-        """There is some, and its turn will come."""
-        self._ended = False
-        """The endpoint has sent all of it."""
+        """There is something to compress, and its turn will come."""
 
     def head(self, head: ResponseHead) -> None:
         """Pass the head on, changed as the body will be."""
         if self._edit is not None:
             head.lines = self._edit.apply(head.lines)
-        said = said_by(head.lines)
-        if compressible(head.status, head.length, said):
-            head.lines = self._begin(head, said)
-        elif head.status == 304 and self._coding is not None:
-            asked = self._request.header("if-none-match") or b""
-            head.lines = revalidated_lines(head.lines, said, asked)
+        if not 0 <= head.length < SMALLEST or head.status == 304:
+            head.lines = self._changed(head, said_by(head.lines))
         super().head(head)
 
-    def _begin(self, head: ResponseHead, said: int) -> list[bytes]:
-        coding = self._coding
-        if coding is not None and not self.bodiless:
-            self._encoder = self._encoders.begin(coding)
-        if coding is None or not (self._encoder or self.bodiless):
-            return varying_lines(head.lines, said)
+    def _changed(self, head: ResponseHead, said: int) -> list[bytes]:
+        """Begin to compress the body, if it may be; returns the fields."""
+        if compressible(head.status, head.length, said):
+            coding = coding_for(self._request, self._offered)
+            if coding is None or not (self.bodiless or self._begin(head, coding)):
+                return varying_lines(head.lines, said)
+            head.length = UNKNOWN
+            return compressed_lines(head.lines, said, coding)
+        if head.status == 304 and coding_for(self._request, self._offered) is not None:
+            asked = self._request.header("if-none-match") or b""
+            return revalidated_lines(head.lines, said, asked)
+        return head.lines
+
+    def _begin(self, head: ResponseHead, coding: str) -> bool:
+        self._encoder = self._encoders.begin(coding)
         self._streams = head.length < 0
-        head.length = UNKNOWN
-        return compressed_lines(head.lines, said, coding)
+        self._rest = deque()
+        self._ended = False
+        return self._encoder is not None
 
     def data(self, data: bytes) -> None:
         """A piece of the body."""
@@ -196,14 +206,17 @@ class CompressingRelay(Relay):
         """Write what has accumulated, unless there is more to come of this read."""
         if self._waits or self._exchange is None:
             return
-        if self._streams and self._encoder is not None:
+        if self._encoder is not None and self._streams:
             self._pass_on(self._encoder.flush())
         super().flush()
 
     def end(self) -> None:
         """The response is whole, as far as it goes."""
-        self._ended = True
-        if not self._waits:
+        if self._encoder is None:
+            super().end()
+        elif self._waits:
+            self._ended = True
+        else:
             self._finish()
 
     def failed(self, error: Exception) -> None:
@@ -259,7 +272,7 @@ class CompressingRelay(Relay):
         super().end()
 
     def _stop(self) -> None:
-        self._rest.clear()
         if self._encoder is not None:
             self._encoder = None
+            self._rest.clear()
             self._encoders.end()

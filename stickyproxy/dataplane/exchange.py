@@ -28,7 +28,7 @@ from stickyproxy.base.errors import (
 )
 from stickyproxy.dataplane import replies
 from stickyproxy.dataplane.attempt import Attempt, upstream_lines
-from stickyproxy.dataplane.compression import CompressingRelay, Encoders, coding_for
+from stickyproxy.dataplane.compression import CompressingRelay, Encoders
 from stickyproxy.dataplane.downstream.ports import ClientStream
 from stickyproxy.dataplane.hashing import Hashing
 from stickyproxy.dataplane.outcome import Outcome, outcome_of
@@ -538,7 +538,7 @@ class Exchange:
             relay: Relay = CompressingRelay(
                 *(self, request, pick, info, attempts),
                 edit=edit,
-                coding=coding_for(request, route.compression),
+                offered=route.compression,
                 encoders=self._proxy.encoders,
             )
         elif edit is None:

@@ -8,22 +8,25 @@ with the parent that they have, or with one that nobody records.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from stickyproxy.semantics.request import ClientRequest
 from stickyproxy.semantics.trace_context import RANDOM, SAMPLED, Parent, is_chosen, parent_of
 
 
-@dataclass(frozen=True, slots=True)
 class Trace:
     """Where a request is in its trace."""
 
-    trace_id: bytes
-    span_id: bytes
-    """Its own, if it is recorded."""
-    parent: Parent | None
-    """None: the trace begins here."""
-    recorded: bool
+    __slots__ = ("parent", "recorded", "span_id", "trace_id")
+
+    def __init__(
+        self, trace_id: bytes, span_id: bytes, parent: Parent | None, *, recorded: bool
+    ) -> None:
+        """``parent``: None: the trace begins here."""
+        self.trace_id = trace_id
+        self.span_id = span_id
+        """Its own, if it is recorded."""
+        self.parent = parent
+        self.recorded = recorded
 
 
 class Tracing:
@@ -39,17 +42,26 @@ class Tracing:
 
     def begin(self, request: ClientRequest, *, trusted: bool) -> Trace:
         """Have the endpoint know. ``trusted``: the request comes from a trusted proxy."""
-        parent = parent_of(request.take_field(b"traceparent"))
-        trace_id = self._new_id() if parent is None else parent.trace_id
-        if parent is not None and trusted:
-            sampled = bool(parent.flags & SAMPLED)
-        else:
-            sampled = is_chosen(trace_id, self._sample)
-        recorded = sampled and self._records
+        parent = None
+        if request.header("traceparent") is not None:
+            parent = parent_of(request.take_field(b"traceparent"))
         if parent is None:
+            return self._begin(request)
+        sampled = bool(parent.flags & SAMPLED) if trusted else self._chooses(parent.trace_id)
+        recorded = sampled and self._records
+        span_id = self._new_id()[:16] if recorded else parent.span_id
+        flags = (parent.flags & RANDOM) | (SAMPLED if sampled else 0)
+        request.add_field(b"traceparent: 00-%b-%b-%02x" % (parent.trace_id, span_id, flags))
+        return Trace(parent.trace_id, span_id, parent, recorded=recorded)
+
+    def _begin(self, request: ClientRequest) -> Trace:
+        if request.header("tracestate") is not None:
             request.take_field(b"tracestate")
-        span_id = self._new_id()[:16] if parent is None or recorded else parent.span_id
-        random = parent is None or bool(parent.flags & RANDOM)
-        flags = (SAMPLED if sampled else 0) | (RANDOM if random else 0)
-        request.add_field(b"traceparent: 00-%b-%b-%02x" % (trace_id, span_id, flags))
-        return Trace(trace_id, span_id, parent, recorded)
+        trace_id, span_id = self._new_id(), self._new_id()[:16]
+        sampled = self._chooses(trace_id)
+        flags = b"-03" if sampled else b"-02"
+        request.add_field(b"traceparent: 00-" + trace_id + b"-" + span_id + flags)
+        return Trace(trace_id, span_id, None, recorded=sampled and self._records)
+
+    def _chooses(self, trace_id: bytes) -> bool:
+        return is_chosen(trace_id, self._sample)

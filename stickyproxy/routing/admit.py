@@ -60,6 +60,9 @@ class Check(Protocol):
         """What it takes, in a few words."""
 
 
+_key_of = lru_cache(4096)(address_key)
+
+
 class AddressCheck:
     """Which client addresses may ask."""
 
@@ -110,7 +113,7 @@ class RateLimit:
         self._full_at: OrderedDict[bytes, float] = OrderedDict()
 
     def __call__(self, request: Request) -> Denial | None:
-        client, now = address_key(request.client_address), self._clock()
+        client, now = _key_of(request.client_address), self._clock()
         full_at = max(self._full_at.get(client, now), now)
         if full_at - now > self._tolerance + 1e-9:
             return self._denial(full_at - now)
@@ -123,7 +126,7 @@ class RateLimit:
     def foresee(self, request: Request) -> Denial | None:
         """See ``Check``."""
         now = self._clock()
-        until_full = self._full_at.get(address_key(request.client_address), now) - now
+        until_full = self._full_at.get(_key_of(request.client_address), now) - now
         return self._denial(until_full) if until_full > self._tolerance + 1e-9 else None
 
     def describe(self) -> str:
@@ -158,7 +161,7 @@ class SharedRateLimit:
         self._tolerance = self._interval * (rate.burst - 1)
 
     def __call__(self, request: Request) -> Denial | None:
-        who, now = self._who + address_key(request.client_address), int(self._clock() * 1e6)
+        who, now = self._who + _key_of(request.client_address), int(self._clock() * 1e6)
         place, full_at = self._buckets.get(who)
         full_at = max(full_at, now)
         if (wait := full_at - now - self._tolerance) > 0:
@@ -169,7 +172,7 @@ class SharedRateLimit:
     def foresee(self, request: Request) -> Denial | None:
         """See ``Check``."""
         now = int(self._clock() * 1e6)
-        _, full_at = self._buckets.get(self._who + address_key(request.client_address))
+        _, full_at = self._buckets.get(self._who + _key_of(request.client_address))
         wait = full_at - now - self._tolerance
         return _too_many(wait / 1e6) if wait > 0 else None
 

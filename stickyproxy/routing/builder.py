@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from stickyproxy.base.commons import Buckets
+from stickyproxy.base.commons import Commons
 from stickyproxy.model.service import EndpointSpec, ServiceSpec
 from stickyproxy.routing.cluster import Cluster
 from stickyproxy.routing.endpoint import Endpoint, declared_facts
@@ -28,15 +28,16 @@ def build(
     thumbprints: Mapping[str, str] | None = None,
     *,
     slot_pin: SlotPin | None = None,
-    buckets: Buckets | None = None,
+    commons: Commons | None = None,
 ) -> RoutingTable:
     """A table for these services. Endpoints and clusters of ``previous`` that did not change are
     taken over; the pools of endpoints that are gone are closed. ``awaited``: the providers whose
     services are still unknown. ``thumbprints``: of ACME accounts, by the host that
-    they order for. ``buckets``: see ``admit.limiters``."""
+    they order for. ``commons``: what the workers of a
+    proxy count together; None: there is one."""
     encoded = {host.encode(): said.encode() for host, said in (thumbprints or {}).items()}
     acme = AcmeAnswers(encoded) if encoded else None
-    builder = _Builder(make_endpoint, previous, awaited, acme, slot_pin=slot_pin, buckets=buckets)
+    builder = _Builder(make_endpoint, previous, awaited, acme, slot_pin=slot_pin, commons=commons)
     table = builder.build(sorted(services, key=lambda service: service.name))
     builder.retire()
     return table
@@ -51,10 +52,11 @@ class _Builder:
         acme: AcmeAnswers | None,
         *,
         slot_pin: SlotPin | None,
-        buckets: Buckets | None,
+        commons: Commons | None,
     ) -> None:
         self._slot_pin = slot_pin
-        self._buckets = buckets
+        self._buckets = None if commons is None else commons.buckets
+        self._headcount = None if commons is None else commons.headcount
         self._awaited = awaited
         self._acme = acme
         old = list(previous.clusters()) if previous is not None else []
@@ -166,6 +168,6 @@ class _Builder:
                     old.note(facts)
             else:
                 endpoint = self._make_endpoint(service, spec)
-            endpoint.declare(service)
+            endpoint.declare(service, self._headcount)
             self._endpoints[key] = endpoint
         return endpoint

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
+from stickyproxy.base.commons import Headcount
 from stickyproxy.base.hashing import slot_of_pin
 from stickyproxy.model.health import DEFAULT_EJECTION, Ejection
 from stickyproxy.model.service import Drain, EndpointSpec, ServiceSpec
@@ -189,8 +190,9 @@ class Endpoint:
         self.unreached = False
         """True while it has taken none, though it was tried."""
 
-    def declare(self, service: ServiceSpec) -> None:
-        """From now on this is what its service says of all its endpoints."""
+    def declare(self, service: ServiceSpec, headcount: Headcount | None = None) -> None:
+        """From now on this is what its service says of all its endpoints. ``headcount``: what all
+        workers have; None: there is one."""
         self.drain = service.drain
         self.ejection = service.ejection or DEFAULT_EJECTION
         self.slow_start = service.slow_start
@@ -198,7 +200,7 @@ class Endpoint:
         if in_flight is None:
             self.slots = None
         elif self.slots is None:
-            self.slots = Slots(in_flight)
+            self.slots = Slots(in_flight, headcount, f"{self.service} {self.id}".encode())
         else:
             self.slots.declared = in_flight
         self.pool.limit(service.timeouts)

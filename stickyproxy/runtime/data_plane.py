@@ -138,7 +138,7 @@ class DataPlane:
             has_tls=settings.has_tls,
             clear_only=settings.clear_only,
             rebuilt=self._on_new_table,
-            buckets=None if commons is None else commons.buckets,
+            commons=commons,
         )
         trusted_proxies = TrustedProxies(proxy.trusted_proxies, unix=proxy.trust_unix)
         self._clients = ClientServer(

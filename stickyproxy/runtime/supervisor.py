@@ -113,7 +113,7 @@ class Supervisor:
         self._grace_period = settings.proxy.grace_period
         shown = self._shown = _ShownTable()
         plane = plane_settings(settings)
-        self._commons = Commons(workers)
+        self._commons = Commons(workers, number=0)
         """What is limited in all of them together."""
         self.registry = Registry(
             shown,
@@ -123,7 +123,7 @@ class Supervisor:
             has_tls=plane.has_tls,
             clear_only=plane.clear_only,
             rebuilt=self._on_new_table,
-            buckets=self._commons.buckets,
+            commons=self._commons,
         )
         self._upstreams = make_upstreams(plane, Turns(), Descriptors())
         self._checker = Checker(partial(Asker, self._upstreams), self._on_checks)

@@ -342,8 +342,6 @@ class ClientRequest:
     def take_field(self, name: bytes) -> list[bytes]:
         """The values of all fields of that lower-case name, which are not sent on. None that this
         class knows."""
-        if self._head.header(name.decode()) is None:
-            return []
         start = name + b":"
         found = [line for line in self._lines if line.lower().startswith(start)]
         self._keep_lines(lambda other: other != name)

@@ -42,4 +42,4 @@ def parent_of(values: Sequence[bytes]) -> Parent | None:
 
 def is_chosen(trace_id: bytes, share: float) -> bool:
     """Whether a trace is among a share of all, from 0 to 1: all proxies choose the same ones."""
-    return int(trace_id[-14:], 16) < share * (1 << 56)
+    return share >= 1 or int(trace_id[-14:], 16) < share * (1 << 56)

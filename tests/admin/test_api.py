@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -180,3 +182,31 @@ async def test_others_have_their_turn_while_an_answer_is_made() -> None:
     assert len(await joined(pieces())) > 200_000
     task.cancel()
     assert len(turns) > 2
+
+
+@pytest.mark.parametrize("command", [["services", "--json"], ["explain", "http://shop.local/app"]])
+async def test_commands_show_a_token(command: list[str], tmp_path: Path) -> None:
+    """The one in the file that is named; without it, they say what is missing."""
+    file = tmp_path / "token"
+    file.write_text("read\n")
+
+    async def run(*options: str) -> tuple[int, str]:
+        arguments = ("-m", "stickyproxy", *command, *options)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *arguments,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        out, _ = await process.communicate()
+        return process.returncode or 0, out.decode()
+
+    async with site(Access(HERE, b"change", read_token=b"read")) as place:
+        admin = ("--admin", place.url.removeprefix("http://"))
+        status, said = await run(*admin)
+        assert status == 1
+        assert "the token is missing or wrong" in said
+        assert "--token-file" in said
+        status, said = await run(*admin, "--token-file", str(file))
+        assert status in (0, 3)
+        assert "shop" in said

@@ -43,6 +43,15 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def guarded(config: Path) -> Path:
+    """One whose admin listener asks for a token, which is in the file ``token`` beside it."""
+    (config.parent / "token").write_text("s3cret\n")
+    text = config.read_text().replace('admin.sock"', 'admin.sock"\nread_token = "s3cret"')
+    config.write_text(text)
+    return config
+
+
+@pytest.fixture
 async def running(config: Path) -> AsyncIterator[str]:
     """The path of the admin socket of a proxy that runs by it."""
     app = App.from_file(config)
@@ -105,6 +114,32 @@ class TestWhomTheyAsk:
         ):
             assert answer.status == 415
             assert "send Content-Type" in (await answer.json())["error"]
+
+    @pytest.mark.parametrize(
+        "command", [("services",), ("explain", "demo.local"), ("simulate", "--scale", "demo=4")]
+    )
+    async def test_who_asks_for_a_token_is_shown_it(
+        self, guarded: Path, command: tuple[str, ...]
+    ) -> None:
+        admin = f"unix:{guarded.parent}/admin.sock"
+        token = guarded.parent / "token"
+        app = App.from_file(guarded)
+        await app.start()
+        try:
+            by_file = await run(*command, "--config", str(guarded))
+            by_token = await run(*command, "--admin", admin, "--token-file", str(token))
+            status, _, said = await run(*command, "--admin", admin)
+        finally:
+            await app.stop(grace=0)
+        assert (by_file[0], by_token[0], status) == (0, 0, 1)
+        assert said.startswith("the token is missing or wrong")
+
+    async def test_check_as_json(self, config: Path) -> None:
+        status, text, _ = await run("check", "--config", str(config), "--json")
+        found = json.loads(text)
+        assert status == 0
+        assert found["listeners"] == ["127.0.0.1:0"]
+        assert [each["service"] for each in found["services"]] == ["demo"]
 
     async def test_no_proxy(self, config: Path) -> None:
         status, _, said = await run("explain", "demo.local", "--config", str(config))

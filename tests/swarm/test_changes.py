@@ -6,6 +6,7 @@ Each test prints its table of moves: session, from, to, why.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +16,7 @@ from tests.swarm.load import Load, Report
 from tests.swarm.stage import (
     HEALTH,
     Instances,
+    ask,
     create_demo,
     in_rotation,
     moves_table,
@@ -63,6 +65,24 @@ def _under_load(
     told.append(moves_table(title, load.report, instances))
     assert unjustified(load.report, instances) == []
     return load.report
+
+
+@pytest.mark.parametrize("whom", ["a proxy", "the engine"])
+def test_what_explain_says_of_a_session(demo: Swarm, whom: str) -> None:
+    node = demo.manager
+    eventually("every replica listens", lambda: ready(demo, "demo", 5))
+    eventually("every replica is in rotation", lambda: in_rotation(demo, [node.address], 5))
+    [proxy] = node.running("stickyproxy_proxy")
+    for _ in range(5):
+        first = ask(demo, node.address)
+        cookie = first["set-cookie"].partition(";")[0]
+        asked = ["explain", "demo.local/ping", "--cookie", cookie, "--json"]
+        asked += ["--config", "/etc/stickyproxy/config.toml"]
+        asked += ["--engine"] if whom == "the engine" else []
+        said = json.loads(node.docker("exec", proxy, "stickyproxy", *asked))
+        again = ask(demo, node.address, "--cookie", cookie)
+        assert said["affinity"] == "pinned"
+        assert said["endpoint"]["address"] == again.address == first.address
 
 
 def test_scaling_up_and_down(demo: Swarm) -> None:

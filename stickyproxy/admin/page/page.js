@@ -1109,19 +1109,19 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-const THEMES = { auto: "as the system has it", light: "light", dark: "dark" };
+const THEMES = ["auto", "light", "dark"]; // the first: as the system has it
 
 function showTheme(theme) {
   document.documentElement.dataset.theme = theme;
-  put($("theme"), theme[0].toUpperCase() + theme.slice(1));
-  $("theme").setAttribute("aria-label", `Theme: ${THEMES[theme]}`);
+  const name = theme[0].toUpperCase() + theme.slice(1);
+  put($("theme"), name);
+  $("theme").setAttribute("aria-label", `${name} theme`);
   colours.clear();
   if (affinity.length > 0) drawAffinity();
 }
 
 $("theme").addEventListener("click", () => {
-  const names = Object.keys(THEMES);
-  const next = names[(names.indexOf(document.documentElement.dataset.theme) + 1) % names.length];
+  const next = THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length];
   localStorage.setItem("theme", next);
   showTheme(next);
 });
@@ -1131,5 +1131,5 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
 addEventListener("resize", () => affinity.length > 0 && drawAffinity());
 
 const kept = localStorage.getItem("theme");
-showTheme(kept !== null && Object.hasOwn(THEMES, kept) ? kept : "auto");
+showTheme(THEMES.includes(kept) ? kept : "auto");
 look(0);

@@ -470,10 +470,10 @@ class TestLooks:
         assert light != dark
         theme = page.locator("#theme")
         await theme.click()
-        await expect(theme).to_have_attribute("aria-label", "Theme: light")
+        await expect(theme).to_have_attribute("aria-label", "Light theme")
         assert await page.evaluate(background) == light
         await page.reload()
-        await expect(theme).to_have_attribute("aria-label", "Theme: light")
+        await expect(theme).to_have_attribute("aria-label", "Light theme")
         assert await page.evaluate(background) == light
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
