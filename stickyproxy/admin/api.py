@@ -58,7 +58,9 @@ class _Api:
 
     async def problems(self, _request: web.Request) -> web.Response:
         view = self._view
-        return await self._pieces.answer(lambda: view.inventory().problems_found(view.troubles()))
+        return await self._pieces.answer(
+            lambda: inventory.problems(view.problems(), view.troubles())
+        )
 
     async def certificates(self, _request: web.Request) -> web.Response:
         rows = certificates.rows(self._view.registry.snapshots(), time.time())

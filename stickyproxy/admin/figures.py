@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
 from operator import sub
 from time import monotonic
+from typing import TypeVar
 
 from stickyproxy.base import visitors
 from stickyproxy.model.metrics import Counts, Layout
@@ -24,6 +25,8 @@ LOOK_SECONDS = 1.0
 """Between two looks at the counters."""
 SPAN_SECONDS = 10.0
 """What rates and quantiles are of."""
+AT_A_STRETCH = 50
+"""Estimates that are made before others have their turn."""
 PATIENCE_SECONDS = 60.0
 """If nobody has asked for so long, nobody looks."""
 
@@ -139,12 +142,13 @@ class Figures:
         cell = self._endpoint_layout.cells_of("stickyproxy_endpoint_requests_in_flight")[0]
         for (service, _), cells in last.counts.endpoints.items():
             in_flight[service] += cells[cell]
-        return {
-            name: self._service(
-                name, first.counts.services.get(name), cells, seconds, in_flight[name]
-            )
-            for name, cells in last.counts.services.items()
-        }
+        services, before = last.counts.services, first.counts.services
+        return _Asked(
+            services,
+            lambda name: self._service(
+                name, before.get(name), services[name], seconds, in_flight[name]
+            ),
+        )
 
     def endpoints(self) -> Mapping[EndpointKey, EndpointFigures]:
         """By service and id; none where ``services`` has none. Those that there was no row left for
@@ -155,10 +159,11 @@ class Figures:
         first, last = self._looks[0], self._looks[-1]
         self._estimate(last)
         seconds = last.when - first.when or LOOK_SECONDS
-        return {
-            key: self._endpoint(key, first.counts.endpoints.get(key), cells, seconds)
-            for key, cells in last.counts.endpoints.items()
-        }
+        endpoints, before = last.counts.endpoints, first.counts.endpoints
+        return _Asked(
+            endpoints,
+            lambda key: self._endpoint(key, before.get(key), endpoints[key], seconds),
+        )
 
     def look(self, counts: Counts) -> None:
         """Take note of what was counted up to now."""
@@ -176,7 +181,11 @@ class Figures:
         """Until nobody has asked for a while."""
         self._forget()
         while self._clock() - self._asked <= PATIENCE_SECONDS:
-            self.look(await self._counts())
+            counts = await self._counts()
+            for count, _ in enumerate(self._estimates(_Look(self._clock(), counts))):
+                if count % AT_A_STRETCH == 0:
+                    await asyncio.sleep(0)
+            self.look(counts)
             await asyncio.sleep(LOOK_SECONDS)
         self._forget()
 
@@ -185,18 +194,26 @@ class Figures:
         self._ready.clear()
 
     def _estimate(self, look: _Look) -> None:
-        """How many clients there are, if that was not found out just now: it takes longer than all
-        the rest."""
+        """How many clients there are."""
+        for _ in self._estimates(look):
+            pass
+
+    def _estimates(self, look: _Look) -> Iterator[None]:
+        """The same step by step, if that was not found out just now: it takes longer than all the
+        rest."""
         if look.when - self._sessions_at < SESSIONS_SECONDS:
             return
-        self._sessions_at, page = look.when, visitors.page_at(look.when, self._window)
+        page = visitors.page_at(look.when, self._window)
         of_services: dict[str, list[bytes]] = {}
-        self._sessions = {}
+        sessions: dict[EndpointKey, int] = {}
         for key, several in look.counts.clients.items():
-            self._sessions[key] = visitors.estimate(several, page)
+            sessions[key] = visitors.estimate(several, page)
             of_services.setdefault(key[0], []).extend(several)
+            yield
         for service, several in of_services.items():
-            self._sessions[service, ""] = visitors.estimate(several, page)
+            sessions[service, ""] = visitors.estimate(several, page)
+            yield
+        self._sessions_at, self._sessions = look.when, sessions
 
     def _endpoint(
         self, key: EndpointKey, before: Sequence[int] | None, now: Sequence[int], seconds: float
@@ -251,6 +268,30 @@ class Figures:
             bytes_in_per_second=some("request_body_bytes") / seconds,
             bytes_out_per_second=some("response_body_bytes") / seconds,
         )
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class _Asked(Mapping[K, V]):
+    """Values that are made when they are asked for: there may be thousands of them, and between two
+    of them others have their turn."""
+
+    def __init__(self, keys: Mapping[K, object], make: Callable[[K], V]) -> None:
+        self._keys = keys
+        self._make = make
+
+    def __getitem__(self, key: K) -> V:
+        if key not in self._keys:
+            raise KeyError(key)
+        return self._make(key)
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 def quantile(share: float, bounds: Sequence[float], counts: Sequence[int]) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 
 from aiohttp import web
@@ -91,11 +91,12 @@ class _Proxies:
 
 async def report_of(view: ProxyView, *, services: bool) -> bytes:
     """What a proxy reports to its controller; ``services``: they are wanted."""
+    emptying = list(_emptying(view))
     head: Json = {
         "name": socket.gethostname(),
         "now": monotonic(),
-        "emptying": any(True for _ in _emptying(view)),
-        "remains": list(_remains(view)),
+        "emptying": bool(emptying),
+        "remains": list(_remains(view, emptying)),
     }
     if not services:
         return json.dumps(head).encode()
@@ -103,10 +104,10 @@ async def report_of(view: ProxyView, *, services: bool) -> bytes:
     return (json.dumps(head)[:-1] + ", " + rows[1:]).encode()
 
 
-def _remains(view: ProxyView) -> Iterator[Json]:
+def _remains(view: ProxyView, emptying: Iterable[EndpointKey]) -> Iterator[Json]:
     """What endpoints still have that are to become empty, of those that all workers told of."""
     remains_of = view.remains_of
-    for key in _emptying(view) if remains_of is not None else ():
+    for key in emptying:
         if remains_of is not None and (found := remains_of(key)) is not None:
             yield written(key, found)
 
@@ -115,6 +116,6 @@ def _emptying(view: ProxyView) -> Iterator[EndpointKey]:
     """The endpoints of the controller that are to become empty."""
     for snapshot in view.registry.snapshots():
         for service in snapshot.services if snapshot.provider == "controller" else ():
-            for spec in map(service.settled, service.endpoints):
-                if spec.admin_state != "ready":
+            for spec in service.endpoints:
+                if not spec.admin_state == service.admin_state == "ready":
                     yield service.name, spec.id

@@ -12,6 +12,8 @@ GET /readyz         200 if clients are welcome, else 503 and the reason: not eve
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 from functools import partial
 
@@ -44,19 +46,28 @@ class _Pages:
 
     async def services(self, request: web.Request) -> web.Response:
         found = self._view.inventory()
-        rows = [report.out_of_touch(*each) for each in self._view.troubles().items()]
-        rows += report.rows(found.snapshots, found.problems, found.state_of, found.outage_of)
+        lost = [report.out_of_touch(*each) for each in self._view.troubles().items()]
         asked: str = request.query.get("format") or request.headers.get("Accept") or ""
-        if "json" in asked:
-            return web.json_response({"services": rows})
-        return web.Response(text=report.as_text(rows) + "\n")
+        as_json = "json" in asked
+
+        def text() -> str:
+            rows = [
+                *lost,
+                *report.rows(found.snapshots, found.problems, found.state_of, found.outage_of),
+            ]
+            return json.dumps({"services": rows}) if as_json else report.as_text(rows) + "\n"
+
+        # It takes its time, and requests may be served by this process.
+        kind = "application/json" if as_json else "text/plain"
+        return web.Response(text=await asyncio.to_thread(text), content_type=kind)
 
     async def certificates(self, _request: web.Request) -> web.Response:
         rows = certificates.rows(self._view.registry.snapshots(), time.time())
         return web.json_response({"certificates": rows})
 
     async def table(self, _request: web.Request) -> web.Response:
-        return web.Response(text=self._view.questions.table().dump() + "\n")
+        table = self._view.questions.table()
+        return web.Response(text=await asyncio.to_thread(table.dump) + "\n")
 
     async def healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

@@ -109,9 +109,8 @@ async def _demo_until_signalled(options: argparse.Namespace) -> None:
         try:
             bound = await app.start()
         except ListenError as error:
-            raise ListenError(
-                f"{error} (stickyproxy demo --port PORT --admin-port PORT)"
-            ) from error
+            option = "--admin-port" if f":{admin_port}: " in str(error) else "--port"
+            raise ListenError(f"{error} (stickyproxy demo {option} PORT)") from error
         print(_demo_text(bound[0], app.admin_address, addresses, options.policy), flush=True)
         obeying = asyncio.create_task(replicas.obey(_typed_lines()), name="demo replicas obey")
         await app.run_until_signalled()

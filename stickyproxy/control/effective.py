@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
@@ -27,6 +27,12 @@ _TABLES = {
     "follow": "providers.controller",
 }
 """Tables whose names in the file differ from those of the fields."""
+
+
+def in_force(started: Config, now: Config) -> Config:
+    """The configuration that the program started with, and what has been reloaded since: ``now`` is
+    what the file says, of which the rest takes a restart."""
+    return replace(started, services=now.services, certificates=now.certificates, files=now.files)
 
 
 def pieces(config: Config) -> Iterator[str]:

@@ -73,15 +73,6 @@ class Inventory:
             ),
         )
 
-    def problems_found(self, troubles: Mapping[str, str]) -> Pieces:
-        """``{"problems": [...]}``: those of services, of certificates, and of providers that have
-        lost contact with their sources. ``troubles``: why, by the name of the provider."""
-        about = [
-            *((Problem("", why, fatal=True), provider) for provider, why in troubles.items()),
-            *((problem, "") for problem in self.problems),
-        ]
-        return _list("problems", (iter([_text(_problem(*each))]) for each in about))
-
     def _problems_of(self) -> Mapping[str, list[Problem]]:
         found: dict[str, list[Problem]] = {}
         for problem in self.problems:
@@ -129,6 +120,16 @@ class Inventory:
             "admin_state": spec.admin_state,
             "figures": self.figures_at(key),
         }
+
+
+def problems(found: Iterable[Problem], troubles: Mapping[str, str]) -> Pieces:
+    """``{"problems": [...]}``: those of services, of certificates, and of providers that have lost
+    contact with their sources. ``troubles``: why, by the name of the provider."""
+    about = [
+        *((Problem("", why, fatal=True), provider) for provider, why in troubles.items()),
+        *((problem, "") for problem in found),
+    ]
+    return _list("problems", (iter([_text(_problem(*each))]) for each in about))
 
 
 def _problem(problem: Problem, provider: str) -> Json:

@@ -476,22 +476,35 @@ def _add(row: Cells, lines: Sequence[Line]) -> int:
     row[_SENT] += sum(sent)
     row[_RECEIVED] += sum(received)
     row[_REUSED] += sum(kept)
-    failures = 0
-    ours = [head is None for head in heads]
-    kinds = zip(statuses, map(id, outcomes), map(id, affinities), ours, strict=True)
-    for (status, outcome, affinity, our), count in Counter(kinds).items():
+    worst = 0
+    for status, count in Counter(statuses).items():
         row[_REQUESTS + min(status // 100, _OTHER)] += count
+        worst = max(worst, status)
+    cut = False
+    for outcome, count in _each(outcomes):
         row[_OUTCOMES[outcome]] += count
+        cut = cut or outcome in _CUT
+    for affinity, count in _each(affinities):
         if affinity in _AFFINITY:
             row[_AFFINITY[affinity]] += count
-        if our:
-            continue
-        if outcome in _CUT:
-            row[_CUTS] += count
-            failures += count
-        elif status >= 500:
-            failures += count
-    return failures
+    if worst < 500 and not cut:
+        return 0
+    cuts = errors = 0
+    for head, status, outcome in zip(heads, statuses, map(id, outcomes), strict=True):
+        if head is not None:
+            if outcome in _CUT:
+                cuts += 1
+            elif status >= 500:
+                errors += 1
+    row[_CUTS] += cuts
+    return cuts + errors
+
+
+def _each(words: Sequence[object]) -> Iterable[tuple[int, int]]:
+    """How often there is each word, by its ``id``; mostly there is but one."""
+    if words.count(words[0]) == len(words):
+        return ((id(words[0]), len(words)),)
+    return Counter(map(id, words)).items()
 
 
 def _add_times(row: Cells, start: int, times: Sequence[float]) -> None:

@@ -37,6 +37,11 @@ class Slots:
         return len(self._queue) >= self.declared.queue
 
     @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._queue)
+
+    @property
     def is_full(self) -> bool:
         """Who comes now has to wait."""
         return self._everywhere() >= self.declared.most

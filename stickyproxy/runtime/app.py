@@ -94,7 +94,7 @@ class App:
             outage_of=self._outage_of,
             remains_of=self._remains_of,
             checks=self._checker.problems,
-            config=lambda: effective.pieces(self.config),
+            config=lambda: effective.pieces(effective.in_force(settings, self.config)),
             figures=figures(settings, counts),
         )
         self._events = Telling(view.stream.put, self._plane.take_moves)

@@ -288,7 +288,7 @@ class DataPlane:
 
 def _busy(endpoint: Endpoint) -> int:
     pool: CountsBusy = endpoint.pool  # type: ignore[assignment]
-    return pool.busy
+    return pool.busy + (endpoint.slots.waiting if endpoint.slots is not None else 0)
 
 
 def make_upstreams(settings: PlaneSettings, turns: Turns, descriptors: Descriptors) -> Upstreams:

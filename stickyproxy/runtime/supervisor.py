@@ -151,7 +151,7 @@ class Supervisor:
             outage_of=self._outage_of,
             remains_of=self._remains_of,
             checks=self._checker.problems,
-            config=lambda: effective.pieces(self.config),
+            config=lambda: effective.pieces(effective.in_force(settings, self.config)),
             figures=figures(settings, counts),
         )
         self._moves: Counter[Move] = Counter()

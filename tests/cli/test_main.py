@@ -474,15 +474,19 @@ class TestTakenPort:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             config.write_text(document(listener=address))
             serve = await start("serve", "--config", config)
-            demo = await start("demo", "--replicas", "1", "--port", address.rpartition(":")[2])
+            port = address.rpartition(":")[2]
+            demo = await start("demo", "--replicas", "1", "--port", port, "--admin-port", "0")
+            page = await start("demo", "--replicas", "1", "--port", "0", "--admin-port", port)
             demo_app = await start("demo-app", "--listen", address)
-            for program in (serve, demo, demo_app):
+            for program in (serve, demo, page, demo_app):
                 assert await program.ended() == 1
         remedy = "another program listens there; stop it, or choose another port"
         assert serve.err.text == f"cannot listen on {address}: {remedy}\n"
         assert demo.err.text == (
             f"cannot listen on {address}: {remedy} (stickyproxy demo --port PORT)\n"
         )
+        assert page.err.text.startswith(f"cannot listen on {address}: ")
+        assert page.err.text.endswith(" (stickyproxy demo --admin-port PORT)\n")
         assert demo_app.err.text == (
             f"cannot listen on {address}: address already in use; "
             "choose another port, or stop what listens there\n"

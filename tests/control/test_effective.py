@@ -34,6 +34,15 @@ def test_defaults_are_told() -> None:
     assert "providers.swarm" in found
 
 
+def test_what_takes_a_restart_is_as_it_was() -> None:
+    started = parse('[proxy]\nmax_headers = 100\n[admin]\naddress = "127.0.0.1:1"\n')
+    now = parse('[proxy]\nmax_headers = 200\n[[services]]\nname = "demo"\nhosts = ["demo.local"]\n')
+    found = json.loads("".join(effective.pieces(effective.in_force(started, now))))
+    assert found["proxy"]["max_headers"] == 100
+    assert found["admin"]["address"] == "127.0.0.1:1"
+    assert [each["name"] for each in found["services"]] == ["demo"]
+
+
 def test_a_service_has_the_options_of_its_policy() -> None:
     [row] = shown(
         """

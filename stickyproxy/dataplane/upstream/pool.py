@@ -44,6 +44,8 @@ class Pool:
         self._all: set[UpstreamConnection] = set()
         self._outworn: set[UpstreamConnection] = set()
         """Busy ones that serve no further request: see ``renew``."""
+        self._connecting = 0
+        """How many are being made, each for a request."""
         self._keeps_idle = True
         self._closed = False
 
@@ -68,8 +70,8 @@ class Pool:
 
     @property
     def busy(self) -> int:
-        """Connections with a request under way, or upgraded."""
-        return len(self._all) - len(self._idle)
+        """Connections with a request under way, also those that are being made, or upgraded."""
+        return len(self._all) - len(self._idle) + self._connecting
 
     def take(self, *, replayable: bool) -> UpstreamConnection | None:
         """An idle connection, or None. A request that cannot be replayed only gets one that was
@@ -88,6 +90,7 @@ class Pool:
     async def connect(self) -> UpstreamConnection:
         """A new connection. Raises ConnectError, OutOfResources."""
         address, timeout = self.address, self._clock.connect_timeout
+        self._connecting += 1
         try:
             connection = await self._open(timeout)
         except TimeoutError as error:
@@ -96,6 +99,8 @@ class Pool:
             if error.errno in _OURS:
                 raise OutOfResources(f"no connection to {address}: {error.strerror}") from error
             raise ConnectError(f"{address}: {error.strerror or error}") from error
+        finally:
+            self._connecting -= 1
         connection.expect_signs_of_life(timeout)
         self._all.add(connection)
         self._clock.add(self)  # closed and emptied while we were connecting: still swept

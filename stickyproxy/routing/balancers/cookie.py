@@ -170,14 +170,10 @@ class CookieBalancer:
         self._pinned_by_name = _Picks(policy, Affinity.PINNED, CompanionState.NOTHING, None)
         self._hashed = _Picks(policy, Affinity.HASHED, CompanionState.NOTHING, companion)
         self._new = _Picks(policy, Affinity.NEW, CompanionState.NOTHING, name)
-        self._succeeding = {
-            owing: _Picks(policy, Affinity.SUCCESSOR, *owing)
-            for owing in (
-                (CompanionState.NOTHING, name),
-                (CompanionState.NOTHING, companion),
-                (CompanionState.STALE, companion),
-            )
-        }
+        successor, nothing = Affinity.SUCCESSOR, CompanionState.NOTHING
+        self._succeeding_name = _Picks(policy, successor, nothing, name)
+        self._succeeding_app = _Picks(policy, successor, nothing, companion)
+        self._succeeding = _Picks(policy, successor, CompanionState.STALE, companion)
 
     def pick(self, request: Request, tried: Collection[Endpoint]) -> Pick | None:
         """The endpoint that the client is pinned to, else a new choice and its pin; None if there
@@ -211,13 +207,19 @@ class CookieBalancer:
         named: Sequence[bytes],
         tried: Collection[Endpoint],
     ) -> Pick | None:
-        stale = [*companions, *(value for value in named if looks_like_pin(value))]
-        app_value = _app_value(named)
-        owing = (
-            CompanionState.STALE if companions else CompanionState.NOTHING,
-            self._companion if companions or app_value is not None else self._name,
-        )
-        if stale and (pick := self._by_slot(request, stale, tried, owing)) is not None:
+        stale = list(companions)
+        app_value = None
+        for value in named:
+            if looks_like_pin(value):
+                stale.append(value)
+            elif app_value is None and value.strip(b'"'):  # an empty one identifies no client
+                app_value = value
+
+        if companions:
+            succeeding = self._succeeding
+        else:
+            succeeding = self._succeeding_name if app_value is None else self._succeeding_app
+        if stale and (pick := self._by_slot(request, stale, tried, succeeding)) is not None:
             return pick
 
         if app_value is not None:
@@ -229,7 +231,7 @@ class CookieBalancer:
             return None
         if not stale:
             return self._new[endpoint] if app_value is None else self._hashed[endpoint]
-        issue = PinIssue(self._policy, endpoint.pin, *owing)
+        issue = PinIssue(self._policy, endpoint.pin, *succeeding.owing)
         why, left = self._why_repinned(stale, tried)
         return Pick(endpoint, why, issue, left)
 
@@ -255,20 +257,20 @@ class CookieBalancer:
         request: Request,
         stale: Sequence[bytes],
         tried: Collection[Endpoint],
-        owing: tuple[CompanionState, bytes],
+        succeeding: _Picks,
     ) -> Pick | None:
         """Who has the slot of one of these pins, or, while it is empty, somebody for a visit. None:
-        their slots say nothing. ``owing``: companion state and owed name of a ``PinIssue``."""
+        their slots say nothing. ``succeeding``: the picks of the former kind."""
         pins = [value.strip(b'"') for value in stale]
         for pin in pins:
-            holder = self._holders.get(self._slot_of(pin))
+            holder = self._holders.get(slot_of_pin(pin) or self._slot_of(pin))
             if holder is not None and holder not in tried:
-                pick = self._succeeding[owing][holder]
+                pick = succeeding[holder]
                 former = self._leaving.get(pin) or self._down.get(pin)
                 return pick if former is None else replace(pick, left=former.id)
         for pin in pins:
             if self._is_coming(slot := self._slot_of(pin), tried):
-                return self._visit(request, pin, slot, tried, owing[0])
+                return self._visit(request, pin, slot, tried, succeeding.owing[0])
         return None
 
     def _slot_of(self, pin: bytes) -> bytes:
@@ -506,11 +508,10 @@ class _Picks(dict[Endpoint, Pick]):
         super().__init__()
         self._policy = policy
         self._affinity = affinity
-        self._companion_state = companion_state
-        self._owed = owed
+        self.owing = companion_state, owed
 
     def __missing__(self, endpoint: Endpoint) -> Pick:
-        issue = PinIssue(self._policy, endpoint.pin, self._companion_state, self._owed)
+        issue = PinIssue(self._policy, endpoint.pin, *self.owing)
         left = "" if self._affinity is Affinity.SUCCESSOR else None
         pick = self[endpoint] = Pick(endpoint, self._affinity, issue, left)
         return pick

@@ -177,6 +177,32 @@ class TestConnect:
         assert peer.connections == 1
 
 
+class TestBusy:
+    """Until it is not, an endpoint that is to be empty is not."""
+
+    async def test_also_while_connections_are_made(
+        self, endpoint: MakeEndpoint, upstreams: MakeUpstreams
+    ) -> None:
+        peer = await endpoint()
+        pool = upstreams().pool(Target(peer.address))
+        connecting = asyncio.create_task(pool.connect())
+        await asyncio.sleep(0)  # it has begun
+        assert (pool.open, pool.busy) == ((0, 0), 1)
+        connection = await connecting
+        assert pool.busy == 1
+        pool.put(connection)
+        assert pool.busy == 0
+
+    async def test_not_after_one_that_failed(
+        self, endpoint: MakeEndpoint, upstreams: MakeUpstreams
+    ) -> None:
+        peer = await endpoint(listening=False)
+        pool = upstreams().pool(Target(peer.address))
+        with pytest.raises(ConnectError):
+            await pool.connect()
+        assert pool.busy == 0
+
+
 class TestEnd:
     async def test_close(self, endpoint: MakeEndpoint, upstreams: MakeUpstreams) -> None:
         """Idle ones at once, busy ones when their exchange ends."""
