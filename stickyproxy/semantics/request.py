@@ -336,7 +336,7 @@ class ClientRequest:
         once."""
         before = self._lines
         self._lines = edit.apply(before)
-        if self._cookies:
+        if self.cookie_fields:
             self._cookie_line = self._lines.index(before[self._cookie_line])
 
     def take_field(self, name: bytes) -> list[bytes]:
