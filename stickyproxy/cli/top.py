@@ -69,7 +69,7 @@ def top(options: argparse.Namespace) -> int:
     tls = tls_of(admin, token)
     console = Console(highlight=False, markup=False, emoji=False)
     if options.json or options.once or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        look = Watcher(admin, token, tls, lambda: None).look()
+        look = Watcher(admin, token, tls, lambda: None).look_once()
         if options.json:
             document = {
                 "status": look.status,

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, sleep
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import StickyproxyError
@@ -19,6 +19,8 @@ from stickyproxy.control.report import Json
 
 PERIOD = 1.0
 """Seconds from one look to the next."""
+PATIENCE = 3.0
+"""Seconds that figures may take to become known."""
 SILENCE = 60.0
 """Seconds after which a stream of events that says nothing is opened anew."""
 EVENTS = 200
@@ -89,6 +91,17 @@ class Watcher:
                 {"service": row["name"], **each} for row in services for each in row["problems"]
             ]
         return Glance(services, status, problems)
+
+    def look_once(self) -> Glance:
+        """The same, for who asks once alone: where nobody has asked lately, figures are known
+        only after a while. Raises StickyproxyError."""
+        look, until = self.look(), monotonic() + PATIENCE
+        while look.services and not any(row.get("figures") for row in look.services):
+            if monotonic() > until:
+                break
+            sleep(PERIOD / 2)
+            look = self.look()
+        return look
 
     def _asked(self, path: str) -> Json:
         """Raises StickyproxyError."""

@@ -235,6 +235,25 @@ class TestElsewhere:
         assert "10.0.0.3:8000" in program.out.text
         assert "\x1b" not in program.out.text
 
+    async def test_once_where_nobody_asked_before(
+        self, start: StartProgram, tmp_path: Path
+    ) -> None:
+        """Figures are known a second after somebody has asked, and are waited for."""
+        config = tmp_path / "config.toml"
+        config.write_text(
+            '[[listeners]]\naddress = "127.0.0.1:0"\n[proxy]\nworkers = 1\n'
+            '[admin]\naddress = "127.0.0.1:0"\n'
+            '[[services]]\nname = "shop"\nhosts = ["shop.local"]\n'
+            'endpoints = ["127.0.0.1:9"]\n'
+        )
+        proxy = await start("serve", "--config", config)
+        port = (await proxy.err.says(r"its live page: http://127\.0\.0\.1:(\d+)/$"))[1]
+        program = await start("top", "--json", "--admin", f"127.0.0.1:{port}")
+        assert await program.ended() == 0, program.err.text
+        [shop] = json.loads(program.out.text)["services"]
+        assert shop["figures"]["in_flight"] == 0
+        await proxy.stop()
+
     async def test_json(self, fixture: Fixture, start: StartProgram) -> None:
         fixture.problems = [problem()]
         program = await start("top", "--json", *admin(fixture))
