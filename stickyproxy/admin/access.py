@@ -16,7 +16,7 @@ has no token is open.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -50,6 +50,14 @@ class Access:
         self._changes = b"Bearer " + token if token else b""
         self._reads = b"Bearer " + read_token if read_token else b""
         self._reading = reading or bool(read_token)
+
+    def lacking(self) -> Iterator[str]:
+        """What nobody may do here, for want of a token, and what to do."""
+        if self._is_local or self._changes:
+            return
+        if not self._reading:
+            yield _NEEDED_TO_READ
+        yield _NEEDED
 
     def refusal_to_show(self, fields: Mapping[str, str]) -> Refusal | None:
         """Why who sends these header fields is shown nothing of ``/v1/``, as status and sentence;

@@ -10,6 +10,7 @@ from pathlib import Path
 from stickyproxy.base import build_info, signals
 from stickyproxy.cli.common import Commands, add_config, run
 from stickyproxy.runtime import logs
+from stickyproxy.runtime.app import admin_access
 from stickyproxy.runtime.supervisor import from_file
 
 
@@ -50,4 +51,6 @@ async def _serve_until_signalled(path: Path) -> None:
     )
     if app.config.admin is not None and app.config.admin.path is None:
         log.info("its live page: http://%s/", app.admin_address)
+        for lack in admin_access(app.config).lacking():
+            log.warning("%s", lack)
     await app.run_until_signalled()

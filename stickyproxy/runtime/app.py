@@ -316,12 +316,17 @@ def admin_server(
 ) -> ControlServer:
     """What listens on the admin listener of a proxy. ``counts``: what was counted; None: nothing
     is."""
-    operator = settings.operator
-    access = Access(settings.admin, operator.change_token, read_token=operator.read_token)
+    access = admin_access(settings)
     if counts is None:
         return ControlServer(make_app(view, orders, access))
     metrics = Metrics(_LAYOUTS, counts, view, window=settings.proxy.session_window)
     return ControlServer(make_app(view, orders, access, metrics))
+
+
+def admin_access(settings: Config) -> Access:
+    """The rules of a proxy's admin listener."""
+    operator = settings.operator
+    return Access(settings.admin, operator.change_token, read_token=operator.read_token)
 
 
 def plane_settings(settings: Config) -> PlaneSettings:

@@ -38,6 +38,26 @@ class TestWithoutAToken:
         assert Access(None).refusal(JSON | {"Host": "127.0.0.1"}) is not None
 
 
+class TestWhatIsLacking:
+    """What an operator is told at the start."""
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "unix:/run/admin.sock"])
+    def test_nothing_on_this_machine(self, address: str) -> None:
+        assert list(Access(Address.parse(address)).lacking()) == []
+
+    def test_both_tokens(self) -> None:
+        read, change = Access(Address.parse(":1")).lacking()
+        assert "set read_token_file in [admin]" in read
+        assert "set change_token_file in [admin]" in change
+
+    def test_the_one_for_changes(self) -> None:
+        [change] = Access(Address.parse(":1"), read_token=b"abc").lacking()
+        assert "set change_token_file in [admin]" in change
+
+    def test_nothing_as_who_may_change_may_look(self) -> None:
+        assert list(Access(Address.parse(":1"), b"abc").lacking()) == []
+
+
 class TestWithAToken:
     @pytest.mark.parametrize("address", ["0.0.0.0:1", "127.0.0.1:1", "unix:/run/admin.sock"])
     def test_everywhere(self, address: str) -> None:
