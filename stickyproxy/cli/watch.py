@@ -14,7 +14,7 @@ from time import monotonic
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import StickyproxyError
-from stickyproxy.cli.diagnosis import asked
+from stickyproxy.cli.diagnosis import asked, refused
 from stickyproxy.control.report import Json
 
 PERIOD = 1.0
@@ -93,10 +93,8 @@ class Watcher:
     def _asked(self, path: str) -> Json:
         """Raises StickyproxyError."""
         status, document = asked(self._admin, "GET", path, token=self._token, tls=self._tls)
-        if status == 401:
-            raise StickyproxyError(f"{document.get('error')} (--token-file FILE, or --config FILE)")
         if status != 200:
-            raise StickyproxyError(document.get("error") or f"{self._admin} answers {status}")
+            raise refused(status, document.get("error") or f"{self._admin} answers {status}")
         return document
 
     def _looking(self) -> None:
