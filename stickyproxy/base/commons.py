@@ -56,6 +56,11 @@ class Commons:
         headcounts = [memory[start : start + headcount].cast("Q") for start in starts]
         self.headcount = Headcount(headcounts, number - 1, key)
 
+    def worker_ended(self, number: int) -> None:
+        """What this worker counted has died with it. Its successor would not say so before it has
+        something to count itself, and until then the others would keep room for nobody."""
+        self.headcount.clear(number - 1)
+
     def close(self) -> None:
         """Close the descriptor; what is mapped stays."""
         if self.descriptor >= 0:
@@ -98,6 +103,7 @@ class Headcount:
 
     def __init__(self, workers: list[Cells], own: int, key: bytes) -> None:
         """``own``: -1: none of them."""
+        self._workers = workers
         self._own = workers[own] if own >= 0 else None
         self._others = [cells for worker, cells in enumerate(workers) if worker != own]
         self._hash = lru_cache(4096)(lambda who: _hash(who, key))
@@ -107,8 +113,12 @@ class Headcount:
         """There is none in this worker: those of its predecessor died with it. Done at the latest
         when there is one."""
         if self._own is not None and not self._begun:
-            self._own[:] = memoryview(bytes(8 * len(self._own))).cast("Q")
+            _clear(self._own)
         self._begun = True
+
+    def clear(self, worker: int) -> None:
+        """There is none in this one, by its place in the list."""
+        _clear(self._workers[worker])
 
     def elsewhere(self) -> int:
         """How many connections the other workers have."""
@@ -145,3 +155,7 @@ class Headcount:
         if found := mine or free:
             most = (1 << _COUNT) - 1
             self._own[start + found[0]] = tag << _COUNT | min(count, most) if count else 0
+
+
+def _clear(cells: Cells) -> None:
+    cells[:] = memoryview(bytes(8 * len(cells))).cast("Q")

@@ -70,8 +70,9 @@ class Slots:
             raise
 
     def release(self) -> None:
-        """Give it to who has waited longest, if anybody has."""
-        if not self._give():
+        """Give it to who has waited longest, if anybody has. Not if there are more than there may
+        be by now: those who wait would keep them all as long as there is somebody."""
+        if self._everywhere() > self.declared.most or not self._give():
             self._note(self._taken - 1)
 
     def _give(self) -> bool:

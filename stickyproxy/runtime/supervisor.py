@@ -269,7 +269,7 @@ class Supervisor:
                 self._share_out,
                 self._of_workers.told,
                 self._moves.update,
-                self._of_workers.gone,
+                self._on_worker_gone,
             )
             self._slots.append(slot)
             for key, order in self._orders.items():
@@ -278,6 +278,10 @@ class Supervisor:
         for slot in self._slots:
             task = asyncio.create_task(slot.keep_filled(), name=f"worker {slot.number}")
             self._filling.append(task)
+
+    def _on_worker_gone(self, number: int) -> None:
+        self._of_workers.gone(number)
+        self._commons.worker_ended(number)
 
     def _share_out(self) -> None:
         """Let each worker accept on its own shares of the listeners, and those that are running

@@ -65,3 +65,16 @@ async def test_who_looks_on_takes_nothing() -> None:
     assert [worker.take(), looking.is_full] == [True, False]
     assert [worker.take(), looking.is_full] == [True, True]
     first.close()
+
+
+async def test_fewer_slots_are_fewer_also_while_somebody_waits() -> None:
+    slots = Slots(TWO)
+    assert [slots.take(), slots.take()] == [True, True]
+    waiting = asyncio.create_task(slots.wait())
+    await asyncio.sleep(0)
+    slots.declared = InFlight(most=1, queue=5, patience=30.0)
+    slots.release()
+    assert slots.describe() == "1 of 1 at a time, 1 of 5 wait"
+    slots.release()
+    await asyncio.wait_for(waiting, 20)
+    assert slots.describe() == "1 of 1 at a time, 0 of 5 wait"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 from tests.cli.test_main import service
 from tests.conftest import MakeEndpoint
-from tests.runtime.test_supervisor import Proxies, proxies, start
-from tests.scripted import RawClient, get
+from tests.runtime.test_supervisor import TAKES_PLACE, Proxies, proxies, start
+from tests.scripted import EndpointConnection, RawClient, get, ok
 
 __all__ = ["proxies", "start"]  # fixtures
 
@@ -47,3 +50,27 @@ async def test_connections(proxies: Proxies, endpoint: MakeEndpoint) -> None:
     finally:
         for user in open_:
             user.close()
+
+
+async def test_what_a_worker_had_in_flight_ends_with_it(
+    proxies: Proxies, endpoint: MakeEndpoint
+) -> None:
+    """Also if its successor has nothing to do yet."""
+
+    async def holds(conn: EndpointConnection) -> None:
+        while (request := await conn.request()) is not None:
+            if request.target != b"/held":
+                await conn.send(ok(b"done"))
+
+    peer = await endpoint(holds)
+    proxy = await proxies(service("demo", [peer.address], "max_in_flight = 1", "max_queue = 0"))
+    (victim, [first, *_]), (_, [second, *_]) = (await proxy.users()).items()
+    begun = len(peer.requests)
+    await first.send(get("/held"))
+    await peer.wait_requests(begun + 1)
+    await second.send(get())
+    assert (await second.response()).status == 503
+    os.kill(victim, signal.SIGKILL)
+    await proxy.program.err.says(TAKES_PLACE)
+    await second.send(get())
+    assert (await second.response()).status == 200
