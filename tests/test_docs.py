@@ -298,6 +298,33 @@ def test_whoever_writes_one_wrongly_can_look_it_up() -> None:
     assert (shop.terms, shop.edits, shop.error_page, shop.compression) == (None, None, "", ())
 
 
+OTHERS_REFUSED = rows(section(CONFIG, "What is refused"))[2:]
+"""Table, a line of it and what is said of it, where no guide is about it."""
+
+
+@pytest.mark.parametrize(("table", "written", "said"), OTHERS_REFUSED)
+def test_what_is_refused_of_other_tables(table: str, written: str, said: str) -> None:
+    table, written, said = (cell.strip("`") for cell in (table, written, said))
+    of_service = table == "[[services]]"
+    needed = 'name = "shop"\nhosts = ["shop.local"]\n' if of_service else ""
+    with pytest.raises(ConfigError) as raised:
+        parse(f"{table}\n{needed}{written}\n", "config.toml")
+    place = "services[0] (shop)" if of_service else table.strip("[]")
+    line = f"config.toml: {place}.{written.partition(' =')[0]}: {said}"
+    assert line in str(raised.value).splitlines()
+
+
+def test_an_operator_who_writes_one_wrongly_can_look_it_up() -> None:
+    found = {(row[0].strip("`"), row[1].strip("`").partition(" =")[0]) for row in OTHERS_REFUSED}
+    assert {key for table, key in found if table == "[admin]"} == set(TABLES["admin"].model_fields)
+    assert {key for table, key in found if table == "[log]"} == set(TABLES["log"].model_fields)
+    services = {("[[services]]", key) for key in ("drain", "admin_state")}
+    assert found >= services | {("[proxy]", "session_window"), ("[controller]", "state_file")}
+    watched = {key for key in ServiceOptions.model_fields if key.startswith("healthcheck_")}
+    watched |= {"eject_after_5xx", "max_ejected", "slow_start"}
+    assert {row.partition(" =")[0] for row, _ in refused()} >= watched
+
+
 # --- commands -------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,10 @@ from stickyproxy.model.service import ADMIN_STATES, AdminState
 IDLE = 60.0
 """Seconds without a request after which a session is over, if nothing else is said."""
 
-_FORGETFUL = "a restart forgets it: name a file that keeps it as state_file"
+_FORGETFUL = (
+    "a restart forgets it: name a file that keeps it as state_file in [admin], or for a controller "
+    "in [controller]"
+)
 _ALONE = (
     "this proxy alone does so, and the others that follow the controller do not know of it: name "
     "the controller's address (--admin ADDR) and the file of its token (--token-file FILE)"

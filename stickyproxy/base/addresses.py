@@ -46,6 +46,11 @@ def split_host_port(text: str) -> tuple[str, int]:
     """Host as written, brackets included and perhaps empty, and port of ``host:port``,
     ``[v6]:port`` or ``:port``. Raises ValueError with the value and the remedy."""
     host, colon, port = text.rpartition(":")
+    if re.fullmatch("[0-9]{1,5}", text):
+        raise ValueError(
+            f"{shown(text)} is a port without a host: write {shown('127.0.0.1:' + text)} or "
+            f"{shown(':' + text)}"
+        )
     if not colon or text.endswith("]"):
         raise ValueError(f"{shown(text)} has no port: write {shown(text + ':8080')}")
     if ":" in host and not host.startswith("["):

@@ -57,7 +57,7 @@ def found_by_proxy(admin: Address, token: str = "") -> list[report.Json]:
     """The rows of a running proxy's admin page. Raises StickyproxyError."""
     status, found = asked(admin, "GET", "/services?format=json", "or use --engine", token=token)
     if status != 200 and "error" in found:
-        raise _is_refused(status, str(found["error"]))
+        raise refused(status, str(found["error"]))
     if not isinstance(found.get("services"), list):
         raise _is_no_page(admin)
     return list(found["services"])
@@ -78,7 +78,7 @@ def answered_by_proxy(
     )
     if status != 200:
         said = str(found.get("error") or f"the proxy on {admin} says {status}")
-        raise _is_refused(status, said)
+        raise refused(status, said)
     return found
 
 
@@ -147,7 +147,8 @@ def tls_of(admin: Address, token: str) -> ssl.SSLContext | None:
         return None
 
 
-def _is_refused(status: int, said: str) -> StickyproxyError:
+def refused(status: int, said: str) -> StickyproxyError:
+    """What to raise for an answer that is an error."""
     remedy = " (--token-file FILE, or --config FILE)" if status == 401 else ""
     return StickyproxyError(said + remedy)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.cli.common import Commands, address
-from stickyproxy.cli.diagnosis import add_token_file, token_of
+from stickyproxy.cli.diagnosis import add_token_file, tls_of, token_of
 from stickyproxy.cli.keys import Wish, keys_in, wished
 from stickyproxy.cli.watch import Watcher
 from stickyproxy.config.load import load
@@ -66,9 +66,10 @@ def top(options: argparse.Namespace) -> int:
     configured = settings.admin if controller is None else controller.address
     admin: Address = options.admin or configured or ADMIN_ADDRESS
     token = token_of(options, settings)
+    tls = tls_of(admin, token)
     console = Console(highlight=False, markup=False, emoji=False)
     if options.json or options.once or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        look = Watcher(admin, token, lambda: None).look()
+        look = Watcher(admin, token, tls, lambda: None).look()
         if options.json:
             document = {
                 "status": look.status,
@@ -88,7 +89,7 @@ def top(options: argparse.Namespace) -> int:
     with _raw_terminal(), console.screen(hide_cursor=True) as shown:
         wish = Wish()
         bell = _Bell()
-        watcher = Watcher(admin, token, bell.ring)
+        watcher = Watcher(admin, token, tls, bell.ring)
         watcher.start()
         signal.signal(signal.SIGWINCH, lambda *_: bell.ring())
         while True:

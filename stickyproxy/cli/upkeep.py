@@ -16,7 +16,7 @@ from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.base.values import duration, duration_text
 from stickyproxy.cli.common import Commands, address
-from stickyproxy.cli.diagnosis import add_token_file, asked, tls_of, token_of
+from stickyproxy.cli.diagnosis import add_token_file, asked, refused, tls_of, token_of
 from stickyproxy.config.load import load
 from stickyproxy.config.settings import ADMIN_ADDRESS, Config
 from stickyproxy.control.report import Json
@@ -143,7 +143,7 @@ def _of(answer: tuple[int, Json]) -> Json:
     """The document, if all went well. Raises StickyproxyError."""
     status, document = answer
     if status != 200:
-        raise StickyproxyError(document.get("error") or f"the admin page answers {status}")
+        raise refused(status, document.get("error") or f"the admin page answers {status}")
     return document
 
 

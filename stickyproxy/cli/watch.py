@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ from time import monotonic
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import StickyproxyError
-from stickyproxy.cli.diagnosis import asked
+from stickyproxy.cli.diagnosis import asked, refused
 from stickyproxy.control.report import Json
 
 PERIOD = 1.0
@@ -54,17 +55,23 @@ class Seen:
 class Watcher:
     """Asks, in threads that end with the program."""
 
-    def __init__(self, admin: Address, token: str, news: Callable[[], None]) -> None:
-        """``news`` is called, by any thread, when there is something new in ``seen``."""
+    def __init__(
+        self, admin: Address, token: str, tls: ssl.SSLContext | None, news: Callable[[], None]
+    ) -> None:
+        """``tls``: that of a controller, see ``tls_of``; None: in the clear. ``news`` is called, by
+        any thread, when there is something new in ``seen``."""
         self.seen = Seen()
         self._admin = admin
         self._token = token
+        self._tls = tls
         self._news = news
         self._soon = threading.Event()
 
     def start(self) -> None:
         """Begin."""
-        for work in (self._looking, self._listening):
+        # A controller has no events.
+        works = (self._looking, self._listening) if self._tls is None else (self._looking,)
+        for work in works:
             threading.Thread(target=work, name=work.__name__, daemon=True).start()
 
     def look(self) -> Glance:
@@ -72,24 +79,22 @@ class Watcher:
         services = self._asked("/v1/services").get("services")
         if not isinstance(services, list):
             raise StickyproxyError(f"what listens on {self._admin} tells of no services")
-        # A controller has only the services.
-        status = self._asked("/v1/status", {})
-        problems = self._asked("/v1/problems", {}).get("problems")
+        status: Json = {}
+        problems = None
+        if self._tls is None:  # a controller has the services alone
+            status = self._asked("/v1/status")
+            problems = self._asked("/v1/problems").get("problems")
         if not isinstance(problems, list):
             problems = [
                 {"service": row["name"], **each} for row in services for each in row["problems"]
             ]
         return Glance(services, status, problems)
 
-    def _asked(self, path: str, default: Json | None = None) -> Json:
-        """Raises StickyproxyError. ``default``: for a path that is not known there."""
-        status, document = asked(self._admin, "GET", path, token=self._token)
-        if status == 404 and default is not None:
-            return default
-        if status == 401:
-            raise StickyproxyError(f"{document.get('error')} (--token-file FILE, or --config FILE)")
+    def _asked(self, path: str) -> Json:
+        """Raises StickyproxyError."""
+        status, document = asked(self._admin, "GET", path, token=self._token, tls=self._tls)
         if status != 200:
-            raise StickyproxyError(document.get("error") or f"{self._admin} answers {status}")
+            raise refused(status, document.get("error") or f"{self._admin} answers {status}")
         return document
 
     def _looking(self) -> None:

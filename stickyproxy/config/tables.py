@@ -131,7 +131,7 @@ class _ProxyTable(_Table):
     probe_new_endpoints: StrictBool = _PROXY.probe_new_endpoints
     handover: Annotated[str, PlainValidator(values.handover_socket)] | None = None
     keeper: Annotated[str, PlainValidator(values.handover_socket)] | None = None
-    session_window: Annotated[Timeout, Field(ge=60)] = _PROXY.session_window
+    session_window: Annotated[float, PlainValidator(values.session_window)] = _PROXY.session_window
     max_head: Annotated[StrictInt, Field(ge=4096, le=1 << 20)] = _PROXY.max_head
     max_head_line: Annotated[StrictInt, Field(ge=1024, le=65536)] = _PROXY.max_head_line
     max_headers: Annotated[StrictInt, Field(ge=16, le=4096)] = _PROXY.max_headers

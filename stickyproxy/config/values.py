@@ -13,7 +13,7 @@ from pydantic import ValidationInfo
 
 from stickyproxy.base.addresses import Address, socket_path
 from stickyproxy.base.text import shown
-from stickyproxy.base.values import port_number
+from stickyproxy.base.values import duration, port_number
 from stickyproxy.model.service import EndpointSpec
 from stickyproxy.model.settings import Network
 
@@ -213,6 +213,14 @@ def collector(value: object) -> str:
             "remove this key"
         )
     return text.rstrip("/").removesuffix("/v1/traces")
+
+
+def session_window(value: object) -> float:
+    """Seconds: at least a minute. Raises ValueError."""
+    seconds = duration(value)
+    if seconds < 60:
+        raise ValueError(f'{shown(value)} is too short: write at least "1m"')
+    return seconds
 
 
 def fraction(value: object) -> float:

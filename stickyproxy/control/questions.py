@@ -386,9 +386,13 @@ def _simulation_lines(row: Json, sessions: int) -> Iterator[str]:
         yield f"{row['service']}: no sessions that could move, {sessions} requests"
     yield f"  policy     {row['policy']}"
     width = max((len(endpoint_name(each)) for each in row["endpoints"]), default=0)
+    # New sessions say more than those that stay only where they are spread in another way.
+    differ = any(each.get("new", each["after"]) != each["after"] for each in row["endpoints"])
     for each in row["endpoints"]:
+        new = f", of {sessions} new ones {each.get('new', 0):>7}" if differ else ""
         change = f"  {each['change']}" if each["change"] else ""
-        yield f"  {endpoint_name(each):{width}}  {each['before']:>7} -> {each['after']:>7}{change}"
+        counts = f"{each['before']:>7} -> {each['after']:>7}"
+        yield f"  {endpoint_name(each):{width}}  {counts}{new}{change}"
     for move in row["moves"][:SHOWN]:
         to = "nobody: no endpoint is left" if move["to"] is None else endpoint_name(move["to"])
         yield f"  {move['sessions']:>9} move from {endpoint_name(move['from'])} to {to}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from stickyproxy.base.errors import ConfigError
@@ -59,18 +60,25 @@ def _look(path: Path | str) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-_FIXED = {
-    "listeners": "[[listeners]]",
-    "proxy": "[proxy]",
-    "access_log": "[access_log]",
-    "log": "[log]",
-    "admin": "[admin]",
-    "swarm": "[providers.swarm]",
-    "docker": "[providers.docker]",
-    "follow": "[providers.controller]",
-    "acme": "[acme]",
+_FIXED: Mapping[str, Callable[[Config], object]] = {
+    "[[listeners]]": lambda config: config.listeners,
+    "[proxy]": lambda config: replace(config.proxy, tracing=None),
+    "[tracing]": lambda config: config.proxy.tracing,
+    "[access_log]": lambda config: config.access_log,
+    "[log]": lambda config: config.log,
+    "[admin]": lambda config: (config.admin, config.operator),
+    "[providers.swarm]": lambda config: config.swarm,
+    "[providers.docker]": lambda config: config.docker,
+    "[providers.controller]": lambda config: config.follow,
+    "[acme]": lambda config: config.acme,
 }
-"""What is only read at the start, and its name in the file."""
+"""What is only read at the start, by the name of its table."""
+
+
+def needs_restart(started: Config, new: Config) -> list[str]:
+    """The tables of ``new`` that differ from what the program started with, and that it does not
+    read again."""
+    return [table for table, part in _FIXED.items() if part(started) != part(new)]
 
 
 class Reloader:
@@ -118,10 +126,6 @@ class Reloader:
         await self._use(new)
         count = len(new.services)
         tell(EventKind.CONFIG_RELOADED, f"configuration reloaded: {count} services", services=count)
-        fixed = [
-            name
-            for field, name in _FIXED.items()
-            if getattr(self._started, field) != getattr(new, field)
-        ]
+        fixed = needs_restart(self._started, new)
         if fixed:
             log.warning("changes to %s take effect after a restart", ", ".join(fixed))

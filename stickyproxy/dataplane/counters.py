@@ -181,6 +181,9 @@ _CUT = frozenset(
 )
 """How a response ends that an endpoint has broken off."""
 
+MOST_LINES = 256
+"""Of a tally, until they are added up: more would be in nobody's cache any more."""
+
 MOST_ENDPOINTS = 4096
 """That have rows of their own in a process."""
 
@@ -333,7 +336,8 @@ class Counters:
             self.row(_service_of(exchange))[_RETRIES] += retries
         if pick is not None and pick.left is not None:
             self._moves[pick.endpoint.service, pick.affinity.value, pick.left] += 1
-        tally.lines.append(
+        lines = tally.lines
+        lines.append(
             (
                 monotonic() - exchange.started,
                 head_seconds,
@@ -345,6 +349,8 @@ class Counters:
                 received,
             )
         )
+        if len(lines) >= MOST_LINES:
+            self._add_lines(_service_of(exchange), tally)
 
     def _nobodys(self, exchange: Exchange) -> TallySheet:
         """Where requests are noted that no endpoint has."""
@@ -412,7 +418,7 @@ class Counters:
         page = visitors.page_at(monotonic(), self._window)
         turned, self._page = page != self._page, page
         for service, tally in self._without.items():
-            _add(self.row(service), tally.lines)
+            self._add_lines(service, tally)
         self._without.clear()
         for key, counted in tuple(self._counted.items()):
             self._add_endpoint(key[0], counted)
@@ -429,16 +435,20 @@ class Counters:
                     self._endpoints.release(name)
                 self._left.clear()
 
+    def _add_lines(self, service: str, tally: TallySheet) -> None:
+        lines, tally.lines = tally.lines, []
+        if lines:
+            tally.broken += _add(self.row(service), lines)
+            tally.ended += len(lines)
+
     def _add_endpoint(self, service: str, counted: _Counted) -> None:
         tally, cells = counted.tally, counted.cells
-        lines, tally.lines = tally.lines, []
-        failures = _add(self.row(service), lines) if lines else 0
-        tally.ended += len(lines)
-        failed, in_flight = tally.failed, tally.in_flight
-        ended = failed + tally.ended
+        self._add_lines(service, tally)
+        in_flight = tally.in_flight
+        ended, failed = tally.failed + tally.ended, tally.failed + tally.broken
         if ended != counted.ended:
             cells[_ENDED] += ended - counted.ended
-            cells[_FAILED] += failures + failed - counted.failed
+            cells[_FAILED] += failed - counted.failed
             counted.ended, counted.failed = ended, failed
         if in_flight != counted.in_flight:
             cells[_IN_FLIGHT] += in_flight - counted.in_flight

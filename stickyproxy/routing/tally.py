@@ -18,7 +18,7 @@ bytes of the response's body, and of the request's."""
 class TallySheet:
     """Of one endpoint, or of the requests of a service that no endpoint has got."""
 
-    __slots__ = ("begun", "ended", "failed", "lines", "newcomers", "page")
+    __slots__ = ("begun", "broken", "ended", "failed", "lines", "newcomers", "page")
 
     def __init__(self) -> None:
         self.begun = 0
@@ -27,6 +27,8 @@ class TallySheet:
         """Of those, how many failed before the head of a response."""
         self.ended = 0
         """Of those, how many ended otherwise, ``lines`` not included."""
+        self.broken = 0
+        """Of those that ended otherwise, how many the endpoint has failed all the same."""
         self.lines: list[Line] = []
         self.newcomers: list[bytes] = []
         """The keys of clients that have shown up."""

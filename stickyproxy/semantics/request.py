@@ -334,10 +334,10 @@ class ClientRequest:
     def edit(self, edit: Edit) -> None:
         """Set and remove fields, but none that this class knows. Doing it twice is doing it
         once."""
-        self._lines = edit.apply(self._lines)
+        before = self._lines
+        self._lines = edit.apply(before)
         if self.cookie_fields:
-            names = [line[:7].lower() for line in self._lines]
-            self._cookie_line = names.index(b"cookie:")
+            self._cookie_line = self._lines.index(before[self._cookie_line])
 
     def take_field(self, name: bytes) -> list[bytes]:
         """The values of all fields of that lower-case name, which are not sent on. None that this

@@ -312,7 +312,7 @@ class TestAfterwards:
         assert problems(app) == ""
 
     async def test_an_authority_that_has_forgotten_us(self, site: MakeSite) -> None:
-        place = await site(certificateValidityPeriod=5)
+        place = await site(certificateValidityPeriod=20)  # it is back long before a renewal is due
         app = await place.proxy(shop())
         await until(lambda: place.certificate(app), "a certificate")
         await place.authority.stop()

@@ -89,7 +89,10 @@ class TestAdminState:
         status, found = await site.post("shop/1", "drain")
         assert status == 200
         assert (found["target"], found["admin_state"]) == ("shop/one", "drain")
-        assert found["notes"] == ["a restart forgets it: name a file that keeps it as state_file"]
+        assert found["notes"] == [
+            "a restart forgets it: name a file that keeps it as state_file in [admin], or for a "
+            "controller in [controller]"
+        ]
         assert found["endpoints"] == [
             {
                 "service": "shop",

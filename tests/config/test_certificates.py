@@ -250,8 +250,16 @@ def test_what_is_not_there(chain: str, key: str, said: str) -> None:
     assert refusal(chain, key).startswith(said)
 
 
-# Negative serial numbers and the like, which it warns of, are what mutation makes.
-@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+# Negative serial numbers, names of countries that are too long and the like, which cryptography
+# warns of, are what mutation makes.
+_MUTANTS = (
+    pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Attribute's length must be:UserWarning"),
+)
+
+
+@_MUTANTS[0]
+@_MUTANTS[1]
 @given(st.lists(st.tuples(st.integers(0, len(DER) - 1), st.integers(0, 255)), min_size=1))
 def test_whatever_the_bytes_of_a_certificate_are(changes: list[tuple[int, int]]) -> None:
     """They raise nothing but a sentence of ours."""
@@ -261,6 +269,8 @@ def test_whatever_the_bytes_of_a_certificate_are(changes: list[tuple[int, int]])
     assert_made_or_refused(ssl.DER_cert_to_PEM_cert(bytes(der)), SHOP.key)
 
 
+@_MUTANTS[0]
+@_MUTANTS[1]
 @given(st.booleans(), st.integers(0), st.integers(0, 40), st.text(max_size=5))
 def test_whatever_is_written(in_key: bool, place: int, length: int, instead: str) -> None:
     def changed(text: str) -> str:

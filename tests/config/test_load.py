@@ -666,6 +666,8 @@ class TestProblems:
              '"/nowhere/x" cannot be read (No such file or directory): name a readable file'),
             ("[proxy]\nconnect_timeout = 3", "proxy.connect_timeout", '3 has no unit: write "3s"'),
             ("[proxy]\ngrace_period = '0s'", "proxy.grace_period", '"0s" would time out at once'),
+            ("[proxy]\nsession_window = '10s'", "proxy.session_window",
+             '"10s" is too short: write at least "1m"'),
             ("[proxy]\nmax_headers = 1", "proxy.max_headers", "1 is too small: write at least 16"),
             ("[proxy]\nmax_headers = true", "proxy.max_headers", "true is not a whole number"),
             ("[proxy]\nmax_head_line = 65537", "proxy.max_head_line", "write at most 65536"),

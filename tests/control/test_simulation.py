@@ -111,6 +111,17 @@ class TestQuestions:
 
 
 class TestAnswers:
+    def test_new_sessions_where_they_are_spread_in_another_way(self) -> None:
+        """Who stays does not show what a weight does, nor what those get that are added."""
+        shown = Shown(spec(sticky_session_cookie="session"))
+        said = shown.questions.simulate({"weight": {"t3": 0.5}, "sessions": 300})
+        lines = simulation_as_text(said).splitlines()
+        assert lines[2:] == [
+            "  shop/t1 10.0.0.1:80      100 ->     100, of 300 new ones     120",
+            "  shop/t2 10.0.0.2:80      100 ->     100, of 300 new ones     120",
+            "  shop/t3 10.0.0.3:80      100 ->     100, of 300 new ones      60",
+        ]
+
     def test_as_text(self) -> None:
         shown = Shown(spec(sticky_session_cookie="session"))
         said = shown.questions.simulate({"remove": ["t3"], "sessions": 300})

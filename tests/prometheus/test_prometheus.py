@@ -19,7 +19,7 @@ from tests.acme.authorities import free_port
 from tests.cli.test_main import TIMEOUT, StartProgram, document, over_unix, programs, service
 from tests.conftest import MakeEndpoint
 from tests.runtime.test_metrics import by_path
-from tests.scripted import RawClient, get, post
+from tests.scripted import RawClient, Response, get, post
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy/grafana/stickyproxy.json"
@@ -83,12 +83,21 @@ class Prometheus:
     def __init__(self, port: int) -> None:
         self.port = port
 
-    async def get(self, target: str) -> Any:
-        """What its API says."""
+    async def ready(self) -> bool:
+        """Whether it answers queries: until it has read its data it says 503."""
+        try:
+            return (await self._asked_for("/-/ready")).status == 200
+        except OSError:
+            return False  # it does not listen yet
+
+    async def _asked_for(self, target: str) -> Response:
         async with await RawClient.connect(self.port) as user:
             await user.send(get(target, host="127.0.0.1"))
-            response = await user.response()
-        said = json.loads(response.body)
+            return await user.response()
+
+    async def get(self, target: str) -> Any:
+        """What its API says."""
+        said = json.loads((await self._asked_for(target)).body)
         assert said["status"] == "success", (target, said)
         return said["data"]
 
@@ -201,16 +210,15 @@ async def answers_are_there(asked: Prometheus, process: asyncio.subprocess.Proce
         for title, query in queries(board["panels"])
         if NOBODY_TO_ASK not in query
     }
-    async with asyncio.timeout(2 * TIMEOUT):
-        while waiting:
+    async with asyncio.timeout(4 * TIMEOUT):
+        while not await asked.ready():
             assert process.returncode is None
             await asyncio.sleep(0.1)
-            try:
-                for query in list(waiting):
-                    if await asked.asked(query):
-                        del waiting[query]
-            except OSError:
-                pass  # it does not listen yet
+        while waiting:
+            await asyncio.sleep(0.1)
+            for query in list(waiting):
+                if await asked.asked(query):
+                    del waiting[query]
         for variable in board["templating"]["list"][1:]:
             name = re.search(r", (\w+)\)$", variable["definition"])
             assert name is not None

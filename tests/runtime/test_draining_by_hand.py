@@ -214,4 +214,5 @@ async def test_a_controller_is_told(start: StartProgram, tmp_path: Path) -> None
     command = await start("drain", "shop", "--admin", f"127.0.0.1:{port}")
     assert await command.ended() == 1
     assert command.err.text.startswith("the token is missing or wrong")
+    assert command.err.text.endswith(" (--token-file FILE, or --config FILE)\n")
     await program.stop()

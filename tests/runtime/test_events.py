@@ -122,7 +122,8 @@ async def test_an_endpoint_that_dies_and_comes_back(
         await stream.says("endpoint-back", endpoint=ill.address)
         for verb in ("is down: it accepts", "is back"):
             for number in (1, 2):
-                await proxy.program.err.says(rf"worker {number}: service demo: .* {verb}")
+                said = rf"worker {number}: service demo: .* {verb}"
+                await proxy.program.err.says(said, anywhere=True)
         assert len(stream.of("endpoint-ejected")) == 1
         assert len(stream.of("endpoint-back")) == 1
 

@@ -156,6 +156,18 @@ async def test_it_drains_for_all(site: Site, endpoint: MakeEndpoint) -> None:
     assert len(peers[2].requests) == had >= ready[b"three"] * REQUESTS
 
 
+async def test_top_shows_what_it_tells(site: Site) -> None:
+    await site.listen()
+    services = (service_spec("demo", ("demo.local",), (EndpointSpec("a", "127.0.0.1:1"),)),)
+    site.controller.publish(Snapshot("swarm", services))
+    status, said = await site.operator("top", "--json")
+    assert status == 0, said
+    assert [row["name"] for row in json.loads(said)["services"]] == ["demo"]
+    status, said = await site.operator("top")
+    assert status == 0, said
+    assert "127.0.0.1:1" in said
+
+
 async def test_it_tells_of_all(site: Site, endpoint: MakeEndpoint) -> None:
     peers = [await endpoint(says(name, own_session=False)) for name in NAMES[:2]]
     specs = tuple(EndpointSpec(peer.address, peer.address) for peer in peers)

@@ -165,7 +165,7 @@ def test_a_rollback_half_way(demo: Swarm, order: str) -> None:
     """Sessions of replicas that were replaced, and replaced back, move twice: once for each."""
     health = HEALTH if order == "start-first" else ()
     orders = (f"--update-order={order}", f"--rollback-order={order}", "--update-delay=5s")
-    create(demo, *health, *orders, "--rollback-delay=1s")
+    create(demo, *health, *orders, "--rollback-delay=1s", labels=("sticky_wait=30s",))
     before = set(demo.manager.running("demo"))
 
     def change(_load: Load) -> None:

@@ -947,6 +947,7 @@ async function listen(signal) {
         cache: "no-store",
         signal,
       });
+      if (answer.status === 404) return; // there are none to be had here
       if (answer.ok) {
         const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
         let text = "";
