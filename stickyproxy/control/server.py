@@ -19,6 +19,7 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
+from aiohttp.typedefs import Handler
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import ListenError
@@ -38,6 +39,10 @@ MOST_CONNECTIONS = 1024
 """At a time; one more is closed: descriptors are needed for requests, too. Each proxy that follows
 a controller has two."""
 
+HEAD_SECONDS = 10.0
+"""How long a new connection may take until its first request is there: who asks for nothing must
+not keep others from asking."""
+
 IDLE_SECONDS = 75.0
 """How long an idle connection is kept."""
 
@@ -50,9 +55,18 @@ begins with it."""
 
 
 class _Runner(web.AppRunner):
-    """One whose server has no more than so many connections."""
+    """One whose server has no more than so many connections, and closes those that ask for
+    nothing, which aiohttp does only after a first request."""
 
-    most = MOST_CONNECTIONS
+    def __init__(
+        self, app: web.Application, most: int, head_seconds: float, **options: Any
+    ) -> None:
+        super().__init__(app, **options)
+        self._most = most
+        self._head_seconds = head_seconds
+        self._silent: dict[asyncio.Protocol, asyncio.TimerHandle] = {}
+        """Those that have not asked for anything yet, and when they are closed."""
+        app.middlewares.insert(0, self._note)
 
     @property
     def server(self) -> Any:
@@ -62,9 +76,26 @@ class _Runner(web.AppRunner):
             return None
 
         def protocol() -> asyncio.Protocol:
-            return _Closing() if len(server.connections) >= self.most else server()
+            if len(server.connections) >= self._most:
+                return _Closing()
+            handler: web.RequestHandler = server()
+            loop = asyncio.get_running_loop()
+            self._silent[handler] = loop.call_later(self._head_seconds, self._close, handler)
+            return handler
 
         return protocol
+
+    def _close(self, handler: web.RequestHandler) -> None:
+        del self._silent[handler]
+        if handler.transport is not None:
+            handler.transport.abort()
+
+    @web.middleware
+    async def _note(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """It has asked for something."""
+        if (timer := self._silent.pop(request.protocol, None)) is not None:
+            timer.cancel()
+        return await handler(request)
 
 
 class _Closing(asyncio.Protocol):
@@ -83,17 +114,20 @@ class ControlServer:
         app: web.Application,
         tls: ssl.SSLContext | None = None,
         most: int = MOST_CONNECTIONS,
+        head_seconds: float = HEAD_SECONDS,
     ) -> None:
-        """``tls``: with it, clients may speak TLS too. ``most``: see MOST_CONNECTIONS."""
+        """``tls``: with it, clients may speak TLS too. ``most``: see MOST_CONNECTIONS,
+        ``head_seconds``: HEAD_SECONDS."""
         # A long poll in progress must not delay the shutdown.
         self._runner = _Runner(
             app,
+            most,
+            head_seconds,
             access_log=None,
             shutdown_timeout=0.5,
             keepalive_timeout=IDLE_SECONDS,
             logger=_of_requests,
         )
-        self._runner.most = most
         self._tls = tls
         self._listeners: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []

@@ -23,12 +23,12 @@ async def bug(_request: web.Request) -> web.Response:
     raise RuntimeError("this is one")
 
 
-async def started(most: int = 1024) -> tuple[ControlServer, int]:
+async def started(most: int = 1024, head_seconds: float = 10.0) -> tuple[ControlServer, int]:
     """The server and its port."""
     app = web.Application()
     app.router.add_get("/", hello)
     app.router.add_get("/bug", bug)
-    server = ControlServer(app, most=most)
+    server = ControlServer(app, most=most, head_seconds=head_seconds)
     bound = await server.start(Address("127.0.0.1", 0))
     return server, int(bound.rpartition(":")[2])
 
@@ -80,3 +80,20 @@ async def test_a_bug_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         assert (await client.response()).status == 500
     await server.stop()
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: a"])
+async def test_who_asks_for_nothing_is_closed(sent: bytes) -> None:
+    """Or else whoever reaches the listener could take all connections, also without a token."""
+    server, port = await started(head_seconds=1.0)
+    asker = await RawClient.connect(port)
+    await asker.send(get())
+    assert (await asker.response()).status == 200
+    silent = await RawClient.connect(port)
+    await silent.send(sent)
+    await silent.closed()
+    await asker.send(get())
+    assert (await asker.response()).status == 200
+    asker.close()
+    silent.close()
+    await server.stop()
