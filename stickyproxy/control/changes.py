@@ -62,12 +62,13 @@ def _tell_endpoints(
 ) -> None:
     left = [spec for id_, spec in old.items() if id_ not in new]
     joined = [spec for id_, spec in new.items() if id_ not in old]
-    draining = [
-        spec for id_, spec in new.items() if _drains(spec) and id_ in old and not _drains(old[id_])
-    ]
+    stayed = [(old[id_], spec) for id_, spec in new.items() if id_ in old]
+    draining = [spec for before, spec in stayed if _drains(spec) and not _drains(before)]
+    back = [spec for before, spec in stayed if _drains(before) and not _drains(spec)]
     _tell_of(EventKind.ENDPOINT_LEFT, "leaves", service, left)
     _tell_of(EventKind.ENDPOINT_JOINED, "joins", service, joined)
     _tell_of(EventKind.ENDPOINT_DRAINING, "drains", service, draining)
+    _tell_of(EventKind.ENDPOINT_BACK, "is back", service, back)
 
 
 def _drains(spec: EndpointSpec) -> bool:
@@ -76,7 +77,8 @@ def _drains(spec: EndpointSpec) -> bool:
 
 def _tell_of(kind: EventKind, verb: str, service: str, specs: Sequence[EndpointSpec]) -> None:
     if len(specs) > MANY:
-        text = f"service {service}: {len(specs)} endpoints {verb.removesuffix('s')}"
+        verb = "are back" if verb == "is back" else verb.removesuffix("s")
+        text = f"service {service}: {len(specs)} endpoints {verb}"
         tell(kind, text, service=service, count=len(specs))
         return
     for spec in specs:

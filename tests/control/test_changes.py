@@ -74,6 +74,17 @@ def test_one_drains(registry: Registry, told: list[Event], change: dict[str, obj
     ]
 
 
+@pytest.mark.parametrize("change", [{"draining": True}, {"admin_state": "drain"}])
+def test_one_is_back(registry: Registry, told: list[Event], change: dict[str, object]) -> None:
+    leaving = replace(ONE, **change)  # type: ignore[arg-type]
+    registry.publish(Snapshot("swarm", (replace(SHOP, endpoints=(leaving, TWO)),)))
+    registry.publish(Snapshot("swarm", (SHOP,)))
+    assert (told[-1].kind, told[-1].text) == (
+        EventKind.ENDPOINT_BACK,
+        "service shop: endpoint 10.0.0.1:80 is back",
+    )
+
+
 def test_a_service_drains(registry: Registry, told: list[Event]) -> None:
     registry.publish(Snapshot("swarm", (replace(SHOP, admin_state="drain"),)))
     assert [event.kind for event in told] == [EventKind.ENDPOINT_DRAINING] * 2
