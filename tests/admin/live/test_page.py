@@ -405,6 +405,7 @@ class TestKeyboard:
         await page.keyboard.press("Escape")
         await expect(button).to_be_focused()
         await page.keyboard.press("Space")
+        await expect(page.locator("#ask-yes")).to_be_focused()
         await page.keyboard.press("Enter")
         await expect(button).to_have_text("Undrain")
         await expect(button).to_be_focused()
