@@ -99,7 +99,10 @@ def published(deployed: Swarm) -> Swarm:
         *("--label=com.docker.lb.port=8080", "--entrypoint=python3", images.DEMO_IMAGE),
         *("-c", FILES),
     )
-    stage.published(deployed)
+    eventually("every replica listens", lambda: stage.ready(deployed, "demo", 5))
+    eventually(
+        "sessions are dealt to all of them", lambda: stage.in_rotation(deployed, [node.address], 5)
+    )
     eventually(
         "files are served",
         lambda: stage.ask(deployed, node.address, host="files.local", path="/5").body == "xxxxx",
