@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Awaitable, Callable
 from typing import Self
 
 from tests.scripted import RawClient
@@ -24,9 +25,11 @@ class TlsClient(RawClient):
         first: bytes = b"",
         pieces: int = 0,
         session: ssl.SSLSession | None = None,
+        before_the_last: Callable[[], Awaitable[object]] | None = None,
     ) -> Self:
         """Shake hands on a connection that is there, after ``first`` in the clear. The hello is
-        sent in ``pieces`` of so many bytes; 0: at once. Raises SSLError if an alert comes instead,
+        sent in ``pieces`` of so many bytes; 0: at once. ``before_the_last``: waited for before the
+        last message, of TLS 1.3, is sent. Raises SSLError if an alert comes instead,
         ConnectionError if nothing does."""
         made = cls(client.sock, "TLS client")
         tls = context.wrap_bio(
@@ -43,6 +46,8 @@ class TlsClient(RawClient):
                         await made.send_raw(made._outgoing.read(pieces or -1))
                     pieces = 0
                     await made._receive_raw()
+            if before_the_last is not None:
+                await before_the_last()
             await made.send_raw(made._outgoing.read())
         made.tls = tls
         return made

@@ -129,7 +129,7 @@ class Server:
                 await asyncio.gather(
                     self._until_connected(patience), self._clients.drain(min(patience, grace / 2))
                 )
-                await self._clients.drain()  # those whose handshake was over meanwhile
+                await self._clients.drain()
         except TimeoutError:
             self._arrivals.close()
             for connecting in self._connecting:
@@ -144,8 +144,9 @@ class Server:
         return 0
 
     async def _until_connected(self, patience: float) -> None:
-        """Returns when no handshake is under way. Clients that have not begun theirs have
-        ``patience`` seconds for that."""
+        """Returns when no connection is being made. Clients that have not begun their handshake
+        have ``patience`` seconds for that. Connections that have come of it all are drained too:
+        their first request, if it follows at once, is read before."""
         if patience <= 0:
             self._arrivals.dismiss()
         loop = asyncio.get_running_loop()
@@ -153,8 +154,8 @@ class Server:
         while self._connecting or len(self._arrivals):
             if self._connecting:
                 await asyncio.wait(self._connecting, timeout=_ROOM_SECONDS)
-            else:
-                await asyncio.sleep(_ROOM_SECONDS)
+            await asyncio.sleep(_ROOM_SECONDS)
+            self._clients.start_draining()
             if loop.time() >= patient_until:
                 self._arrivals.dismiss()
 

@@ -78,15 +78,16 @@ class ClientServer(web.Server):
         self._context.draining = True
         if patience > 0:
             self._context.patient = True
-            self._start_draining()
+            self.start_draining()
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self._until_empty()
             self._context.patient = False
-        self._start_draining()
+        self.start_draining()
         await self._until_empty()
 
-    def _start_draining(self) -> None:
+    def start_draining(self) -> None:
+        """Have all that there are know that no request after the present one is served."""
         for connection in self._ours():
             connection.start_draining()
 

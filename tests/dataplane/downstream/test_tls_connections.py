@@ -325,3 +325,42 @@ class TestDraining:
         assert await busy.closed() == "eof"
         busy.close()
         await stopping
+
+    async def test_a_connection_that_comes_into_being_meanwhile(
+        self, endpoint: MakeEndpoint, start_proxy: StartProxy, client: MakeClient
+    ) -> None:
+        """It is closed like those that were idle, and not only when all others have ended."""
+        asked, answer, is_there, go_on = (asyncio.Event() for _ in range(4))
+
+        async def slow(conn: EndpointConnection) -> None:
+            await conn.request()
+            asked.set()
+            await answer.wait()
+            await conn.send(ok(b"late"))
+
+        async def wait() -> None:
+            is_there.set()
+            await go_on.wait()
+
+        proxy = await start_proxy(
+            [service(await endpoint(slow))], listeners=[TLS], certificates=[DEMO]
+        )
+        busy = await TlsClient.over(await client(proxy.port), client_context(CA))
+        idle = await TlsClient.over(await client(proxy.port), client_context(CA))
+        handshake = TlsClient.over(
+            await client(proxy.port), client_context(CA), before_the_last=wait
+        )
+        coming = asyncio.create_task(handshake)
+        await busy.send(get())
+        await asked.wait()
+        await is_there.wait()
+        stopping = asyncio.create_task(proxy.stop())
+        assert await idle.closed() == "eof"  # it has begun
+        go_on.set()
+        late = await coming
+        assert await late.closed() == "eof"
+        answer.set()
+        assert (await busy.response()).body == b"late"
+        for each in (busy, idle, late):
+            each.close()
+        await stopping
