@@ -15,7 +15,8 @@ from pathlib import Path
 
 from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import ProviderError, StickyproxyError
-from stickyproxy.config.settings import Config, DockerSettings, SwarmSettings
+from stickyproxy.cli.common import address
+from stickyproxy.config.settings import ADMIN_ADDRESS, Config, DockerSettings, SwarmSettings
 from stickyproxy.control import report
 from stickyproxy.control.registry import NoConnections, Registry
 from stickyproxy.model.service import ServiceSpec
@@ -48,9 +49,31 @@ def token_of(options: argparse.Namespace, settings: Config, *, changes: bool = F
     return text.strip()
 
 
-def add_token_file(parser: argparse.ArgumentParser, what: str) -> None:
-    """Let a command be told a token. ``what``: which one."""
-    parser.add_argument("--token-file", metavar="FILE", type=Path, help=f"holds {what}")
+def add_admin(parser: argparse.ArgumentParser, tokens: str, *, controllers: bool = False) -> None:
+    """The options that say whom to ask, and with which token. ``tokens``: those that will do.
+    ``controllers``: they may be asked too."""
+    named, too = "the configuration that names [admin] address", ""
+    if controllers:
+        named = "the configuration of the proxy or controller: names its address and its token"
+        too = ", or token of [controller]"
+    parser.add_argument("--config", metavar="FILE", type=Path, help=named)
+    parser.add_argument(
+        "--admin",
+        metavar="ADDR",
+        type=address,
+        help=f"where the proxy's admin page listens (default: {ADMIN_ADDRESS})",
+    )
+    parser.add_argument("--token-file", metavar="FILE", type=Path, help=f"holds {tokens}{too}")
+
+
+def admin_of(
+    options: argparse.Namespace, settings: Config, *, controllers: bool = False
+) -> Address:
+    """Whom these options of ``add_admin`` name."""
+    controller = settings.controller if controllers else None
+    configured = settings.admin if controller is None else controller.address
+    named: Address | None = options.admin
+    return named or configured or ADMIN_ADDRESS
 
 
 def found_by_proxy(admin: Address, token: str = "") -> list[report.Json]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.cli import curl
-from stickyproxy.cli.common import Commands, address
+from stickyproxy.cli.common import Commands
 from stickyproxy.cli.diagnosis import (
     TableOf,
-    add_token_file,
+    add_admin,
+    admin_of,
     answered_by_proxy,
     engines,
     in_file,
@@ -20,7 +20,7 @@ from stickyproxy.cli.diagnosis import (
     token_of,
 )
 from stickyproxy.config.load import load
-from stickyproxy.config.settings import ADMIN_ADDRESS, Config
+from stickyproxy.config.settings import Config
 from stickyproxy.control import questions
 from stickyproxy.control.questions import Questions
 from stickyproxy.control.report import Json
@@ -75,15 +75,7 @@ def add(commands: Commands) -> None:
 
 def add_whom(parser: argparse.ArgumentParser) -> None:
     """The options that say whom to ask."""
-    parser.add_argument(
-        "--config", metavar="FILE", type=Path, help="the configuration that names [admin] address"
-    )
-    parser.add_argument(
-        "--admin",
-        metavar="ADDR",
-        type=address,
-        help=f"where the proxy's admin page listens (default: {ADMIN_ADDRESS})",
-    )
+    add_admin(parser, "read_token or change_token of [admin]")
     parser.add_argument(
         "--offline",
         action="store_true",
@@ -96,7 +88,6 @@ def add_whom(parser: argparse.ArgumentParser) -> None:
         const="",
         help="ask no proxy: answer by what a Docker engine lists, as for stickyproxy services",
     )
-    add_token_file(parser, "read_token or change_token of [admin]")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -118,7 +109,7 @@ def ask(options: argparse.Namespace, kind: str, asked: Json) -> Json:
         raise StickyproxyError("--offline needs the file whose services count: add --config FILE")
     settings = Config() if options.config is None else load(options.config)
     if not options.offline and options.engine is None:
-        admin = options.admin or settings.admin or ADMIN_ADDRESS
+        admin = admin_of(options, settings)
         return answered_by_proxy(admin, kind, asked, token_of(options, settings))
     snapshots = [in_file(settings.services)]
     if options.engine is not None:

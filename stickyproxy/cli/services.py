@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
-from stickyproxy.cli.common import Commands, address
+from stickyproxy.cli.common import Commands
 from stickyproxy.cli.diagnosis import (
-    add_token_file,
+    add_admin,
+    admin_of,
     engines,
     found_by_engine,
     found_by_proxy,
     token_of,
 )
 from stickyproxy.config.load import load
-from stickyproxy.config.settings import ADMIN_ADDRESS, Config
+from stickyproxy.config.settings import Config
 from stickyproxy.control import report
 
 WRONG = 3
@@ -33,15 +33,7 @@ def add(commands: Commands) -> None:
         "all is well, except for warnings; 1: nothing could be asked; 3: a provider is out of "
         "touch, a service is not published as declared, or a certificate is refused.",
     )
-    parser.add_argument(
-        "--config", metavar="FILE", type=Path, help="the configuration that names [admin] address"
-    )
-    parser.add_argument(
-        "--admin",
-        metavar="ADDR",
-        type=address,
-        help=f"where the proxy's admin page listens (default: {ADMIN_ADDRESS})",
-    )
+    add_admin(parser, "read_token or change_token of [admin]")
     parser.add_argument(
         "--engine",
         metavar="URL",
@@ -50,7 +42,6 @@ def add(commands: Commands) -> None:
         help="ask a Docker engine, not a proxy; by default that of the configuration, else that "
         "of $DOCKER_HOST, else the local one",
     )
-    add_token_file(parser, "read_token or change_token of [admin]")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument(
         "--quiet", action="store_true", help="print nothing: the exit status says it, for scripts"
@@ -65,7 +56,7 @@ def services(options: argparse.Namespace) -> int:
     if options.engine is not None:
         rows = found_by_engine(*engines(settings, options.engine))
     else:
-        admin = options.admin or settings.admin or ADMIN_ADDRESS
+        admin = admin_of(options, settings)
         rows = found_by_proxy(admin, token_of(options, settings))
     if not options.quiet and not options.json and sys.stdout.isatty():
         from stickyproxy.cli import tables  # noqa: PLC0415 (rich takes its time)

@@ -12,16 +12,14 @@ import termios
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import StickyproxyError
-from stickyproxy.cli.common import Commands, address
-from stickyproxy.cli.diagnosis import add_token_file, tls_of, token_of
+from stickyproxy.cli.common import Commands
+from stickyproxy.cli.diagnosis import add_admin, admin_of, tls_of, token_of
 from stickyproxy.cli.keys import Wish, keys_in, wished
 from stickyproxy.cli.watch import Watcher
 from stickyproxy.config.load import load
-from stickyproxy.config.settings import ADMIN_ADDRESS, Config
+from stickyproxy.config.settings import Config
 
 PAPER = 120
 """Cells in a line where no terminal says how many there are."""
@@ -35,19 +33,7 @@ def add(commands: Commands) -> None:
         description="Show what a running proxy does, as its live page does in a browser: q ends "
         "it, / searches. Where the output is no terminal it is shown once.",
     )
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        type=Path,
-        help="the configuration of the proxy or controller: names its address and its token",
-    )
-    parser.add_argument(
-        "--admin",
-        metavar="ADDR",
-        type=address,
-        help=f"where the proxy's admin page listens (default: {ADMIN_ADDRESS})",
-    )
-    add_token_file(parser, "read_token or change_token of [admin], or token of [controller]")
+    add_admin(parser, "read_token or change_token of [admin]", controllers=True)
     parser.add_argument("--once", action="store_true", help="show it once, and end")
     parser.add_argument("--json", action="store_true", help="the same for programs")
     parser.set_defaults(command=top)
@@ -62,9 +48,7 @@ def top(options: argparse.Namespace) -> int:
     from stickyproxy.cli import screen  # noqa: PLC0415
 
     settings = Config() if options.config is None else load(options.config)
-    controller = settings.controller
-    configured = settings.admin if controller is None else controller.address
-    admin: Address = options.admin or configured or ADMIN_ADDRESS
+    admin = admin_of(options, settings, controllers=True)
     token = token_of(options, settings)
     tls = tls_of(admin, token)
     console = Console(highlight=False, markup=False, emoji=False)

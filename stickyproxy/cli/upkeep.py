@@ -9,16 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from urllib.parse import urlencode
 
-from stickyproxy.base.addresses import Address
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.base.values import duration, duration_text
-from stickyproxy.cli.common import Commands, address
-from stickyproxy.cli.diagnosis import add_token_file, asked, refused, tls_of, token_of
+from stickyproxy.cli.common import Commands
+from stickyproxy.cli.diagnosis import add_admin, admin_of, asked, refused, tls_of, token_of
 from stickyproxy.config.load import load
-from stickyproxy.config.settings import ADMIN_ADDRESS, Config
+from stickyproxy.config.settings import Config
 from stickyproxy.control.report import Json
 
 PATH = "/v1/admin_state"
@@ -50,19 +48,7 @@ def add(commands: Commands) -> None:
     )
     for parser, state in ((drain, "drain"), (maintenance, "maintenance"), (undrain, "ready")):
         parser.add_argument("target", metavar="TARGET", help="service, service/endpoint, node:NAME")
-        parser.add_argument(
-            "--config",
-            metavar="FILE",
-            type=Path,
-            help="the configuration of the proxy or controller: names its address and its token",
-        )
-        parser.add_argument(
-            "--admin",
-            metavar="ADDR",
-            type=address,
-            help=f"where the proxy's admin page listens (default: {ADMIN_ADDRESS})",
-        )
-        add_token_file(parser, "change_token of [admin], or token of [controller]")
+        add_admin(parser, "change_token of [admin]", controllers=True)
         parser.add_argument("--json", action="store_true", help="for programs")
         parser.set_defaults(command=change, admin_state=state, wait=False)
     for parser in (drain, maintenance):
@@ -93,9 +79,7 @@ def _duration(text: str) -> float:
 def change(options: argparse.Namespace) -> int:
     """Run a command. Raises StickyproxyError if it is not done, or not empty in time."""
     settings = Config() if options.config is None else load(options.config)
-    controller = settings.controller
-    configured = settings.admin if controller is None else controller.address
-    admin: Address = options.admin or configured or ADMIN_ADDRESS
+    admin = admin_of(options, settings, controllers=True)
     body = {"target": options.target, "admin_state": options.admin_state}
     token = token_of(options, settings, changes=True)
     ask = partial(asked, token=token, tls=tls_of(admin, token))
