@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from stickyproxy.base.errors import BadRequest, InvalidHost
+from stickyproxy.routing import draining
 from stickyproxy.routing.admit import Admit
 from stickyproxy.routing.basic_auth import BasicAuth
 from stickyproxy.routing.cluster import Cluster
@@ -363,8 +364,10 @@ def _conditions(
 
 
 def _copy(cluster: Cluster) -> Balancer:
-    """A balancer that picks as the cluster's would, whose turns are its own."""
-    return cluster.built_again()
+    """A balancer that picks as the cluster's would, whose turns are its own, and which takes nobody
+    for a session that is still there."""
+    built = cluster.built_again()
+    return built.inner if isinstance(built, draining.CountingBalancer) else built
 
 
 def _choice(

@@ -158,6 +158,18 @@ class TestAnswers:
         asked = {"host": "shop.local", "path": "/app", "headers": sent}
         assert f"shop/t1 10.0.0.1:80 ({said})" in as_text(shown.questions.explain(asked))
 
+    def test_nobody_is_taken_for_a_session(self) -> None:
+        """Else an endpoint that is asked about would never be empty."""
+        shown = Shown(SHOP)
+        [cluster] = shown.table.clusters()
+        endpoint = cluster.endpoints[0]
+        shown.table.note(endpoint, Facts(asked_to_drain=True))
+        sent = [["Cookie", f"session_lb={endpoint.pin.decode()}"]]
+        said = shown.questions.explain({"host": "shop.local", "path": "/app", "headers": sent})
+        assert said["endpoint"]["id"] == endpoint.id
+        assert endpoint.sessions is not None
+        assert not any(endpoint.sessions.cells)
+
     def test_https(self, questions: Questions) -> None:
         said = questions.explain({"host": "shop.local", "path": "/app", "secure": True})
         assert as_text(said).startswith("GET https://shop.local/app from 127.0.0.1: forwarded")
