@@ -202,7 +202,7 @@ class Endpoint:
         elif self.slots is None:
             self.slots = Slots(in_flight, headcount, f"{self.service} {self.id}".encode())
         else:
-            self.slots.declared = in_flight
+            self.slots.declare(in_flight)
         self.pool.limit(service.timeouts)
         self._tell_pool()
 

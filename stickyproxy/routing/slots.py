@@ -24,12 +24,17 @@ class Slots:
     ) -> None:
         """``headcount``: what all workers have; None: there is one. ``whose``: the endpoint."""
         self.declared = declared
-        """May be replaced; takes effect with the next request."""
+        """See ``declare``."""
         self._headcount = headcount
         self._whose = whose
         self._looking: asyncio.TimerHandle | None = None
         self._taken = 0
         self._queue: deque[asyncio.Future[None]] = deque()
+
+    def declare(self, declared: InFlight) -> None:
+        """These limits hold from now on."""
+        self.declared = declared
+        self._fill()
 
     @property
     def is_crowded(self) -> bool:
@@ -47,8 +52,8 @@ class Slots:
         return self._everywhere() >= self.declared.most
 
     def take(self) -> bool:
-        """Take one; False: there is none."""
-        if self._everywhere() >= self.declared.most:
+        """Take one; False: there is none, or who waits comes first."""
+        if self._queue or self._everywhere() >= self.declared.most:
             return False
         self._note(self._taken + 1)
         return True
@@ -75,6 +80,12 @@ class Slots:
         if self._everywhere() > self.declared.most or not self._give():
             self._note(self._taken - 1)
 
+    def _fill(self) -> None:
+        """Give what there is to those who wait."""
+        while self._queue and self._everywhere() < self.declared.most:
+            if self._give():
+                self._note(self._taken + 1)
+
     def _give(self) -> bool:
         while self._queue:
             future = self._queue.popleft()
@@ -99,9 +110,7 @@ class Slots:
     def _look(self) -> None:
         """Give what other workers have given back."""
         self._looking = None
-        while self._queue and self._everywhere() < self.declared.most:
-            if self._give():
-                self._note(self._taken + 1)
+        self._fill()
         if self._queue:
             self._look_later()
 

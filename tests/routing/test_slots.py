@@ -72,9 +72,35 @@ async def test_fewer_slots_are_fewer_also_while_somebody_waits() -> None:
     assert [slots.take(), slots.take()] == [True, True]
     waiting = asyncio.create_task(slots.wait())
     await asyncio.sleep(0)
-    slots.declared = InFlight(most=1, queue=5, patience=30.0)
+    slots.declare(InFlight(most=1, queue=5, patience=30.0))
     slots.release()
     assert slots.describe() == "1 of 1 at a time, 1 of 5 wait"
     slots.release()
     await asyncio.wait_for(waiting, 20)
     assert slots.describe() == "1 of 1 at a time, 0 of 5 wait"
+
+
+async def test_more_slots_are_for_those_who_wait_first() -> None:
+    slots = Slots(TWO)
+    assert [slots.take(), slots.take()] == [True, True]
+    waiting = asyncio.create_task(slots.wait())
+    await asyncio.sleep(0)
+    slots.declare(InFlight(most=4, queue=5, patience=30.0))
+    await asyncio.wait_for(waiting, 20)
+    assert slots.describe() == "3 of 4 at a time, 0 of 5 wait"
+    assert [slots.take(), slots.take()] == [True, False]
+
+
+async def test_who_comes_does_not_overtake_who_waits() -> None:
+    """Another worker has given one back, and nobody here has looked yet."""
+    first = Commons(2, number=0)
+    here, there = (
+        Slots(TWO, Commons(2, first.descriptor, number).headcount, b"demo e1") for number in (1, 2)
+    )
+    assert [there.take(), there.take()] == [True, True]
+    waiting = asyncio.create_task(here.wait())
+    await asyncio.sleep(0)
+    there.release()
+    assert not here.take()
+    await asyncio.wait_for(waiting, 20)
+    first.close()
