@@ -45,8 +45,7 @@ class WaitingRoom:
         """Resume it after so many seconds, or before."""
         loop = asyncio.get_running_loop()
         until = self._until[who] = loop.time() + seconds
-        if self._timer is None or until < self._due:
-            self._arm(until)
+        self._arm(until)
 
     def leave(self, who: Waits) -> None:
         """It does not wait any more."""
@@ -66,7 +65,10 @@ class WaitingRoom:
             asyncio.get_running_loop().call_soon(self._resume, called)
 
     def _arm(self, until: float) -> None:
+        """Ring then, if not before."""
         if self._timer is not None:
+            if self._due <= until:
+                return
             self._timer.cancel()
         self._due = until
         self._timer = asyncio.get_running_loop().call_at(until, self._ring)
@@ -75,8 +77,10 @@ class WaitingRoom:
         self._timer = None
         now = asyncio.get_running_loop().time()
         self._resume(deque(who for who, until in self._until.items() if until <= now))
-        if self._until and self._timer is None:
-            self._arm(min(self._until.values()))
+        # The others are being resumed, and may have come back with a time that is over before.
+        later = min((until for until in self._until.values() if until > now), default=None)
+        if later is not None:
+            self._arm(later)
 
     def __repr__(self) -> str:
         return f"<WaitingRoom of {len(self._until)}>"
