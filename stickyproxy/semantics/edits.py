@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 _REMEMBERED_LINES = 1024
 _REMEMBERED_LINE = 128
@@ -25,6 +26,12 @@ class _Staying(dict[bytes, bool]):
         return stays
 
 
+@lru_cache(256)
+def _staying(gone: frozenset[bytes]) -> _Staying:
+    """One for all who have the same fields go, and for the tables that follow."""
+    return _Staying(tuple(gone))
+
+
 class Edit:
     """What is done with the fields of a head."""
 
@@ -39,8 +46,8 @@ class Edit:
         self.sets = tuple([name for name, _ in pairs])
         """And of those that are set."""
         names = (*self.removes, *self.sets)
-        self._gone = tuple({name.lower().encode() + b":" for name in names})
-        self._stays = _Staying(self._gone)
+        self._gone = frozenset([name.lower().encode() + b":" for name in names])
+        self._stays = _staying(self._gone)
         self._set = [f"{name}: {value}".encode() for name, value in pairs]
 
     def apply(self, lines: Iterable[bytes]) -> list[bytes]:
@@ -53,8 +60,8 @@ class Edit:
     def and_then(self, other: Edit) -> Edit:
         """Both, one after the other."""
         both = Edit(())
-        both._gone = (*self._gone, *other._gone)
-        both._stays = _Staying(both._gone)
+        both._gone = self._gone | other._gone
+        both._stays = _staying(both._gone)
         both._set = [*other.apply(self._set)]
         return both
 
