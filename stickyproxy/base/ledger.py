@@ -63,7 +63,7 @@ class Ledger:
         """Where they are."""
         self._marks: dict[int, int] = {}
         """By place, as they were found."""
-        self._vacant: list[int] = []
+        self._vacant: set[int] = set()
         """Places of rows that were released."""
         self._look_on()
 
@@ -85,7 +85,7 @@ class Ledger:
         if (place := self._places.pop(name, None)) is not None:
             del self._rows[name]
             self._mark(place, _FREE)
-            self._vacant.append(place)
+            self._vacant.add(place)
 
     def counts(self) -> Iterator[tuple[str, list[int], bytes]]:
         """The name, the cells and the bytes besides of all rows, those included that another
@@ -163,7 +163,7 @@ class Ledger:
         mark, start = self._mark_of(place), place * self._stride
         self._marks[place] = mark
         if mark & _LENGTH == _FREE:
-            self._vacant.append(place)
+            self._vacant.add(place)
             return
         text = start + _MARK.size
         name = bytes(self._bytes[text : text + (mark & _LENGTH) - 1]).decode()
