@@ -186,7 +186,7 @@ class App:
         return self.outages.get(key)
 
     def _remains_of(self, key: EndpointKey) -> Remains | None:
-        return self._plane.remains().get(key)
+        return self._plane.remains_of(key)
 
     async def _report(self, *, services: bool) -> bytes:
         return await report_of(self._view, services=services)

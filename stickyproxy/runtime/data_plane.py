@@ -98,7 +98,7 @@ class DataPlane:
         is counted goes there; None: nothing is. ``commons``: what the workers of a proxy share;
         None: it is one process. Raises ListenError if the access log cannot be opened."""
         self._rebuilt = rebuilt
-        self._emptying: tuple[Endpoint, ...] = ()
+        self._emptying: dict[EndpointKey, Endpoint] = {}
         """The endpoints that an operator wants to be empty."""
         proxy = settings.proxy
         self._access_log = open_access_log(settings.access_log)
@@ -196,23 +196,25 @@ class DataPlane:
 
     def remains(self) -> dict[EndpointKey, Remains]:
         """What endpoints still have that an operator wants to be empty."""
-        return {
-            (endpoint.service, endpoint.id): Remains(endpoint.sessions, _busy(endpoint))
-            for endpoint in self._emptying
-            if endpoint.sessions is not None
-        }
+        found = ((key, self.remains_of(key)) for key in self._emptying)
+        return {key: remains for key, remains in found if remains is not None}
+
+    def remains_of(self, key: EndpointKey) -> Remains | None:
+        """The same of one; None: nobody wants it to be empty."""
+        endpoint = self._emptying.get(key)
+        if endpoint is None or endpoint.sessions is None:
+            return None
+        return Remains(endpoint.sessions, _busy(endpoint))
 
     def _on_new_table(self) -> None:
         if self._counters is not None:
             self._counters.use(self._endpoints(), complete=not self.registry.awaited)
-        self._emptying = tuple(
-            dict.fromkeys(
-                endpoint
-                for cluster in self.proxy.table.clusters()
-                for endpoint in cluster.endpoints
-                if endpoint.sessions is not None
-            )
-        )
+        self._emptying = {
+            (endpoint.service, endpoint.id): endpoint
+            for cluster in self.proxy.table.clusters()
+            for endpoint in cluster.endpoints
+            if endpoint.sessions is not None
+        }
         self._health.look()
         if self._newcomers is not None:
             self._newcomers.look()
