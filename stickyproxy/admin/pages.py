@@ -45,16 +45,14 @@ class _Pages:
         self._view = view
 
     async def services(self, request: web.Request) -> web.Response:
-        found = self._view.inventory()
-        lost = [report.out_of_touch(*each) for each in self._view.troubles().items()]
+        view = self._view
+        snapshots, problems, states = view.registry.snapshots(), view.problems(), view.states()
+        lost = [report.out_of_touch(*each) for each in view.troubles().items()]
         asked: str = request.query.get("format") or request.headers.get("Accept") or ""
         as_json = "json" in asked
 
         def text() -> str:
-            rows = [
-                *lost,
-                *report.rows(found.snapshots, found.problems, found.state_of, found.outage_of),
-            ]
+            rows = [*lost, *report.rows(snapshots, problems, states, view.outage_of)]
             return json.dumps({"services": rows}) if as_json else report.as_text(rows) + "\n"
 
         # It takes its time, and requests may be served by this process.

@@ -118,6 +118,10 @@ class ProxyView:
         """All that there are."""
         return [*self.registry.problems, *self.checks()]
 
+    def states(self) -> report.StateOf:
+        """What endpoints may be used for."""
+        return self.state_of or report.states_in(self.proxy.table)
+
     def inventory(self) -> Inventory:
         """What there is now."""
         services = self.figures.services() if self.figures else {}
@@ -125,7 +129,7 @@ class ProxyView:
         return Inventory(
             self.registry.snapshots(),
             self.problems(),
-            self.state_of or report.states_in(self.proxy.table),
+            self.states(),
             self.outage_of,
             lambda name: _row(services.get(name)),
             lambda key: _row(endpoints.get(key)),
