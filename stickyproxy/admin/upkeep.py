@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from aiohttp import web
 
 from stickyproxy.admin.access import Access
+from stickyproxy.admin.answers import as_json, error
 from stickyproxy.base.errors import StickyproxyError
 from stickyproxy.base.text import shown
 from stickyproxy.control import report
@@ -60,42 +61,42 @@ class _Upkeep:
 
     async def show(self, request: web.Request) -> web.Response:
         if refused := self._access.refusal_to_show(request.headers):
-            return _error(*refused)
+            return error(*refused)
         try:
             idle = float(request.query.get("idle", IDLE))
             if not (math.isfinite(idle) and idle >= 0):
                 raise ValueError
         except ValueError:
-            return _error(400, "idle is not a number of seconds")
+            return error(400, "idle is not a number of seconds")
         target = request.query.get("target")
         if target is None:
-            return web.json_response({"orders": self._held()})
+            return as_json({"orders": self._held()})
         try:
-            return web.json_response(self._described(self._orders.find(target), idle))
-        except StickyproxyError as error:
-            return _error(404, str(error))
+            return as_json(self._described(self._orders.find(target), idle))
+        except StickyproxyError as wrong:
+            return error(404, str(wrong))
 
     async def change(self, request: web.Request) -> web.Response:
         if refused := self._access.refusal(request.headers):
-            return _error(*refused)
+            return error(*refused)
         try:
             asked = json.loads(await request.read())
             target, word = str(asked["target"]), asked["admin_state"]
         except (ValueError, KeyError, TypeError, RecursionError):
-            return _error(400, 'the body has to be {"target": TARGET, "admin_state": STATE}')
+            return error(400, 'the body has to be {"target": TARGET, "admin_state": STATE}')
         state = next((each for each in ADMIN_STATES if each == word), None)
         if state is None:
             known = ", ".join(ADMIN_STATES)
-            return _error(400, f"admin_state {shown(word)} is not known: write one of {known}")
+            return error(400, f"admin_state {shown(word)} is not known: write one of {known}")
         try:
             scope = self._orders.find(target)
-        except StickyproxyError as error:
-            return _error(404, str(error))
+        except StickyproxyError as wrong:
+            return error(404, str(wrong))
         try:
             await self._orders.change(scope, state)
-        except StickyproxyError as error:
-            return _error(409, str(error))
-        return web.json_response(self._described(scope, IDLE))
+        except StickyproxyError as wrong:
+            return error(409, str(wrong))
+        return as_json(self._described(scope, IDLE))
 
     def _held(self) -> list[report.Json]:
         held = self._orders.held.items()
@@ -129,7 +130,3 @@ class _Upkeep:
                     f"service {service.name} knows its clients by {policy.describe()}, not by a "
                     "cookie of ours: they move at once, as in maintenance"
                 )
-
-
-def _error(status: int, sentence: str) -> web.Response:
-    return web.json_response({"error": sentence}, status=status)

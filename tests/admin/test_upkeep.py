@@ -200,6 +200,8 @@ class TestController:
         async for site in served(ControlServer(app)):
             assert (await site.get())[0] == 401
             assert (await site.post("shop/one", "drain"))[0] == 401
+            async with aiohttp.ClientSession() as session, session.get(site.url) as answer:
+                assert answer.headers["WWW-Authenticate"] == "Bearer"  # RFC 9110 section 15.5.2
             assert await site.get(SHOWN) == (200, {"orders": []})
             status, found = await site.post("shop/one", "drain", **SHOWN)
             assert (status, found["counts"]) == (200, False)
