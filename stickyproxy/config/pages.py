@@ -12,6 +12,9 @@ from stickyproxy.config.values import visible_text
 _MOST = 64 << 10  # bytes: it is sent whole, and travels from controllers to proxies
 
 
+_TOO_LONG = f"is longer than {_MOST >> 10} KiB: write a shorter page"
+
+
 class PageFile(NamedTuple):
     """A page that was read."""
 
@@ -31,6 +34,8 @@ def page_file(value: object) -> PageFile:
             f"{shown(path)} cannot be read ({error.strerror}): name a readable file"
         ) from None
     try:
+        if len(content) > _MOST:
+            raise ValueError(_TOO_LONG)
         return PageFile(path, _page(content.decode()))
     except UnicodeDecodeError:
         raise ValueError(f"{shown(path)} is not in UTF-8: write it so") from None
@@ -47,5 +52,5 @@ def _page(written: str) -> str:
     if not written.strip():
         raise ValueError("is empty: write a page in HTML")
     if len(written.encode()) > _MOST:
-        raise ValueError(f"is longer than {_MOST >> 10} KiB: write a shorter page")
+        raise ValueError(_TOO_LONG)
     return written

@@ -32,7 +32,13 @@ def test_it_arrives_as_it_was_sent() -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b" \n", "is empty"), (b"\xff", "is not in UTF-8"), (b"a" * 65537, "is longer than 64 KiB")],
+    [
+        (b" \n", "is empty"),
+        (b"\xff", "is not in UTF-8"),
+        (b"a" * 65537, "is longer than 64 KiB"),
+        ("é".encode() * 40_000, "is longer than 64 KiB"),
+        (b"a" + "é".encode() * 40_000, "is longer than 64 KiB"),
+    ],
 )
 def test_what_is_no_page(tmp_path: Path, content: bytes, said: str) -> None:
     page = tmp_path / "error.html"
