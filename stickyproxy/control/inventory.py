@@ -14,6 +14,7 @@ from stickyproxy.control.report import (
     Json,
     OutageOf,
     StateOf,
+    concerns_services,
     hosts_of,
     problem_rows,
     service_state,
@@ -47,7 +48,11 @@ class Inventory:
         known = {name for name, _ in named}
         rows: list[tuple[str, ServiceSpec | None]] = [
             *named,
-            *((name, None) for name, found in about.items() if name not in known and _ours(found)),
+            *(
+                (name, None)
+                for name, found in about.items()
+                if name not in known and concerns_services(found)
+            ),
         ]
         rows.sort(key=lambda row: row[0])
         return _list("services", (self._row(*row, about.get(row[0], ())) for row in rows))
@@ -59,7 +64,7 @@ class Inventory:
             for service in snapshot.services:
                 if service.name == name:
                     return self._row(name, service, about)
-        return self._row(name, None, about) if _ours(about) else None
+        return self._row(name, None, about) if concerns_services(about) else None
 
     def endpoints(self) -> Pieces:
         """``{"endpoints": [...]}``: the rows of services, each with its ``service``."""
@@ -189,12 +194,6 @@ def _route_row(host: str, kind: str, **more: object) -> Json:
         "location": None,
     }
     return row | more
-
-
-def _ours(problems: Iterable[Problem]) -> bool:
-    """Whether they are about a service that somebody wants to be published, and not about the
-    proxies' own."""
-    return any(problem.label or problem.fatal for problem in problems)
 
 
 def _list(name: str, rows: Iterable[Pieces]) -> Pieces:

@@ -86,11 +86,15 @@ def rows(
                 _row(snapshot.provider, service, about, _endpoints(service, state_of, outage_of))
             )
     for name, about in problems_of.items():
-        # Problems of the proxies' own service concern no label, and are never fatal.
-        ours = any(problem.label or problem.fatal for problem in about)
-        state = "not published" if ours else "the proxies' own"
+        state = "not published" if concerns_services(about) else "the proxies' own"
         found.append({"service": name, "state": state, "problems": problem_rows(about)})
     return sorted(found, key=lambda row: str(row["service"]))
+
+
+def concerns_services(problems: Iterable[Problem]) -> bool:
+    """Whether they are about a service that somebody wants to be published: those about the
+    proxies' own service concern no label, and are never fatal."""
+    return any(problem.label or problem.fatal for problem in problems)
 
 
 def _certificate_row(name: str, problems: Sequence[Problem]) -> Json:
